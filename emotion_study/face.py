@@ -48,15 +48,19 @@ def read_score_table(path  # parquet or CSV with `clip, frame` and the seven sco
 
 # %% ../nbs/04_face.ipynb #7cc5a006
 SCORE_FLOOR = 1e-4
-FACE_STATISTICS = ('mean', 'std', 'p10', 'p90', 'min', 'max')
+FACE_STATISTICS = ('mean', 'std', 'p10', 'p50', 'p90', 'min', 'max', 'start', 'end')
 
 def score_features(frames: pd.DataFrame  # as from `read_score_table`
                    ) -> pd.DataFrame:  # index clip, columns `face.<key>.<statistic>`
     "Statistics over time of the log scores of each clip."
     logs = np.log(frames[list(FACE_KEYS)].clip(lower=SCORE_FLOOR)).astype('float64')
-    by = logs.groupby(frames['clip'].to_numpy())
-    parts = {'mean': by.mean(), 'std': by.std(ddof=0), 'p10': by.quantile(.1), 'p90': by.quantile(.9),
-             'min': by.min(), 'max': by.max()}
+    clip = frames['clip'].to_numpy()
+    by = logs.groupby(clip)
+    place = by.cumcount() / by[FACE_KEYS[0]].transform('size')
+    parts = {'mean': by.mean(), 'std': by.std(ddof=0), 'min': by.min(), 'max': by.max()}
+    parts |= {f'p{q}': by.quantile(q / 100) for q in (10, 50, 90)}
+    parts |= {'start': logs[place < .2].groupby(clip[place < .2]).mean(),
+              'end': logs[place >= .8].groupby(clip[place >= .8]).mean()}
     wide = pd.concat({s: parts[s] for s in FACE_STATISTICS}, axis=1)
     names = [f'face.{k}.{s}' for k in FACE_KEYS for s in FACE_STATISTICS]
     wide.columns = [f'face.{k}.{s}' for s, k in wide.columns]
