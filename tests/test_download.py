@@ -57,12 +57,12 @@ class Handler(BaseHTTPRequestHandler):
         asked = re.fullmatch(r'bytes=(\d+)-', self.headers.get('Range', ''))
         if asked and s.ranges: start = int(asked[1])
         if start >= len(data): return self.send_error(416)
+        end = s.cuts.pop(0) if s.cuts else len(data)
+        s.diary.append((name, start, max(start, min(end, len(data)))))
         self.send_response(206 if asked and s.ranges else 200)
         if asked and s.ranges: self.send_header('Content-Range', f'bytes {start}-{len(data) - 1}/{len(data)}')
         self.send_header('Content-Length', str(len(data) - start))
         self.end_headers()
-        end = s.cuts.pop(0) if s.cuts else len(data)
-        s.diary.append((name, start, max(start, min(end, len(data)))))
         self.wfile.write(data[start:end])
         self.close_connection = True
 
