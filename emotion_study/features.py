@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['FAMILIES', 'CHANNELS', 'feature_columns', 'cache_folder', 'voice_row', 'voice_features', 'join_channels',
-           'script_features', 'feature_table', 'write_table', 'read_table']
+           'script_features', 'feature_table', 'write_table', 'read_table', 'Study', 'open_study']
 
 # %% ../nbs/06_features.ipynb #9cd8fdc0
 import json, os
+from dataclasses import dataclass
 from pathlib import Path
 
 import joblib
@@ -19,7 +20,8 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from . import face, media, speech
-from .core import LABEL_COLUMNS, ROOT, SettingError, code_digest, file_digest, provenance, text_digest
+from .core import LABEL_COLUMNS, ROOT, SettingError, Settings, code_digest, file_digest, provenance, text_digest
+from .corpus import load_corpus
 
 # %% ../nbs/06_features.ipynb #10e16c20
 FAMILIES = {'voice': ('mfcc', 'dmfcc', 'ddmfcc', 'chroma', 'logmel', 'spectral', 'energy', 'f0', 'time'),
@@ -164,3 +166,24 @@ def read_table(path) -> pd.DataFrame:
     table = arrow.to_pandas()
     table.attrs['provenance'] = json.loads((arrow.schema.metadata or {}).get(b'provenance', b'{}'))
     return table
+
+# %% ../nbs/06_features.ipynb #a4bad65c
+@dataclass
+class Study:
+    "Inputs of a study notebook."
+    settings: Settings
+    corpus: object
+    table: pd.DataFrame
+    out: Path
+    notice: str
+
+# %% ../nbs/06_features.ipynb #4db9d6c8
+def open_study(corpus='auto', profile='quick', seeds=0, out='', strict=False) -> Study:
+    "Resolve settings, load the corpus and its feature table."
+    settings = Settings(corpus=corpus, profile=profile, seeds=seeds, out=out, strict=strict)
+    loaded = load_corpus(corpus, strict=strict)
+    table = feature_table(loaded)
+    folder = Path(out) if out else ROOT / 'reports' / loaded.name
+    folder.mkdir(parents=True, exist_ok=True)
+    notice = 'SYNTHETIC: sampled from a statistical model, no person spoke' if loaded.synthetic else loaded.notice
+    return Study(settings, loaded, table, folder, notice)

@@ -189,7 +189,7 @@ def _cross(tokens, mask, width, heads):
 # %% ../nbs/08_fusion.ipynb #75d7fda2
 def build_fusion(columns: dict,  # channel -> its column names, in order
                  classes: int,
-                 width: int = 64, heads: int = 4, dropout: float = 0.4, hide: float = 0.15
+                 width: int = 32, heads: int = 4, dropout: float = 0.3, hide: float = 0.15
                  ) -> keras.Model:
     "The fusion network. Inputs: the channels and `present`; outputs: `fused`, `joint`, a head per channel, `gates`, attention."
     names = list(columns)
