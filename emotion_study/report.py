@@ -20,8 +20,8 @@ from .core import SettingError
 _SPELLINGS = {r'\le': r'\leq', r'\ge': r'\geq', r'\lVert': r'\Vert', r'\rVert': r'\Vert', r'\lvert': '|',
               r'\rvert': '|', r'\tfrac': r'\frac', r'\operatorname*': r'\operatorname', r'\texttt': r'\mathtt',
               r'\mathsf': r'\mathrm', r'\implies': r'\Rightarrow', r'\iff': r'\Leftrightarrow', r'\land': r'\wedge',
-              r'\coloneqq': ':=', r'\middle': '', r'\limits': '', r'\nonumber': '', r'\big': '', r'\bigl': '', r'\bigr': '',
-              r'\Big': '', r'\Bigl': '', r'\Bigr': '', r'\displaystyle': '', r'\textstyle': ''}
+              r'\coloneqq': ':=', r'\middle': '', r'\limits': '', r'\nonumber': '', r'\big': '', r'\bigl': '',
+              r'\bigr': '', r'\Big': '', r'\Bigl': '', r'\Bigr': '', r'\displaystyle': '', r'\textstyle': ''}
 
 def respell(tex: str) -> str:
     "The same formula with the names that matplotlib knows."
