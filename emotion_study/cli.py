@@ -262,7 +262,7 @@ def train(out: Annotated[Path, typer.Option(help="folder for the trained models"
           corpus: AnyCorpus = 'auto',
           protocol: Annotated[str, typer.Option(help="random (known speakers) or actor (new speakers)")] = 'random',
           classes: Annotated[int, typer.Option(help="7 (calm counted as neutral) or 8")] = 7,
-          scope: Annotated[str, typer.Option(help="normalise by: train (training clips), actor (each speaker)")] = 'train',
+          scope: Annotated[str, typer.Option(help="train (by training clips) or actor (each speaker)")] = 'train',
           model: Annotated[str, typer.Option(help="which classifier or network")] = 'fusion',
           seed: Annotated[int, typer.Option(help="random seed")] = 0):
     "Train models and save them (published as --mode train)."
@@ -293,8 +293,9 @@ def ravdess(to: Annotated[Path, typer.Option(help="folder; data/ravdess by defau
             ['audio', 'tracking'],
             actors: Annotated[str, typer.Option(help="whose video, such as 1-3,7")] = '1-24'):
     "Download RAVDESS from its publisher; resumes, and checks every archive."
+    chosen = number_list(actors)
     from emotion_study.corpus import download_ravdess
-    download_ravdess(to, what=tuple(what), actors=number_list(actors))
+    download_ravdess(to, what=tuple(what), actors=chosen)
 
 @data.command()
 def samples():
