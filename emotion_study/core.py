@@ -126,6 +126,9 @@ def relative(path) -> str:
     if path.resolve().is_relative_to(ROOT): return path.resolve().relative_to(ROOT).as_posix()
     return Path(*path.parts[-2:]).as_posix()
 
+# %% ../nbs/00_core.ipynb #b50d4d17
+for _name, _value in dict(TF_ENABLE_ONEDNN_OPTS='0', TF_CPP_MIN_LOG_LEVEL='3').items(): os.environ.setdefault(_name, _value)
+
 # %% ../nbs/00_core.ipynb #96104077
 def set_seeds(seed: int):
     "Seed Python, numpy and (where it is loaded) Keras, and make TensorFlow's operations deterministic."
