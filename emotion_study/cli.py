@@ -9,7 +9,7 @@ __all__ = ['STUDY', 'KERNEL_ENV', 'Corpus', 'AnyCorpus', 'Jobs', 'app', 'data', 
            'train', 'evaluate', 'report', 'ravdess', 'samples', 'main']
 
 # %% ../nbs/14_cli.ipynb #f359f29d
-import ast, contextlib, json, os, shutil, sys, tempfile, time
+import ast, contextlib, json, os, re, shutil, sys, tempfile, time
 from pathlib import Path
 from typing import Annotated
 
@@ -109,7 +109,7 @@ def default_folder(corpus: str, profile: str, base: Path = ROOT / 'reports') -> 
     return base / (f'{corpus}-quick' if profile == 'quick' and there.get('profile') == 'full' else corpus)
 
 # %% ../nbs/14_cli.ipynb #19899250
-KERNEL_ENV = dict(PYTHONHASHSEED='0', TF_ENABLE_ONEDNN_OPTS='0', CUDA_VISIBLE_DEVICES='', TF_CPP_MIN_LOG_LEVEL='2',
+KERNEL_ENV = dict(PYTHONHASHSEED='0', TF_ENABLE_ONEDNN_OPTS='0', CUDA_VISIBLE_DEVICES='', TF_CPP_MIN_LOG_LEVEL='3',
                   MPLBACKEND='module://matplotlib_inline.backend_inline', JUPYTER_PATH=f'{sys.prefix}/share/jupyter')
 
 @contextlib.contextmanager
@@ -122,13 +122,19 @@ def kernel_env():
         finally: os.environ.clear(); os.environ.update(before)
 
 # %% ../nbs/14_cli.ipynb #35a9eedf
+_CHATTER = re.compile(r'(?m)^(WARNING: All log messages before absl|[IWE]\d{4} \d\d:\d\d:|[IWE]0000 00:00:).*\n?')
+
 def strip_traces(path: Path):
-    "Take papermill's times and paths out of an executed notebook."
+    "Take times, paths and process numbers out of an executed notebook."
     import nbformat
     if not path.exists(): return
     nb = nbformat.read(path, 4)
     nb.metadata.pop('papermill', None)
-    for cell in nb.cells: cell.metadata = {'tags': cell.metadata['tags']} if cell.metadata.get('tags') else {}
+    for cell in nb.cells:
+        cell.metadata = {'tags': cell.metadata['tags']} if cell.metadata.get('tags') else {}
+        for o in cell.get('outputs', []):
+            if o.get('name') == 'stderr': o.text = _CHATTER.sub('', o.text)
+        if 'outputs' in cell: cell.outputs = [o for o in cell.outputs if o.get('name') != 'stderr' or o.text.strip()]
     nbformat.write(nb, path)
 
 # %% ../nbs/14_cli.ipynb #6af33d26
@@ -265,7 +271,7 @@ def train(out: Annotated[Path, typer.Option(help="folder for the trained models"
           scope: Annotated[str, typer.Option(help="train (by training clips) or actor (each speaker)")] = 'train',
           model: Annotated[str, typer.Option(help="which classifier or network")] = 'fusion',
           seed: Annotated[int, typer.Option(help="random seed")] = 0):
-    "Train models and save them (published as --mode train)."
+    "Train models and save them (--mode train)."
     label_names(classes)
     from emotion_study.training import train_models
     train_models(table_of(corpus), protocol=protocol, classes=classes, scope=scope, model=model, seed=seed, out=out)
@@ -274,7 +280,7 @@ def train(out: Annotated[Path, typer.Option(help="folder for the trained models"
 # %% ../nbs/14_cli.ipynb #16900006
 @app.command()
 def evaluate(folder: Annotated[Path, typer.Argument(help="what `train` left")], corpus: AnyCorpus = 'auto'):
-    "Judge saved models on the clips that were kept from them (published as --mode evaluate)."
+    "Judge saved models on held-out clips (--mode evaluate)."
     if not folder.is_dir(): raise SettingError(f"{folder} is no folder: name what `emotion-study train --out` wrote")
     from emotion_study.metrics import summary
     from emotion_study.training import evaluate_models
@@ -307,7 +313,8 @@ def samples():
 def main(args: list = None):  # `sys.argv` by default
     "The `emotion-study` command."
     args = sys.argv[1:] if args is None else args
-    try: code = app(args if args not in ([], ['data']) else args + ['--help'], standalone_mode=False)
+    try: code = app(args if args not in ([], ['data']) else args + ['--help'], prog_name='emotion-study',
+                         standalone_mode=False)
     except Exception as e:  # the parser's errors are known by having a message to format
         if not isinstance(e, SettingError) and not hasattr(e, 'format_message'): raise
         text = str(e) if isinstance(e, SettingError) else e.format_message()
