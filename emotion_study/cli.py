@@ -152,7 +152,8 @@ def run_notebook(path: Path, folder: Path,  # the report's
     with open(target.with_suffix('.log'), 'w', encoding='utf-8') as log:
         try: papermill.execute_notebook(
             str(path), str(target), {k: v for k, v in settings.items() if k in takes}, kernel_name='python3',
-            cwd=str(ROOT), progress_bar=bar, stdout_file=log, stderr_file=log, extra_arguments=['--log-level=ERROR'])
+            language='python', cwd=str(ROOT), progress_bar=bar, stdout_file=log, stderr_file=log,
+            extra_arguments=['--log-level=ERROR'])
         except PapermillExecutionError as e:
             said = f'{e.ename}: {e.evalue}'.splitlines()[0]
             raise StudyError(f"{path.stem} stopped in cell [{e.exec_count}] with {said} (see {target})") from None
