@@ -50,7 +50,9 @@ def clean(root=ROOT):
 
 def lessons(root=ROOT):
     "Run the lesson cells of the library notebooks; study notebooks are run by papermill in pytest."
-    env = dict(os.environ, OMP_NUM_THREADS='1', TF_CPP_MIN_LOG_LEVEL='2', TF_ENABLE_ONEDNN_OPTS='0', CUDA_VISIBLE_DEVICES='')
+    from emotion_study.cli import KERNEL_ENV
+    tensorflow = {k: v for k, v in KERNEL_ENV.items() if k.startswith(('TF_', 'CUDA_'))}
+    env = os.environ | tensorflow | dict(OMP_NUM_THREADS='1')
     done = subprocess.run([BIN / 'nbdev_test', '--path', root / 'nbs', '--skip_folder_re', '^([_.].*|study)$',
                            '--n_workers', '2', '--timing'], cwd=root, env=env)
     return [f'nbdev_test ended with exit code {done.returncode}'] if done.returncode else []
@@ -61,7 +63,7 @@ def readme(root=ROOT):
     import nbformat
     from nbconvert import MarkdownExporter
     nb = nbformat.read(root / 'nbs' / 'index.ipynb', 4)
-    text, extra = MarkdownExporter(exclude_input=True, exclude_input_prompt=True, exclude_output_prompt=True).from_notebook_node(nb)
+    text, extra = MarkdownExporter(exclude_input=True, exclude_output_prompt=True).from_notebook_node(nb)
     if extra.get('outputs'): raise SystemExit('error: index.ipynb shows a picture as output; link to a committed file instead')
     def from_top(m):
         path = m[2].partition('#')[0]
@@ -81,7 +83,8 @@ def corpus(root=ROOT):
 
 if __name__ == '__main__':
     check, root = sys.argv[1], Path(sys.argv[2]).resolve() if len(sys.argv) > 2 else ROOT
-    if check in ('readme', 'corpus'): print(dict(readme=readme, corpus=corpus)[check](root), end='' if check == 'readme' else '\n')
+    if check == 'readme': print(readme(root), end='')
+    elif check == 'corpus': print(corpus(root))
     else:
         faults = dict(drift=drift, clean=clean, lessons=lessons)[check](root)
         print('\n'.join(faults) or '   fine')
