@@ -20,13 +20,15 @@ def copied(root):
 
 def nbdev(command, folder, *args):
     "Run an nbdev command; its output and exit code."
-    done = subprocess.run([BIN / command, *args], cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    done = subprocess.run([BIN / command, *args], cwd=folder, text=True, stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT)
     return done.stdout, done.returncode
 
 
 def differing(a, b, pattern):
     "Relative paths of the files that two folders do not share byte for byte."
-    names = {p.relative_to(r).as_posix() for r in (a, b) for p in r.rglob(pattern) if '.ipynb_checkpoints' not in p.parts}
+    names = {p.relative_to(r).as_posix() for r in (a, b) for p in r.rglob(pattern)
+             if '.ipynb_checkpoints' not in p.parts}
     same = lambda n: (a / n).is_file() and (b / n).is_file() and (a / n).read_bytes() == (b / n).read_bytes()
     return sorted(n for n in names if not same(n))
 
@@ -64,7 +66,7 @@ def readme(root=ROOT):
     from nbconvert import MarkdownExporter
     nb = nbformat.read(root / 'nbs' / 'index.ipynb', 4)
     text, extra = MarkdownExporter(exclude_input=True, exclude_output_prompt=True).from_notebook_node(nb)
-    if extra.get('outputs'): raise SystemExit('error: index.ipynb shows a picture as output; link to a committed file instead')
+    if extra.get('outputs'): raise SystemExit('error: index.ipynb has a picture as output; link a committed file')
     def from_top(m):
         path = m[2].partition('#')[0]
         if not path or re.match(r'[a-z]+:', path): return m[0]

@@ -17,38 +17,46 @@ def run(*args, timeout=120, **kw):
                           timeout=timeout, stdin=subprocess.DEVNULL, **kw)
 
 
+COMMANDS = ['study', 'features', 'train', 'evaluate', 'report', 'data', 'data ravdess', 'data samples']
+
+
 # --- quick answers
 
 def test_help_is_quick():
     best = 9.
     for _ in range(3):
         began = time.monotonic(); done = run('--help'); best = min(best, time.monotonic() - began)
-    assert done.returncode == 0 and all(c in done.stdout for c in ('study', 'features', 'train', 'evaluate', 'report', 'data'))
+    assert done.returncode == 0 and all(c in done.stdout for c in COMMANDS[:6])
     assert best < 3, f'{best:.1f} s: on a quiet machine it is below one'
 
 
 def test_help_loads_nothing_heavy():
     code = ("import sys, contextlib, io\nfrom emotion_study.cli import main\n"
             "with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()): main(['--help'])\n"
-            "print(sorted({'tensorflow', 'keras', 'librosa', 'pandas', 'numpy', 'sklearn', 'papermill'} & set(sys.modules)))")
+            "heavy = {'tensorflow', 'keras', 'librosa', 'pandas', 'numpy', 'sklearn', 'papermill'}\n"
+            "print(sorted(heavy & set(sys.modules)))")
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=ROOT)
     assert done.stdout.strip() == '[]', done.stdout + done.stderr
 
 
-@pytest.mark.parametrize('command', ['study', 'features', 'train', 'evaluate', 'report', 'data', 'data ravdess', 'data samples'])
+@pytest.mark.parametrize('command', COMMANDS)
 def test_every_command_has_help(command):
     done = run(*command.split(), '--help')
     assert done.returncode == 0 and len(done.stdout.splitlines()) > 5
 
 
 @pytest.mark.parametrize('line', [
-    'study --corpus mars', 'study --profile fast', 'study --seeds -1', 'study --seeds many', 'study --nonsense', 'nonsense',
-    'study --corpus twin --only 99_nothing --out {tmp}/new', 'study --corpus twin --out {tmp}/taken', 'study --corpus twin --out {tmp}/file',
-    'features --corpus mars', 'features --corpus {tmp}/none.csv', 'features --out table.csv', 'train --out {tmp}/m --classes 9',
-    'train --corpus twin --out {tmp}/m --protocol dice', 'train --corpus twin --out {tmp}/m --model crystal_ball', 'evaluate {tmp}/none',
+    'study --corpus mars', 'study --profile fast', 'study --seeds -1', 'study --seeds many', 'study --nonsense',
+    'study --corpus twin --only 99_nothing --out {tmp}/new', 'study --corpus twin --out {tmp}/taken',
+    'study --corpus twin --out {tmp}/file', 'nonsense',
+    'features --corpus mars', 'features --corpus {tmp}/none.csv', 'features --out table.csv',
+    'train --out {tmp}/m --classes 9', 'train --corpus twin --out {tmp}/m --protocol dice',
+    'train --corpus twin --out {tmp}/m --model crystal_ball', 'evaluate {tmp}/none',
     'report {tmp}/none', 'report {tmp}/taken', 'data ravdess --actors 3-99', 'data ravdess --to {tmp}/d --what music'])
 def test_wrong_values_are_one_line(line, tmp_path):
-    (tmp_path / 'taken').mkdir(); (tmp_path / 'taken' / 'thesis.txt').write_text('mine'); (tmp_path / 'file').write_text('')
+    (tmp_path / 'taken').mkdir()
+    (tmp_path / 'taken' / 'thesis.txt').write_text('mine')
+    (tmp_path / 'file').write_text('')
     done = run(*line.format(tmp=tmp_path).split())
     errors = [l for l in done.stderr.splitlines() if l.startswith('error: ')]
     assert done.returncode == 2 and len(errors) == 1 and 'Traceback' not in done.stderr, done.stderr
@@ -56,7 +64,8 @@ def test_wrong_values_are_one_line(line, tmp_path):
 
 
 def test_ravdess_that_is_not_there_is_one_line(tmp_path):
-    done = run('study', '--corpus', 'ravdess', '--out', tmp_path / 'r', env=os.environ | dict(EMOTION_STUDY_DATA=str(tmp_path)))
+    empty = os.environ | dict(EMOTION_STUDY_DATA=str(tmp_path))
+    done = run('study', '--corpus', 'ravdess', '--out', tmp_path / 'r', env=empty)
     assert done.returncode == 2 and done.stderr.startswith('error: ') and done.stderr.count('\n') == 1
 
 
@@ -67,13 +76,14 @@ def study(tmp_path, monkeypatch):
     "A study of small notebooks in the place of the real one."
     folder = tmp_path / 'study'; folder.mkdir()
     def add(name, parameters, *code):
-        cells = [v4.new_markdown_cell(f'# {name}\n\nA mean $\\bar{{x}}$ and [the next](02_fails.ipynb).'), v4.new_code_cell(parameters),
-                 *map(v4.new_code_cell, code)]
+        text = f'# {name}\n\nA mean $\\bar{{x}}$ and [the next](02_fails.ipynb).'
+        cells = [v4.new_markdown_cell(text), v4.new_code_cell(parameters), *map(v4.new_code_cell, code)]
         cells[1].metadata['tags'] = ['parameters']
         nbformat.write(v4.new_notebook(cells=cells), folder / f'{name}.ipynb')
     add('01_real_only', "needs = 'ravdess'", '1 / 0')
-    add('01a_writes', "corpus, out = '', ''\nout = ''\nseeds = 0", "from pathlib import Path\nfrom emotion_study.core import ROOT\n"
-        "import os, sys\nprint(seeds, os.environ['PYTHONHASHSEED'])\n(ROOT / out / 'results.json').write_text('[]')\n(ROOT / out / 'prefix.txt').write_text(sys.prefix)")
+    add('01a_writes', "out = ''\nseeds = 0", "import os, sys\nfrom emotion_study.core import ROOT",
+        "print(seeds, os.environ['PYTHONHASHSEED'])",
+        "(ROOT / out / 'results.json').write_text('[]')\n(ROOT / out / 'prefix.txt').write_text(sys.prefix)")
     add('02_fails', "out = ''", 'raise ValueError("too few clips")')
     add('09_optional', 'optional = True', 'print("ran")')
     monkeypatch.setattr(cli, 'STUDY', folder)
@@ -89,7 +99,8 @@ def test_a_failing_notebook_stops_the_study_and_keeps_what_was_made(study, tmp_p
     out = tmp_path / 'report'
     assert command('study', '--corpus', 'twin', '--seeds', '3', '--out', out) == 2
     shown = capfd.readouterr()
-    assert 'error: 02_fails stopped in cell [3] with ValueError: too few clips' in shown.err and 'Traceback' not in shown.err
+    assert 'error: 02_fails stopped in cell [3] with ValueError: too few clips' in shown.err
+    assert 'Traceback' not in shown.err
     assert '[1/2] 01a_writes' in shown.out and '01_real_only, it needs ravdess' in shown.out
     record = json.loads((out / 'run.json').read_text())
     assert list(record['notebooks']) == ['01a_writes'] and record['synthetic'] is True
@@ -110,8 +121,9 @@ def test_a_named_notebook_adds_to_a_report(study, tmp_path, capfd):
 
 def test_kernels_of_the_user_do_not_shadow_ours(study, tmp_path, monkeypatch):
     spec = tmp_path / 'home' / 'kernels' / 'python3'; spec.mkdir(parents=True)
-    (spec / 'kernel.json').write_text(json.dumps(dict(argv=['/bin/false', '{connection_file}'], display_name='x', language='python')))
-    monkeypatch.setenv('JUPYTER_PATH', str(tmp_path / 'home')); monkeypatch.setenv('JUPYTER_DATA_DIR', str(tmp_path / 'home'))
+    broken = dict(argv=['/bin/false', '{connection_file}'], display_name='x', language='python')
+    (spec / 'kernel.json').write_text(json.dumps(broken))
+    for name in ('JUPYTER_PATH', 'JUPYTER_DATA_DIR'): monkeypatch.setenv(name, str(tmp_path / 'home'))
     assert command('study', '--corpus', 'twin', '--out', tmp_path / 'r', '--only', '09') == 0
 
 
@@ -191,7 +203,8 @@ def test_study_on_real_clips(tmp_path):
 
 def test_train_and_evaluate(tmp_path):
     models = tmp_path / 'models'
-    done = run('train', '--corpus', 'twin', '--protocol', 'random', '--classes', 7, '--model', 'logreg', '--out', models, timeout=600)
+    done = run('train', '--corpus', 'twin', '--protocol', 'random', '--classes', 7, '--model', 'logreg', '--out', models,
+               timeout=600)
     assert done.returncode == 0, done.stderr
     done = run('evaluate', models, '--corpus', 'twin', timeout=600)
     assert done.returncode == 0 and 'accuracy' in done.stdout, done.stderr

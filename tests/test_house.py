@@ -1,4 +1,4 @@
-"""The house itself: one set of requirements in three files, checks that do notice, a Makefile that says what is wrong."""
+"""The house itself: one set of requirements in three files, checks that notice, a Makefile that says what is wrong."""
 import configparser, json, re, shlex, shutil, subprocess, sys
 from pathlib import Path
 import pytest, yaml
@@ -19,7 +19,8 @@ def requirements():
 def locked():
     "name -> versions in the lock"
     found = {}
-    for name, version in re.findall(r'(?m)^([a-zA-Z0-9._-]+)==([^ \\;]+)', LOCK): found.setdefault(canonicalize_name(name), []).append(version)
+    for name, version in re.findall(r'(?m)^([a-zA-Z0-9._-]+)==([^ \\;]+)', LOCK):
+        found.setdefault(canonicalize_name(name), []).append(version)
     return found
 
 
@@ -29,7 +30,8 @@ def test_lock_satisfies_settings():
     versions = locked()
     for r in requirements():
         assert canonicalize_name(r.name) in versions, f'{r.name} is not in requirements.lock: run make lock'
-        for v in versions[canonicalize_name(r.name)]: assert r.specifier.contains(v), f'{r} but locked is {v}: run make lock'
+        for v in versions[canonicalize_name(r.name)]:
+            assert r.specifier.contains(v), f'{r} but locked is {v}: run make lock'
 
 
 def test_conda_environment_names_the_same():
@@ -120,7 +122,8 @@ def test_readme_links_are_seen_from_the_top(tmp_path):
 # --- make
 
 def make(*args):
-    return subprocess.run(['make', *args], cwd=ROOT, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60)
+    return subprocess.run(['make', *args], cwd=ROOT, capture_output=True, text=True, stdin=subprocess.DEVNULL,
+                          timeout=60)
 
 
 @pytest.mark.parametrize('args, says', [
@@ -144,7 +147,8 @@ def test_make_wants_python_3_11():
 
 def test_make_help():
     done = make()
-    assert done.returncode == 0 and all(t in done.stdout for t in ('make study', 'make test', 'make lock', 'make readme', 'make clean'))
+    targets = ('make study', 'make test', 'make lock', 'make readme', 'make clean')
+    assert done.returncode == 0 and all(t in done.stdout for t in targets)
 
 
 def test_house_files_name_no_machine():
