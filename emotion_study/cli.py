@@ -270,12 +270,15 @@ def train(out: Annotated[Path, typer.Option(help="folder for the trained models"
           protocol: Annotated[str, typer.Option(help="random (known speakers) or actor (new speakers)")] = 'random',
           classes: Annotated[int, typer.Option(help="7 (calm counted as neutral) or 8")] = 7,
           scope: Annotated[str, typer.Option(help="train (by training clips) or actor (each speaker)")] = 'train',
-          model: Annotated[str, typer.Option(help="which classifier or network")] = 'fusion',
-          seed: Annotated[int, typer.Option(help="random seed")] = 0):
+          model: Annotated[str, typer.Option(help="network: the fusion network")] = 'network',
+          seed: Annotated[int, typer.Option(help="random seed")] = 0,
+          epochs: Annotated[int, typer.Option(help="at most so many passes over the training clips")] = 80):
     "Train models and save them (--mode train)."
     label_names(classes)
+    if epochs < 1: raise SettingError(f"--epochs {epochs} is not 1 or more")
     from emotion_study.training import train_models
-    train_models(table_of(corpus), protocol=protocol, classes=classes, scope=scope, model=model, seed=seed, out=out)
+    train_models(table_of(corpus), protocol=protocol, classes=classes, scope=scope, model=model, seed=seed, out=out,
+                 epochs=epochs)
     say(f"models in {out}; next: emotion-study evaluate {out}")
 
 # %% ../nbs/14_cli.ipynb #16900006
@@ -285,7 +288,7 @@ def evaluate(folder: Annotated[Path, typer.Argument(help="what `train` left")], 
     if not folder.is_dir(): raise SettingError(f"{folder} is no folder: name what `emotion-study train --out` wrote")
     from emotion_study.metrics import summary
     from emotion_study.training import evaluate_models
-    say(summary(evaluate_models(folder, table_of(corpus))).to_string(index=False))
+    say(summary(evaluate_models(folder, table_of(corpus))).round(4).to_string())
 
 @app.command()
 def report(folder: Annotated[Path, typer.Argument(help="what `study` left, such as reports/twin")]):

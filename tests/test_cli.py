@@ -203,7 +203,7 @@ def test_study_on_real_clips(tmp_path):
 
 def test_train_and_evaluate(tmp_path):
     models = tmp_path / 'models'
-    done = run('train', '--corpus', 'twin', '--protocol', 'random', '--classes', 7, '--model', 'logreg', '--out', models,
+    done = run('train', '--corpus', 'twin', '--protocol', 'random', '--classes', 7, '--epochs', 2, '--out', models,
                timeout=600)
     assert done.returncode == 0, done.stderr
     done = run('evaluate', models, '--corpus', 'twin', timeout=600)
