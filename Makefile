@@ -1,0 +1,112 @@
+# make help says what there is. Needed: Python 3.11 and make; everything else comes from requirements.lock into .venv.
+SHELL := bash
+.SHELLFLAGS := -e -o pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help study test lock readme clean python
+MAKEFLAGS += --no-print-directory
+# nothing of the user's own Python may leak into the environment
+unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
+export PYTHONNOUSERSITE := 1
+
+CORPUS  ?= auto
+PROFILE ?= quick
+SEEDS   ?=
+OUT     ?=
+STRICT  ?=
+ONLY    ?=
+PYTHON  ?= $(firstword $(foreach p,python3.11 python3 python,$(shell \
+             $(p) -c 'import sys; assert sys.version_info[:2] == (3, 11)' 2>/dev/null && echo $(p))))
+
+VENV := .venv
+BIN  := $(VENV)/bin
+# the stamp is written last and carries the lock's checksum: an unfinished or outdated environment never counts as made
+STAMP := $(VENV)/.made-$(shell cksum < requirements.lock | tr ' ' '-')
+HERE  := $(VENV)/.linked-$(shell cat settings.ini setup.py pyproject.toml | cksum | tr ' ' '-')
+
+define HELP
+make study    the whole study: makes .venv, runs the study notebooks, writes reports/<corpus>/index.html
+                CORPUS=auto|ravdess|twin   real RAVDESS, its synthetic twin, or auto: RAVDESS where it is found
+                PROFILE=quick|full         a first look in minutes, or the numbers as reported
+                SEEDS=N                    seeds per protocol (as the profile says when not given)
+                OUT=folder                 where the report goes
+                STRICT=1                   stop when clips are missing, instead of going on and saying so
+                ONLY=name                  one notebook, e.g. ONLY=03_new_speakers
+make test     the same environment, then everything that CI runs
+make lock     writes requirements.lock and environment.yml anew from settings.ini
+make readme   writes README.md from nbs/index.ipynb
+make clean    removes .venv and caches; reports and data stay
+PYTHON=path names the Python 3.11 to use.
+endef
+export HELP
+
+help:
+	@echo "$$HELP"
+
+# --- wrong values are told in one line, before anything is built
+ifneq ($(filter study,$(MAKECMDGOALS)),)
+  SETTINGS := CORPUS PROFILE SEEDS OUT STRICT ONLY PYTHON
+  UNKNOWN := $(filter-out $(SETTINGS),$(foreach s,$(filter-out -%,$(-*-command-variables-*-)),$(firstword $(subst =, ,$(subst :=,=,$(s))))))
+  $(if $(UNKNOWN),$(error $(UNKNOWN) is no setting of make study; there are $(SETTINGS)))
+  $(if $(filter-out auto ravdess twin,$(or $(CORPUS),''))$(word 2,$(CORPUS)),$(error CORPUS=$(CORPUS) is not one of auto, ravdess, twin))
+  $(if $(filter-out quick full,$(or $(PROFILE),''))$(word 2,$(PROFILE)),$(error PROFILE=$(PROFILE) is not one of quick, full))
+  export SEEDS OUT
+  $(if $(SEEDS),$(if $(shell [[ "$$SEEDS" =~ ^[1-9][0-9]*$$ ]] && echo yes),,$(error SEEDS=$(SEEDS) is not a whole number of 1 or more)))
+  $(if $(filter-out 1,$(STRICT)),$(error STRICT=$(STRICT) is not 1; leave it out for no))
+endif
+
+# --- the environment
+define NO_PYTHON
+error: no Python 3.11 found (the lock is made for it); install it, or name one: make PYTHON=/path/to/python3.11 ...
+endef
+
+python:
+	@'$(PYTHON)' -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null || { echo "$(NO_PYTHON)" >&2; exit 2; }
+	@'$(PYTHON)' -c 'import venv, ensurepip' 2>/dev/null || \
+	  { echo "error: $(PYTHON) lacks venv (Debian and Ubuntu: apt install python3.11-venv)" >&2; exit 2; }
+
+$(STAMP): | python
+	@echo "== environment: a new $(VENV) with $$($(PYTHON) --version), nothing outside of it is changed"
+	@rm -rf $(VENV)
+	@'$(PYTHON)' -m venv $(VENV)
+	@total=$$(grep -c '^[a-z]' requirements.lock); n=0; \
+	echo "== environment: up to $$total packages of requirements.lock, each checked by its hash (about 3 minutes)"; \
+	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off --require-hashes --no-deps \
+	  -r requirements.lock | tee $(VENV)/install.log | while read -r verb name rest; do case $$verb in \
+	    Collecting|Processing) n=$$((n + 1)); echo "   $$n/$$total $${name##*/}";; \
+	    Installing) echo "   unpacking (a minute)";; esac; done
+	@touch $@
+
+$(HERE): | $(STAMP)
+	@echo "== environment: linking this checkout into it"
+	@rm -f $(VENV)/.linked-*
+	@$(BIN)/python -m pip install --disable-pip-version-check -q --no-deps --no-build-isolation -e .
+	@touch $@
+
+# --- the commands
+study: | $(HERE)
+	@$(BIN)/emotion-study study --corpus '$(CORPUS)' --profile '$(PROFILE)' --seeds '$(or $(SEEDS),0)' --out "$$OUT" \
+	  $(if $(STRICT),--strict) $(foreach n,$(ONLY),--only '$(n)')
+
+# study notebooks are run by papermill inside pytest; every part runs, and any that fails makes the whole fail
+test: | $(HERE)
+	@failed=; part() { echo "== test: $$1"; shift; "$$@" || failed=yes; }; \
+	echo "== test: $$($(BIN)/python tests/house_checks.py corpus)"; \
+	part 'exported modules match the notebooks' $(BIN)/python tests/house_checks.py drift; \
+	part 'notebooks are clean' $(BIN)/python tests/house_checks.py clean; \
+	part 'lesson cells of the library notebooks' $(BIN)/python tests/house_checks.py lessons; \
+	[ -z "$$failed" ] || echo "== test: a part above FAILED"; \
+	part 'pytest' $(BIN)/python -m pytest; [ -z "$$failed" ]
+
+lock: | python
+	@echo "== lock: uv resolves the requirements of settings.ini (in a throwaway environment)"
+	@tmp=$$(mktemp -d); trap "rm -rf $$tmp" EXIT; '$(PYTHON)' -m venv $$tmp/venv; \
+	$$tmp/venv/bin/python -m pip install -q --disable-pip-version-check uv packaging; \
+	$$tmp/venv/bin/python .ci/lock.py
+
+readme: | $(HERE)
+	@$(BIN)/python tests/house_checks.py readme > README.md.new && mv README.md.new README.md && echo "README.md written"
+
+clean:
+	@rm -rf $(VENV) .pytest_cache .hypothesis build dist _docs _proc *.egg-info
+	@find . -name __pycache__ -prune -exec rm -rf {} +; find . -name .ipynb_checkpoints -prune -exec rm -rf {} +
+	@echo "removed .venv and caches; reports and data are kept"

@@ -1,0 +1,156 @@
+"""The house itself: one set of requirements in three files, checks that notice, a Makefile that says what is wrong."""
+import configparser, json, re, shlex, shutil, subprocess, sys
+from pathlib import Path
+import pytest, yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+import house_checks
+
+ROOT = Path(__file__).resolve().parent.parent
+LOCK = (ROOT / 'requirements.lock').read_text()
+
+
+def requirements():
+    ini = configparser.ConfigParser(delimiters=['='])
+    ini.read(ROOT / 'settings.ini', encoding='utf-8')
+    return [Requirement(r) for key in ('requirements', 'dev_requirements') for r in shlex.split(ini['DEFAULT'][key])]
+
+
+def locked():
+    "name -> versions in the lock"
+    found = {}
+    for name, version in re.findall(r'(?m)^([a-zA-Z0-9._-]+)==([^ \\;]+)', LOCK):
+        found.setdefault(canonicalize_name(name), []).append(version)
+    return found
+
+
+# --- one set of requirements
+
+def test_lock_satisfies_settings():
+    versions = locked()
+    for r in requirements():
+        assert canonicalize_name(r.name) in versions, f'{r.name} is not in requirements.lock: run make lock'
+        for v in versions[canonicalize_name(r.name)]:
+            assert r.specifier.contains(v), f'{r} but locked is {v}: run make lock'
+
+
+def test_conda_environment_names_the_same():
+    conda = yaml.safe_load((ROOT / 'environment.yml').read_text())['dependencies']
+    plain, pip = [d for d in conda if isinstance(d, str)], next(d['pip'] for d in conda if isinstance(d, dict))
+    assert {str(Requirement(p)) for p in pip} == {str(r) for r in requirements()}
+    assert {'python=3.11', 'quarto', 'pip'} <= set(plain)
+
+
+def test_lock_is_hashed_and_names_no_index():
+    entries = re.split(r'\n(?=[a-zA-Z0-9])', LOCK.strip())
+    assert len(entries) > 100
+    for entry in entries:
+        head, *hashes = entry.splitlines()
+        assert re.fullmatch(r'[a-z0-9._-]+==[^ ]+( ; [^\\]+)? \\', head), head
+        assert hashes and all(re.fullmatch(r'    --hash=sha256:[0-9a-f]{64}( \\)?', h) for h in hashes), head
+    assert not re.search(r'https?:|file:|--(extra-)?index|--find-links|@ ', LOCK)
+
+
+def test_lock_leaves_out_what_is_never_used():
+    assert not {'torch', 'opencv-python', 'sentence-transformers'} & set(locked())
+
+
+# --- the checks notice what they are for
+
+@pytest.fixture
+def checkout(tmp_path):
+    "A small checkout with one exporting notebook that passes every check."
+    shutil.copy(ROOT / 'settings.ini', tmp_path)
+    (tmp_path / 'nbs').mkdir()
+    shutil.copy(ROOT / 'nbs' / '00_core.ipynb', tmp_path / 'nbs')
+    with house_checks.copied(tmp_path) as copy:
+        house_checks.nbdev('nbdev_export', copy)
+        shutil.copytree(copy / 'emotion_study', tmp_path / 'emotion_study')
+    return tmp_path
+
+
+def spoil(root, change):
+    path = root / 'nbs' / '00_core.ipynb'
+    nb = json.loads(path.read_text())
+    change(nb)
+    path.write_text(json.dumps(nb, indent=1, ensure_ascii=False, sort_keys=True) + '\n')
+
+
+def test_checks_pass_on_a_sound_checkout(checkout):
+    assert house_checks.drift(checkout) == [] and house_checks.clean(checkout) == []
+
+
+def test_drift_is_noticed(checkout):
+    module = checkout / 'emotion_study' / 'core.py'
+    module.write_text(module.read_text() + '\nx = 1\n')
+    (checkout / 'emotion_study' / 'orphan.py').write_text('x = 1\n')
+    faults = house_checks.drift(checkout)
+    assert len(faults) == 2 and 'core.py' in faults[0] and 'orphan.py' in faults[1]
+
+
+def test_unclean_notebook_is_noticed(checkout):
+    spoil(checkout, lambda nb: nb['cells'][1]['metadata'].update(execution={'started': 'now'}))
+    assert ['00_core.ipynb' in f for f in house_checks.clean(checkout)] == [True]
+
+
+def test_failing_lesson_cell_is_noticed(checkout):
+    nb = json.loads((ROOT / 'nbs' / '00_core.ipynb').read_text())
+    lesson = dict(cell_type='code', execution_count=None, id='0', metadata={}, outputs=[], source=['assert 1 == 2'])
+    (checkout / 'nbs' / '99_other.ipynb').write_text(json.dumps(nb | dict(cells=nb['cells'][:1] + [lesson])))
+    (checkout / 'nbs' / 'study').mkdir()
+    shutil.copy(checkout / 'nbs' / '99_other.ipynb', checkout / 'nbs' / 'study' / '01_left_to_papermill.ipynb')
+    assert len(house_checks.lessons(checkout)) == 1
+    (checkout / 'nbs' / '99_other.ipynb').unlink()
+    assert house_checks.lessons(checkout) == []
+
+
+def test_readme_is_the_index_notebook():
+    assert (ROOT / 'README.md').read_text(encoding='utf-8') == house_checks.readme(), 'run make readme'
+
+
+def test_readme_links_are_seen_from_the_top(tmp_path):
+    import nbformat.v4 as v4, nbformat
+    (tmp_path / 'nbs').mkdir(); (tmp_path / 'nbs' / '01_corpus.ipynb').touch(); (tmp_path / 'pic.png').touch()
+    cells = [v4.new_markdown_cell('# T\n[c](01_corpus.ipynb#x) ![p](../pic.png) [w](https://example.org) [n](none.md)'),
+             v4.new_code_cell('secret = 1', outputs=[v4.new_output('stream', text='shown')])]
+    nbformat.write(v4.new_notebook(cells=cells), tmp_path / 'nbs' / 'index.ipynb')
+    text = house_checks.readme(tmp_path)
+    assert '[c](nbs/01_corpus.ipynb#x) ![p](pic.png) [w](https://example.org) [n](none.md)' in text
+    assert 'secret' not in text and 'shown' in text
+
+
+# --- make
+
+def make(*args):
+    return subprocess.run(['make', *args], cwd=ROOT, capture_output=True, text=True, stdin=subprocess.DEVNULL,
+                          timeout=60)
+
+
+@pytest.mark.parametrize('args, says', [
+    (['CORPUS=mars'], 'CORPUS=mars is not one of auto, ravdess, twin'),
+    (['PROFILE=fast'], 'PROFILE=fast is not one of quick, full'),
+    (['SEEDS=0'], 'SEEDS=0 is not a whole number of 1 or more'),
+    (['SEEDS=2.5'], 'SEEDS=2.5 is not a whole number'),
+    (['corpus=twin'], 'corpus is no setting'),
+    (['STRICT=no'], 'STRICT=no is not 1'),
+])
+def test_make_study_tells_a_wrong_value_in_one_line(args, says):
+    done = make('study', *args)
+    assert done.returncode == 2 and done.stdout == ''
+    assert done.stderr.count('\n') == 1 and says in done.stderr
+
+
+def test_make_wants_python_3_11():
+    done = make('lock', 'PYTHON=/bin/false')
+    assert done.returncode == 2 and 'no Python 3.11 found' in done.stderr
+
+
+def test_make_help():
+    done = make()
+    targets = ('make study', 'make test', 'make lock', 'make readme', 'make clean')
+    assert done.returncode == 0 and all(t in done.stdout for t in targets)
+
+
+def test_house_files_name_no_machine():
+    for name in ('Makefile', '.ci/run', '.ci/lock.py', 'environment.yml', 'tests/house_checks.py', 'tests/conftest.py'):
+        assert not re.search(r'/(root|home|work|tmp)/', (ROOT / name).read_text()), name
