@@ -183,7 +183,7 @@ def open_study(corpus='auto', profile='quick', seeds=0, out='', strict=False) ->
     settings = Settings(corpus=corpus, profile=profile, seeds=seeds, out=out, strict=strict)
     loaded = load_corpus(corpus, strict=strict)
     table = feature_table(loaded)
-    folder = Path(out) if out else ROOT / 'reports' / loaded.name
+    folder = ROOT / (out or f'reports/{loaded.name}')
     folder.mkdir(parents=True, exist_ok=True)
     notice = 'SYNTHETIC: sampled from a statistical model, no person spoke' if loaded.synthetic else loaded.notice
     return Study(settings, loaded, table, folder, notice)
