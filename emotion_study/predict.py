@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .core import ROOT, SettingError, label_names
+from .core import ROOT, CodeError, LABEL_COLUMNS, describe, label_names, parse_code
 from .corpus import FaceSources
-from .features import join_channels, voice_features
+from .features import join_channels, script_features, voice_features
 from .face import face_features
 from .training import apply_scaler, load_network, presence
 
@@ -24,14 +24,16 @@ SHIPPED = ROOT / 'data' / 'models' / 'without_actors_01_04.json'
 def clip_table(paths,  # sound files or videos with sound
                faces: FaceSources = None,  # face tables, if any speak of these clips
                jobs: int = 1
-               ) -> pd.DataFrame:  # a feature table without labels
+               ) -> pd.DataFrame:  # a feature table; labels only where the name is a RAVDESS code
     "Features of a few clips; a channel that can't be measured is marked with its reason."
-    from emotion_study.face import clip_id
     paths = [Path(p) for p in paths]
-    clips = pd.DataFrame({'clip': [clip_id(p.name) for p in paths]})
-    for column in ('actor', 'sex', 'emotion', 'intensity', 'statement', 'repetition'): clips[column] = ''
+    clips = pd.DataFrame([_labels(p) for p in paths])
     voice, reason = voice_features(pd.Series(paths, index=clips['clip'].tolist()), jobs)
-    return join_channels(clips, voice, reason, face_features(faces or FaceSources()), pd.DataFrame())
+    return join_channels(clips, voice, reason, face_features(faces or FaceSources()), script_features(clips))
+
+def _labels(path):
+    try: return describe(parse_code(path.name))
+    except CodeError: return dict.fromkeys(LABEL_COLUMNS, '') | {'clip': path.stem}
 
 # %% ../nbs/13_predict.ipynb #90203191
 def predict(table: pd.DataFrame,  # feature table
