@@ -7,8 +7,9 @@ __all__ = ['EXPERTS', 'C_GRID', 'make_expert', 'choose_C', 'expert_probabilities
            'ChannelDropout', 'CrossModalAttention', 'GatedFusion', 'LogMean', 'build_fusion']
 
 # %% ../nbs/08_fusion.ipynb #ba684293
+import warnings
+
 import numpy as np
-from sklearn.calibration import CalibratedClassifierCV
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import LogisticRegression
 from sklearn.svm import SVC
@@ -24,8 +25,7 @@ def make_expert(kind: str, C=None, probabilities: bool = True):  # a scikit-lear
     if kind == 'linear': return LogisticRegression(C=C, max_iter=300)
     if kind == 'lda': return LinearDiscriminantAnalysis(solver='lsqr', shrinkage='auto')
     if kind != 'svm': raise SettingError(f"expert {kind!r} is not one of {', '.join(EXPERTS)}")
-    machine = SVC(C=C, gamma='scale')
-    return CalibratedClassifierCV(machine, method='sigmoid', cv=3, ensemble=False) if probabilities else machine
+    return SVC(C=C, gamma='scale', probability=probabilities, random_state=0)
 
 # %% ../nbs/08_fusion.ipynb #654ca1cf
 def choose_C(kind: str, Z: np.ndarray, y, fold) -> float:
@@ -45,7 +45,8 @@ def expert_probabilities(kind: str,  # one of `EXPERTS`
                          classes: int  # columns of the answer; a class without training clips gets 0
                          ) -> np.ndarray:  # (test rows, classes)
     "Choose C on the validation rows, refit on the whole training part, answer for the test rows."
-    model = make_expert(kind, choose_C(kind, Z, y, fold)).fit(Z[fold.fit], y[fold.fit])
+    model = make_expert(kind, choose_C(kind, Z, y, fold))
+    with warnings.catch_warnings(action='ignore', category=FutureWarning): model.fit(Z[fold.fit], y[fold.fit])
     p = np.zeros((len(fold.test), classes))
     p[:, model.classes_] = model.predict_proba(Z[fold.test])
     return p

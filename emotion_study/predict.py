@@ -44,7 +44,7 @@ def predict(table: pd.DataFrame,  # feature table
     channels, names = list(about['channels']), label_names(about['classes'])
     present = presence(table, channels)
     known = present.any(axis=1)
-    out = model.predict({c: z for c, z in apply_scaler(table, about).items()} | {'present': present}, verbose=0)
+    out = {k: v.numpy() for k, v in model(apply_scaler(table, about) | {'present': present}, training=False).items()}
     rows = pd.DataFrame({'answer': np.array(names)[out['fused'].argmax(1)]}, index=table['clip'])
     for i, n in enumerate(names): rows[f'p_{n}'] = out['fused'][:, i]
     for i, c in enumerate(channels):

@@ -286,5 +286,5 @@ def evaluate_models(folder, table: pd.DataFrame) -> pd.DataFrame:  # the predict
         x = {c: z[rows] for c, z in apply_scaler(table, card).items()} | {'present': presence(table, card['channels'])[rows]}
         fold = Fold(card['protocol'], card['seed'], card['fold'], rows, rows, rows)
         run = ('network', '+'.join(card['channels']))
-        parts.append(predictions_rows(table, fold, run, model.predict(x, verbose=0)['fused'], card['classes'], card['scope']))
+        parts.append(predictions_rows(table, fold, run, model(x, training=False)['fused'].numpy(), card['classes'], card['scope']))
     return pd.concat(parts, ignore_index=True)
