@@ -6,7 +6,7 @@
 __all__ = ['STUDY', 'KERNEL_ENV', 'Corpus', 'AnyCorpus', 'Jobs', 'app', 'data', 'number_list', 'declared', 'select', 'plan',
            'open_folder', 'default_folder', 'kernel_env', 'strip_traces', 'StudyError', 'run_notebook', 'say',
            'write_record', 'clock', 'run_all', 'have_samples', 'start', 'run_study', 'study', 'table_of', 'features',
-           'train', 'evaluate', 'report', 'ravdess', 'samples', 'main']
+           'train', 'evaluate', 'report', 'ravdess', 'samples', 'verify', 'main']
 
 # %% ../nbs/14_cli.ipynb #f359f29d
 import ast, contextlib, json, os, re, shutil, sys, tempfile, time
@@ -312,6 +312,17 @@ def samples():
     "Fetch four original RAVDESS clips (a few MB)."
     from emotion_study.corpus import fetch_samples
     fetch_samples(say=say)
+
+# %% ../nbs/14_cli.ipynb #dc9c7a7c
+@data.command()
+def verify(corpus: AnyCorpus = 'auto',
+           out: Annotated[Path, typer.Option(help="also write the record there, as JSON")] = None):
+    "Check every clip of a corpus: codes, decoding, rate, channels, silence."
+    from emotion_study.corpus import audit, audit_table, load_corpus, write_audit
+    _, summary = audit(load_corpus(corpus))
+    say(audit_table(summary).to_string())
+    if out: write_audit(summary, out)
+    if summary['usable'] < summary.get('expected', summary['found']): raise SettingError("the corpus is not complete: see the table above")
 
 # %% ../nbs/14_cli.ipynb #ca4e0e99
 def main(args: list = None):  # `sys.argv` by default

@@ -25,7 +25,7 @@ def make_expert(kind: str, C=None, probabilities: bool = True):  # a scikit-lear
     if kind == 'linear': return LogisticRegression(C=C, max_iter=300)
     if kind == 'lda': return LinearDiscriminantAnalysis(solver='lsqr', shrinkage='auto')
     if kind != 'svm': raise SettingError(f"expert {kind!r} is not one of {', '.join(EXPERTS)}")
-    return SVC(C=C, gamma='scale', probability=probabilities, random_state=0)
+    return SVC(C=C, gamma='scale', random_state=0, **(dict(probability=True) if probabilities else {}))
 
 # %% ../nbs/08_fusion.ipynb #654ca1cf
 def choose_C(kind: str, Z: np.ndarray, y, fold) -> float:

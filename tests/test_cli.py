@@ -17,7 +17,7 @@ def run(*args, timeout=120, **kw):
                           timeout=timeout, stdin=subprocess.DEVNULL, **kw)
 
 
-COMMANDS = ['study', 'features', 'train', 'evaluate', 'report', 'data', 'data ravdess', 'data samples']
+COMMANDS = ['study', 'features', 'train', 'evaluate', 'report', 'data', 'data ravdess', 'data samples', 'data verify']
 
 
 # --- quick answers
