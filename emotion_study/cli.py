@@ -122,19 +122,15 @@ def kernel_env():
         finally: os.environ.clear(); os.environ.update(before)
 
 # %% ../nbs/14_cli.ipynb #35a9eedf
-_CHATTER = re.compile(r'(?m)^(WARNING: All log messages before absl|[IWE]\d{4} \d\d:\d\d:|[IWE]0000 00:00:).*\n?')
-
 def strip_traces(path: Path):
-    "Take times, paths and process numbers out of an executed notebook."
+    "Take times, paths and the error stream (progress bars, warnings: the log has them) out of an executed notebook."
     import nbformat
     if not path.exists(): return
     nb = nbformat.read(path, 4)
     nb.metadata.pop('papermill', None)
     for cell in nb.cells:
         cell.metadata = {'tags': cell.metadata['tags']} if cell.metadata.get('tags') else {}
-        for o in cell.get('outputs', []):
-            if o.get('name') == 'stderr': o.text = _CHATTER.sub('', o.text)
-        if 'outputs' in cell: cell.outputs = [o for o in cell.outputs if o.get('name') != 'stderr' or o.text.strip()]
+        if 'outputs' in cell: cell.outputs = [o for o in cell.outputs if o.get('name') != 'stderr']
     nbformat.write(nb, path)
 
 # %% ../nbs/14_cli.ipynb #6af33d26
