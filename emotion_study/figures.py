@@ -36,7 +36,7 @@ def save_figure(fig, folder, name: str, caption: str, synthetic: bool = False) -
         caption = 'SYNTHETIC: ' + caption
     target = Path(folder) / 'figures'
     target.mkdir(parents=True, exist_ok=True)
-    fig.savefig(target / f'{name}.png', metadata={'Software': None})
+    fig.savefig(target / f'{name}.png', metadata={'Software': None}, bbox_inches='tight', pad_inches=.08)
     known = json.loads((target / 'captions.json').read_text(encoding='utf-8')) if (target / 'captions.json').exists() else {}
     captions = dict(sorted((known | {f'{name}.png': caption}).items()))
     (target / 'captions.json').write_text(json.dumps(captions, indent=1) + '\n', encoding='utf-8')
