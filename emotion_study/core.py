@@ -89,7 +89,7 @@ def expected_codes(modality: int = 3  # 1 full audio-video, 2 video only, 3 audi
     return sorted(grid)
 
 # %% ../nbs/00_core.ipynb #a4ee6c4e
-PROFILES = {'quick': dict(random=2, actor=1, epochs=12), 'full': dict(random=20, actor=3, epochs=40)}
+PROFILES = {'quick': dict(random=2, actor=1, epochs=8), 'full': dict(random=20, actor=3, epochs=40)}
 CORPORA = ('auto', 'ravdess', 'twin')
 
 # %% ../nbs/00_core.ipynb #9926b691
