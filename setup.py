@@ -12,6 +12,6 @@ setup(
     packages=find_packages(include=['emotion_study', 'emotion_study.*']),
     python_requires='>=' + cfg['min_python'],
     install_requires=shlex.split(cfg['requirements']),
-    extras_require={'dev': shlex.split(cfg['dev_requirements'])},
+    extras_require={'dev': shlex.split(cfg['dev_requirements']), 'asr': shlex.split(cfg['asr_requirements'])},
     entry_points={'console_scripts': shlex.split(cfg['console_scripts'])},
 )

@@ -17,7 +17,7 @@ PLATFORMS = [dict(sys_platform=s, platform_system=p, os_name=o, platform_machine
 def requirements():
     ini = configparser.ConfigParser(delimiters=['='])
     ini.read(ROOT / 'settings.ini', encoding='utf-8')
-    return shlex.split(ini['DEFAULT']['requirements']), shlex.split(ini['DEFAULT']['dev_requirements'])
+    return [r for key in ('requirements', 'dev_requirements', 'asr_requirements') for r in shlex.split(ini['DEFAULT'][key])]
 
 
 def compile_lock(folder, names):
@@ -59,8 +59,8 @@ dependencies:
 """
 
 if __name__ == '__main__':
-    main, dev = requirements()
-    with tempfile.TemporaryDirectory() as folder: lock = list(trimmed(compile_lock(Path(folder), main + dev)))
+    names = requirements()
+    with tempfile.TemporaryDirectory() as folder: lock = list(trimmed(compile_lock(Path(folder), names)))
     (ROOT / 'requirements.lock').write_text('\n'.join(lock) + '\n')
-    (ROOT / 'environment.yml').write_text(CONDA + ''.join(f"      - '{r}'\n" for r in main + dev))
-    print(f'requirements.lock: {len(lock)} packages; environment.yml: {len(main + dev)} requirements')
+    (ROOT / 'environment.yml').write_text(CONDA + ''.join(f"      - '{r}'\n" for r in names))
+    print(f'requirements.lock: {len(lock)} packages; environment.yml: {len(names)} requirements')

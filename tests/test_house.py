@@ -13,7 +13,7 @@ LOCK = (ROOT / 'requirements.lock').read_text()
 def requirements():
     ini = configparser.ConfigParser(delimiters=['='])
     ini.read(ROOT / 'settings.ini', encoding='utf-8')
-    return [Requirement(r) for key in ('requirements', 'dev_requirements') for r in shlex.split(ini['DEFAULT'][key])]
+    return [Requirement(r) for key in ('requirements', 'dev_requirements', 'asr_requirements') for r in shlex.split(ini['DEFAULT'][key])]
 
 
 def locked():
