@@ -6,7 +6,7 @@
 __all__ = ['STUDY', 'KERNEL_ENV', 'Corpus', 'AnyCorpus', 'Jobs', 'app', 'data', 'number_list', 'declared', 'select', 'plan',
            'open_folder', 'default_folder', 'kernel_env', 'strip_traces', 'StudyError', 'run_notebook', 'say',
            'write_record', 'clock', 'run_all', 'have_samples', 'start', 'run_study', 'study', 'table_of', 'features',
-           'train', 'evaluate', 'report', 'ravdess', 'samples', 'verify', 'main']
+           'film_table', 'train', 'evaluate', 'report', 'ravdess', 'deepface', 'samples', 'verify', 'main']
 
 # %% ../nbs/14_cli.ipynb #f359f29d
 import ast, contextlib, json, os, re, shutil, sys, tempfile, time
@@ -250,14 +250,36 @@ def table_of(corpus: str, jobs: int = -1):
     return feature_table(clips, jobs=jobs, progress=True)
 
 @app.command()
-def features(corpus: AnyCorpus = 'auto', jobs: Jobs = -1,
+def features(clips: Annotated[str, typer.Argument(help="the corpus, instead of --corpus", show_default=False)] = '',
+             corpus: AnyCorpus = 'auto', jobs: Jobs = -1,
+             face: Annotated[str, typer.Option(help="tables (published scores) or deepface (the films themselves)")] = 'tables',
+             rate: Annotated[float, typer.Option(help="deepface: frames per second to look at; 0 for all")] = 6,
+             detector: Annotated[str, typer.Option(help="deepface: opencv, mtcnn, retinaface, yunet or skip")] = 'opencv',
              out: Annotated[Path, typer.Option(help="the table to write")] = Path('features.parquet')):
     "Measure voice, face and words: one row of numbers per clip."
     if out.suffix != '.parquet': raise SettingError(f"--out {out} must end in .parquet")
+    if face not in ('tables', 'deepface'): raise SettingError(f"--face {face} is not one of tables, deepface")
     from emotion_study.features import write_table
-    table = table_of(corpus, jobs)
+    table = table_of(clips or corpus, jobs) if face == 'tables' else film_table(clips or corpus, jobs, rate, detector, out)
     write_table(table, out)
     say(f"{len(table):,} clips x {table.shape[1]:,} columns in {out}")
+
+# %% ../nbs/14_cli.ipynb #68ee45bd
+def film_table(corpus: str, jobs: int, rate: float, detector: str, out: Path):
+    "A feature table whose face columns DeepFace measured on the films; its frames go beside it."
+    from emotion_study.corpus import load_corpus
+    from emotion_study.face import DETECTORS, choose_weights, deepface_features
+    from emotion_study.features import FaceSettings, deepface_scores, feature_table
+    if rate < 0: raise SettingError(f"--rate {rate} is not 0 or more")
+    if detector not in DETECTORS: raise SettingError(f"--detector {detector} is not one of {', '.join(DETECTORS)}")
+    clips = load_corpus(corpus)
+    if clips.synthetic: raise SettingError("the twin has no films: name ravdess, samples or a CSV, or use --face tables")
+    if clips.notice: say(clips.notice)
+    say(f"emotion weights: {choose_weights()}; detector: {detector}; {rate:g} frames per second")
+    frames = deepface_scores(clips, FaceSettings(rate, detector), jobs, progress=True, say=say)
+    frames.to_parquet(out.with_suffix('.frames.parquet'), index=False)
+    say(f"{len(frames):,} frames, {frames['found'].mean():.1%} with a face, in {out.with_suffix('.frames.parquet')}")
+    return feature_table(clips, jobs=jobs, progress=True, faces=deepface_features(frames))
 
 # %% ../nbs/14_cli.ipynb #27f32efd
 @app.command()
@@ -302,6 +324,12 @@ def ravdess(to: Annotated[Path, typer.Option(help="folder; data/ravdess by defau
     chosen = number_list(actors)
     from emotion_study.corpus import download_ravdess
     download_ravdess(to, what=tuple(what), actors=chosen)
+
+@data.command()
+def deepface():
+    "Fetch DeepFace's published emotion weights (6 MB) into data/deepface."
+    from emotion_study.face import fetch_weights
+    say(f"in {fetch_weights()}")
 
 @data.command()
 def samples():

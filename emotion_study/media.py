@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SR', 'MIN_SECONDS', 'SILENCE_DB', 'VIDEO_SUFFIXES', 'Audio', 'audio_reason', 'decode_audio', 'read_audio',
-           'sample_frames']
+           'FilmError', 'Film', 'sample_frames']
 
 # %% ../nbs/02_media.ipynb #88ce0044
 from dataclasses import dataclass
@@ -14,6 +14,8 @@ import av
 import numpy as np
 import soundfile as sf
 import soxr
+
+from .core import SettingError
 
 # %% ../nbs/02_media.ipynb #c576224d
 SR = 16_000         # Hz, the rate of everything downstream
@@ -77,13 +79,61 @@ def read_audio(path,
     return Audio(soxr.resample(y, source_rate, rate, quality='HQ').astype('float32'), rate)
 
 # %% ../nbs/02_media.ipynb #1ecd0633
+class FilmError(SettingError):
+    "A film that can't be decoded at all."
+
+def _picture(frame) -> np.ndarray:
+    "A decoded frame as (height, width, 3) uint8 BGR, upright."
+    image = frame.to_ndarray(format='bgr24')
+    return np.ascontiguousarray(np.rot90(image, frame.rotation // 90)) if frame.rotation % 360 else image
+
+# %% ../nbs/02_media.ipynb #1f77bb10
+@dataclass
+class Film:
+    "Frames of a film at a stated rate; iterate to get (seconds, (height, width, 3) uint8 BGR)."
+    path: Path
+    rate: float = 0      # samples per second; 0 for every frame
+    reason: str = ''     # known after iterating: '' or what is wrong
+    seconds: float = 0.  # how far the film was decoded
+
+    def _open(self):
+        if not Path(self.path).is_file(): raise FileNotFoundError(f'{self.path}: no such file')
+        try: box = av.open(str(self.path))
+        except (av.FFmpegError, ValueError) as error:
+            raise FilmError(f'{Path(self.path).name}: not a film that can be decoded ({type(error).__name__}); convert it, '
+                            'or fetch it again') from None
+        if box.streams.video: return box
+        box.close()
+        raise FilmError(f'{Path(self.path).name}: no picture track; name a film, or leave the face channel out')
+
+    def _frames(self, box):
+        stream = box.streams.video[0]
+        stream.thread_type = 'AUTO'
+        if self.rate and self.rate * 2.5 < float(stream.average_rate or 0): stream.codec_context.skip_frame = 'NONREF'
+        try: yield from box.decode(video=0)
+        except av.FFmpegError as error: self.reason = f'damaged after {self.seconds:.1f} s ({type(error).__name__})'
+
+    def __iter__(self):
+        with self._open() as box:
+            n, stream = 0, box.streams.video[0]
+            promised = float((stream.duration or 0) * (stream.time_base or 0)) or (box.duration or 0) / av.time_base
+            for k, frame in enumerate(self._frames(box)):
+                self.seconds = frame.time if frame.time is not None else k / float(stream.average_rate or 25)
+                if self.rate and self.seconds < n / self.rate - 1e-6: continue
+                n = int(self.seconds * self.rate + 1e-6) + 1
+                yield self.seconds, _picture(frame)
+            if not n: self.reason = self.reason or 'no frames'
+            elif not self.reason and promised - self.seconds > max(.5, .1 * promised):
+                self.reason = f'cut off: {self.seconds:.1f} of {promised:.1f} s'
+
+# %% ../nbs/02_media.ipynb #f0809e61
 def sample_frames(path,
                   n: int = 6  # how many frames
                   ) -> tuple:  # times (n,) in seconds, frames (n, height, width, 3) uint8 RGB
-    "Evenly spaced frames of a video, decoded forward in one pass."
+    "Evenly spaced frames of a short film, for looking at."
     with av.open(str(path)) as box:
         if not box.streams.video: raise ValueError(f'{Path(path).name}: no picture track')
         frames = [(f.time, f) for f in box.decode(video=0)]
     if not frames: raise ValueError(f'{Path(path).name}: no frames')
     pick = np.unique(np.linspace(0, len(frames) - 1, n + 2).round().astype(int)[1:-1])
-    return np.array([frames[i][0] for i in pick]), np.stack([frames[i][1].to_ndarray(format='rgb24') for i in pick])
+    return np.array([frames[i][0] for i in pick]), np.stack([_picture(frames[i][1])[..., ::-1] for i in pick])
