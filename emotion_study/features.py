@@ -8,7 +8,7 @@ __all__ = ['FAMILIES', 'CHANNELS', 'feature_columns', 'cache_folder', 'voice_row
            'deepface_scores', 'feature_table', 'write_table', 'read_table', 'Study', 'open_study']
 
 # %% ../nbs/06_features.ipynb #9cd8fdc0
-import contextlib, json, os, tempfile, zipfile
+import contextlib, json, os, shutil, zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -155,14 +155,16 @@ def zip_scores(path,  # a zip of films
                settings: FaceSettings, jobs: int = -1, cache: Path = None, batch: int = 8) -> dict:  # as `film_scores`
     "Scores of the films with sound (`01-…`) in a zip, a few unpacked at a time."
     found, key = {}, settings.key()
-    with zipfile.ZipFile(path) as z, tempfile.TemporaryDirectory(dir=Path(path).parent) as tmp:
+    tmp = Path(f'{path}.films')
+    shutil.rmtree(tmp, ignore_errors=True)  # what a killed run left
+    with zipfile.ZipFile(path) as z:
         films = {face.clip_id(m): m for m in sorted(z.namelist()) if Path(m).name.startswith('01-01-') and m.endswith('.mp4')}
         for clips in _batches(sorted(films), batch):
             entries = {c: text_digest(checksum, c, key)[:32] for c in clips}
             todo = [c for c in clips if read_film(Path(cache or cache_folder()) / 'faces' / entries[c]) is None]
             paths = {c: z.extract(films[c], tmp) if c in todo else Path(films[c]) for c in clips}
             found |= film_scores(paths, settings, entries, jobs, cache)
-            for c in todo: Path(paths[c]).unlink()
+            shutil.rmtree(tmp, ignore_errors=True)
     return found
 
 # %% ../nbs/06_features.ipynb #ed5fb5b6
