@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FACE_KEYS', 'WEIGHTS_FILE', 'DEEPFACE_URL', 'DETECTORS', 'GLANCE_SIDE', 'LOOK_SIDE', 'FRAME_COLUMNS', 'LEAST_SIDE',
            'SCORE_FLOOR', 'FACE_STATISTICS', 'LEAST_CONFIDENCE', 'weights_home', 'weights_path', 'choose_weights',
-           'check_pin', 'deepface_home', 'fetch_weights', 'emotion_client', 'face_input', 'face_scores',
+           'check_pin', 'deepface_home', 'fetch_weights', 'emotion_client', 'grey_of', 'face_input', 'face_scores',
            'detector_model', 'bordered', 'haar_search', 'shrunk', 'inside', 'haar_faces', 'haar_eyes', 'Face',
            'find_faces', 'plausible_eyes', 'upright', 'align', 'overlap', 'follow', 'unchanged', 'Tracker',
            'film_faces', 'face_frames', 'clip_id', 'read_score_table', 'score_features', 'deepface_features',
@@ -108,7 +108,11 @@ def emotion_client(which: str = 'auto'):  # DeepFace's EmotionClient
     return _client(choose_weights(which))
 
 # %% ../nbs/04_face.ipynb #6f0be149
-def face_input(crop: np.ndarray  # (h, w, 3) uint8 BGR
+def grey_of(image: np.ndarray) -> np.ndarray:
+    "A picture without its colours."
+    return image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
+
+def face_input(crop: np.ndarray  # (h, w, 3) BGR or (h, w) grey, uint8
                ) -> np.ndarray:  # (48, 48) float32 in [0, 1]
     "A face as DeepFace's network sees it."
     image = crop.astype('float32') / 255 if crop.max() > 1 else crop.astype('float32')
@@ -117,7 +121,7 @@ def face_input(crop: np.ndarray  # (h, w, 3) uint8 BGR
     image = cv2.resize(image, (max(1, int(w * factor)), max(1, int(h * factor))))
     h, w = 224 - image.shape[0], 224 - image.shape[1]
     image = cv2.copyMakeBorder(image, h // 2, h - h // 2, w // 2, w - w // 2, cv2.BORDER_CONSTANT)
-    return cv2.resize(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), (48, 48))
+    return cv2.resize(grey_of(image), (48, 48))
 
 # %% ../nbs/04_face.ipynb #2fd0cbca
 def face_scores(inputs: np.ndarray,  # (n, 48, 48) from `face_input`
@@ -147,7 +151,7 @@ def detector_model(name: str):  # DeepFace's detector object
 def bordered(image: np.ndarray) -> np.ndarray:
     "DeepFace's frame: half its size in black on every side."
     h, w = image.shape[0] // 2, image.shape[1] // 2
-    return cv2.copyMakeBorder(image, h, h, w, w, cv2.BORDER_CONSTANT, value=[0, 0, 0])
+    return cv2.copyMakeBorder(image, h, h, w, w, cv2.BORDER_CONSTANT)
 
 # %% ../nbs/04_face.ipynb #05de2c7c
 def haar_search(grey: np.ndarray,  # (h, w) uint8
@@ -174,27 +178,25 @@ def inside(frame: np.ndarray) -> tuple:  # the frame without its border, its x a
     return frame[h:frame.shape[0] - h, w:frame.shape[1] - w], w, h
 
 # %% ../nbs/04_face.ipynb #fe6cb680
-def haar_faces(frame: np.ndarray,  # bordered, BGR
+def haar_faces(frame: np.ndarray,  # bordered, BGR or grey
                near: int = 0  # size of the face in the frame before, 0 when there is none
                ) -> list:  # (x, y, w, h, confidence)
     "Faces by the cascade: near a known size, else after a glance at the shrunken frame, else everywhere."
-    inner, x, y = inside(frame)
-    inner = cv2.cvtColor(inner, cv2.COLOR_BGR2GRAY)
-    grey = cv2.copyMakeBorder(inner, y, frame.shape[0] - y - len(inner), x, frame.shape[1] - x - inner.shape[1], cv2.BORDER_CONSTANT)
+    grey = grey_of(frame)
     if near and (found := haar_search(grey, near // 2, 2 * near)): return found
-    glance, k = shrunk(inner, GLANCE_SIDE)
+    glance, k = shrunk(inside(grey)[0], GLANCE_SIDE)
     sizes = [b[2] * k for b in haar_search(glance)] if k > 1 else []
     if sizes and (found := haar_search(grey, int(min(sizes) / 2), int(2 * max(sizes)))): return found
     return haar_search(grey)
 
 # %% ../nbs/04_face.ipynb #fe5fa66d
-def haar_eyes(face: np.ndarray  # (h, w, 3) BGR
+def haar_eyes(face: np.ndarray  # (h, w, 3) BGR or (h, w) grey
               ) -> tuple:  # (left, right) as the person has them, each (x, y) or None
     "The two largest finds of DeepFace's eye cascade."
-    side, grey = face.shape[1], cv2.cvtColor(face, cv2.COLOR_BGR2GRAY)
+    side, grey = face.shape[1], grey_of(face).copy()
     grey[int(.65 * len(grey)):] = 0
     eyes = detector_model('opencv').model['eye_detector'].detectMultiScale(
-        grey, 1.1, 10, minSize=(side // 13,) * 2, maxSize=(side // 2,) * 2)
+        grey, 1.1, 10, minSize=(side // 12,) * 2, maxSize=(side // 2,) * 2)
     if len(eyes) < 2: return None, None
     eyes = sorted(sorted(eyes, key=lambda e: -int(e[2]) * int(e[3]))[:2], key=lambda e: e[0])
     right, left = ((int(x + w / 2), int(y + h / 2)) for x, y, w, h in eyes)
@@ -221,7 +223,7 @@ class Face:
         return float(np.degrees(np.arctan2(self.left_eye[1] - self.right_eye[1], self.left_eye[0] - self.right_eye[0])))
 
 # %% ../nbs/04_face.ipynb #5916f34b
-def find_faces(frame: np.ndarray,  # bordered, BGR
+def find_faces(frame: np.ndarray,  # bordered, BGR; for opencv also grey
                detector: str = 'opencv',
                near: int = 0  # size of the face in the frame before
                ) -> list:  # of `Face`
@@ -243,11 +245,11 @@ def plausible_eyes(face: Face) -> bool:
     return bool(abs(face.tilt) <= 25 and high and .22 <= np.hypot(*gap) / face.w <= .7 and .3 <= middle[0] / face.w <= .7)
 
 # %% ../nbs/04_face.ipynb #8d208b09
-def upright(frame: np.ndarray,  # bordered, BGR
-            face: Face) -> np.ndarray:  # (h, w, 3) uint8 BGR
+def upright(frame: np.ndarray,  # bordered, BGR or grey
+            face: Face) -> np.ndarray:  # (h, w, 3) or (h, w) uint8
     "The face turned until its eyes lie level, as DeepFace turns it."
     with deepface_home(ROOT / 'data' / 'deepface'): from deepface.modules.detection import extract_sub_image, project_facial_area
-    around, dx, dy = extract_sub_image(frame, (face.x, face.y, face.w, face.h))
+    around, dx, dy = extract_sub_image(np.atleast_3d(frame), (face.x, face.y, face.w, face.h))
     h, w = around.shape[:2]
     x1, y1, x2, y2 = map(int, project_facial_area((dx, dy, dx + face.w, dy + face.h), face.tilt, (h, w)))
     turn = cv2.getRotationMatrix2D((w // 2, h // 2), face.tilt, 1.0)
@@ -255,10 +257,10 @@ def upright(frame: np.ndarray,  # bordered, BGR
     return cv2.warpAffine(around, turn, (x2 - x1, y2 - y1), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_CONSTANT)
 
 # %% ../nbs/04_face.ipynb #538dc675
-def align(frame: np.ndarray,  # bordered, BGR
+def align(frame: np.ndarray,  # bordered, BGR or grey
           face: Face,
           detector: str = 'opencv'
-          ) -> tuple:  # crop (h, w, 3) uint8 BGR, 'eyes', 'no eyes', 'implausible' or 'skip'
+          ) -> tuple:  # crop, 'eyes', 'no eyes', 'implausible' or 'skip'
     "The face cut out, upright if its eyes can be trusted."
     x, y = max(face.x, 0), max(face.y, 0)
     crop = frame[y:face.y + face.h, x:face.x + face.w]
@@ -285,7 +287,7 @@ def follow(faces: list, last: Face = None) -> Face:
 # %% ../nbs/04_face.ipynb #7e565e47
 def _thumb(frame, face):
     cut = frame[max(face.y, 0):face.y + face.h, max(face.x, 0):face.x + face.w]
-    return cv2.resize(cv2.cvtColor(cut, cv2.COLOR_BGR2GRAY), (24, 24), interpolation=cv2.INTER_AREA).ravel().astype(float)
+    return cv2.resize(grey_of(cut), (24, 24), interpolation=cv2.INTER_AREA).ravel().astype(float)
 
 def unchanged(frame, face: Face, thumb: np.ndarray) -> bool:
     "Does the box still hold the same picture?"
@@ -330,7 +332,7 @@ def film_faces(path,
     small = False
     for t, image in film:
         small = small or min(image.shape[:2]) < LEAST_SIDE
-        frame = bordered(image)
+        frame = bordered(grey_of(image) if detector in ('opencv', 'skip') else image)
         face = None if small else track(frame)
         crop, how = align(frame, face, detector) if face else (None, '')
         found = crop is not None and min(crop.shape[:2]) > 0

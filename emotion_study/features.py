@@ -124,7 +124,7 @@ def film_scores(paths: dict,  # clip -> film
     cache, key = Path(cache or cache_folder()) / 'faces', settings.key()
     entries = entries or {c: text_digest(file_digest(p), key)[:32] for c, p in paths.items()}
     known = {c: r for c in paths if (r := read_film(cache / entries[c])) is not None}
-    todo = sorted(set(paths) - set(known))
+    todo = sorted(set(paths) - set(known), key=lambda c: (-Path(paths[c]).stat().st_size, c))  # long films first: no worker is left waiting
     work = joblib.Parallel(n_jobs=jobs, return_as='generator')(joblib.delayed(_cut_faces)(paths[c], settings) for c in todo)
     bar = tqdm(work, total=len(todo), desc='faces', unit='film', disable=not progress)
     for (table, inputs, reason), clip in zip(bar, todo):
