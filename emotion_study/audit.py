@@ -76,6 +76,14 @@ def _of_recall(runs, e):
     lo, hi = np.nanpercentile(share(bootstrap_weights(C.shape[1])), (2.5, 97.5))
     return dict(value=float(share(np.ones((1, C.shape[1])))[0]), lo=float(lo), hi=float(hi))
 
+def _of_intensity(runs, e):
+    rows = runs[e]
+    return _of_part(rows[[describe(parse_code(c))['intensity'] == e['intensity'] for c in rows['clip']]])
+
+def _of_part(rows):
+    row = summary(rows).loc['accuracy']
+    return {k: 100 * float(row[k]) for k in ('value', 'lo', 'hi')} | {'n': int(row['n'])}
+
 def _of_agreement(runs, e):
     return tests.agreement(confusion_by_actor(runs[e])).loc[e['metric']].to_dict()
 
@@ -123,11 +131,11 @@ def _of_extremes(runs, e):
 DERIVED = ({m: _of_summary for m in METRICS} | {m: _of_agreement for m in ('kappa', 'mcc')} |
            {m: _of_calibration for m in ('ece', 'ece_tempered', 'brier')} |
            {m: _of_extremes for m in ('worst_actor', 'best_actor')} | {m: _of_actors for m in ('wilcoxon_p', 'sign_p')} |
-           dict(share_reaching_claim=_of_claim, recall=_of_recall, permutation_p=_of_permutation, mcnemar_midp=_of_clips,
+           dict(share_reaching_claim=_of_claim, recall=_of_recall, accuracy_at=_of_intensity, permutation_p=_of_permutation, mcnemar_midp=_of_clips,
                 smallest_difference=_of_power, equivalence=_of_folds,
                 accuracy_difference=lambda runs, e: paired_difference(*_pair(runs, e))))
 DIGITS = {'percent': 2, 'points': 2, 'p': 6, 'probability': 4, '': 4}
-UNITS = ({m: 'percent' for m in (*METRICS, 'share_reaching_claim', 'recall', 'worst_actor', 'best_actor')} |
+UNITS = ({m: 'percent' for m in (*METRICS, 'share_reaching_claim', 'recall', 'accuracy_at', 'worst_actor', 'best_actor')} |
          {m: 'points' for m in ('accuracy_difference', 'smallest_difference')} | {'equivalence': 'probability'} |
          {m: 'p' for m in ('wilcoxon_p', 'sign_p', 'permutation_p', 'mcnemar_midp')})
 
