@@ -71,7 +71,7 @@ def plan(have: set,  # what is there of 'ravdess', 'samples'
     return run, skipped
 
 # %% ../nbs/14_cli.ipynb #1ed39488
-_MADE = ('notebooks', 'figures', 'pictures', 'results.json', 'predictions.parquet', 'run.json')
+_MADE = ('notebooks', 'figures', 'pictures', 'parts', 'results.json', 'predictions.parquet', 'claims.json', 'run.json')
 
 def open_folder(folder: Path, asked: dict,  # corpus, profile, seeds
                 keep: bool = False  # add to a report that is there
