@@ -9,13 +9,12 @@ __all__ = ['NETWORK', 'LATE', 'PUBLISHED', 'SETTINGS', 'TABLE', 'COLUMNS', 'CLAI
            'overlap_facts', 'make_ledger', 'numbers_in', 'unheld', 'claims_page', 'write_whole', 'write_ledger']
 
 # %% ../nbs/12c_claims.ipynb #5b33d4db
-import html, json, re
+import json, re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from .audit import CLAIM, Runs, entry_id, make_entry
 from .core import describe, label_names, parse_code, to_label
