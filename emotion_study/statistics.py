@@ -266,7 +266,7 @@ def plot_reliability(tables: dict,  # name -> what `reliability` returned
         ax.plot(t['confidence'], t['accuracy'], '-', lw=1.4, color=(colours or {}).get(name), label=f'{name}, ECE {ece(t):.3f}')
         ax.scatter(t['confidence'], t['accuracy'], s=120 * np.sqrt(t['n'] / t['n'].sum()), color=(colours or {}).get(name))
     ax.set(xlim=(0, 1), ylim=(0, 1.03), xlabel='confidence', ylabel='accuracy', title=title)
-    ax.legend(loc='upper left', frameon=False)
+    ax.legend(loc='lower right', frameon=False)
     return ax
 
 # %% ../nbs/11_statistics.ipynb #7c4555de
