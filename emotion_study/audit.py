@@ -57,7 +57,8 @@ def paired_difference(a: pd.DataFrame, b: pd.DataFrame,  # two runs that tested 
                       draws: int = 2000) -> dict:  # value, lo, hi of b - a in points
     "Difference in accuracy with an interval over actors, who are drawn alike for both runs."
     sides = [_per_seed(rows) for rows in (a, b)]
-    if set(a['actor']) != set(b['actor']): raise SettingError('runs that are compared must have tested the same actors')
+    if set(a['actor']) != set(b['actor']): raise SettingError('runs that are compared must have tested the same '
+                        'actors')
     def gap(W):
         first, second = (measures(np.einsum('ba,saij->bsij', W, C))['accuracy'].mean(1) for C in sides)
         return 100 * (second - first)
@@ -77,7 +78,8 @@ def _of_claim(runs, e):
 def _of_recall(runs, e):
     C = _per_seed(runs[e])
     k = label_names(int(e['classes'])).index(e['emotion'])
-    share = lambda W: 100 * (np.einsum('ba,sa->bs', W, C[:, :, k, k]) / np.einsum('ba,saj->bs', W, C[:, :, k])).mean(1)
+    share = lambda W: 100 * (np.einsum('ba,sa->bs', W, C[:, :, k, k]) / np.einsum('ba,saj->bs', W, C[:, :,
+        k])).mean(1)
     lo, hi = np.nanpercentile(share(bootstrap_weights(C.shape[1])), (2.5, 97.5))
     return dict(value=float(share(np.ones((1, C.shape[1])))[0]), lo=float(lo), hi=float(hi))
 
@@ -138,12 +140,15 @@ def _of_extremes(runs, e):
 # %% ../nbs/12b_audit.ipynb #fbaf8446
 DERIVED = ({m: _of_summary for m in METRICS} | {m: _of_agreement for m in ('kappa', 'mcc')} |
            {m: _of_calibration for m in ('ece', 'ece_tempered', 'brier')} |
-           {m: _of_extremes for m in ('worst_actor', 'best_actor')} | {m: _of_actors for m in ('wilcoxon_p', 'sign_p')} |
-           dict(share_reaching_claim=_of_claim, recall=_of_recall, accuracy_at=_of_group, permutation_p=_of_permutation, mcnemar_midp=_of_clips,
+           {m: _of_extremes for m in ('worst_actor', 'best_actor')} | {m: _of_actors for m in ('wilcoxon_p',
+               'sign_p')} |
+           dict(share_reaching_claim=_of_claim, recall=_of_recall, accuracy_at=_of_group,
+                permutation_p=_of_permutation, mcnemar_midp=_of_clips,
                 smallest_difference=_of_power, equivalence=_of_folds,
                 accuracy_difference=lambda runs, e: paired_difference(*_pair(runs, e))))
 DIGITS = {'percent': 2, 'points': 2, 'p': 6, 'probability': 4, '': 4}
-UNITS = ({m: 'percent' for m in (*METRICS, 'share_reaching_claim', 'recall', 'accuracy_at', 'worst_actor', 'best_actor')} |
+UNITS = ({m: 'percent' for m in (*METRICS, 'share_reaching_claim', 'recall', 'accuracy_at', 'worst_actor',
+                                 'best_actor')} |
          {m: 'points' for m in ('accuracy_difference', 'smallest_difference')} | {'equivalence': 'probability'} |
          {m: 'p' for m in ('wilcoxon_p', 'sign_p', 'permutation_p', 'mcnemar_midp')})
 
@@ -164,12 +169,14 @@ def make_entry(runs: Runs, metric: str,  # one of `DERIVED`
 
 def entry_id(metric: str, about: dict, against: dict = None, **more) -> str:
     "The id of an entry: its run, its metric, and what else it depends on."
-    tail = [metric, *map(str, more.values())] + (['against ' + '/'.join(str(against[k]) for k in RUN)] if against else [])
+    tail = [metric, *map(str,
+                         more.values())] + (['against ' + '/'.join(str(against[k]) for k in RUN)] if against else [])
     return '/'.join([*(str(about[k]) for k in RUN), *tail])
 
 def _sizes(rows):
     seeds = rows['seed'].nunique()
-    return dict(n=len(rows[rows['seed'] == rows['seed'].min()]), actors=int(rows['actor'].nunique()), seeds=int(seeds))
+    return dict(n=len(rows[rows['seed'] == rows['seed'].min()]), actors=int(rows['actor'].nunique()),
+                seeds=int(seeds))
 
 # %% ../nbs/12b_audit.ipynb #18ab6cd4
 def entry_faults(runs: Runs, e: dict) -> list:  # sentences
@@ -179,7 +186,9 @@ def entry_faults(runs: Runs, e: dict) -> list:  # sentences
     for key in ('value', 'lo', 'hi', 'n', 'actors', 'seeds'):
         if key not in e: continue
         says, is_ = e[key], found.get(key)
-        same = says is None and is_ is None or None not in (says, is_) and abs(says - is_) <= (half if key in ('value', 'lo', 'hi') else 0)
+        same = says is None and is_ is None or None not in (says,
+                                                            is_) and abs(says - is_) <= (half if key in ('value',
+                                                                'lo', 'hi') else 0)
         if not same: faults.append(f"{e['id']}: {key} is {says}, predictions say {is_}")
     if e['metric'] in METRICS and abs(runs.again(e)[e['metric']] - found['value']) > 1e-6:
         faults.append(f"{e['id']}: scikit-learn computes {runs.again(e)[e['metric']]}")
@@ -193,7 +202,8 @@ def by_sklearn(rows: pd.DataFrame) -> dict:  # percent, mean over seeds
     seeds, scores = rows['seed'].to_numpy(), []
     for s in np.unique(seeds):
         t, a = truth[seeds == s], answer[seeds == s]
-        precision, recall, f1, _ = precision_recall_fscore_support(t, a, labels=np.unique(t), average='macro', zero_division=0)
+        precision, recall, f1, _ = precision_recall_fscore_support(t, a, labels=np.unique(t), average='macro',
+                                                                   zero_division=0)
         scores.append((accuracy_score(t, a), recall, precision, f1))
     return dict(zip(('accuracy', 'uar', 'precision', 'f1'), 100 * np.mean(scores, axis=0)))
 
@@ -206,7 +216,8 @@ def check_results(runs: Runs, entries: list) -> tuple:  # faults, number derived
     for e in entries:
         if e['metric'] not in DERIVED:
             if e.get('outside'): outside.append((e['id'], e['outside']))
-            else: faults.append(f"{e['id']}: {e['metric']} can't be derived from predictions, and the entry doesn't say `outside`")
+            else: faults.append(f"{e['id']}: {e['metric']} can't be derived from predictions, and the entry doesn't "
+                                "say `outside`")
             continue
         if e.get('outside'): faults.append(f"{e['id']}: {e['metric']} can be derived, so it can't be `outside`")
         try: faults += entry_faults(runs, e)
@@ -227,13 +238,16 @@ def check_rows(table: pd.DataFrame) -> list:
     for r in labels.itertuples():
         try: code = describe(parse_code(r.clip))
         except CodeError: continue
-        if (code['actor'], code['emotion']) != (r.actor, r.emotion): faults.append(f'clip {r.clip} is labelled {r.emotion}, actor {r.actor}')
+        if (code['actor'], code['emotion']) != (r.actor, r.emotion): faults.append(f'clip {r.clip} is labelled '
+                        f'{r.emotion}, actor {r.actor}')
     twice = table.duplicated([*RUN, 'seed', 'clip'])
-    if twice.any(): faults.append(f"{int(twice.sum())} clip(s) answered twice in one run and seed, the first is {table['clip'][twice].iloc[0]}")
+    if twice.any(): faults.append(f"{int(twice.sum())} clip(s) answered twice in one run and seed, the first is "
+                                  f"{table['clip'][twice].iloc[0]}")
     return faults
 
 # %% ../nbs/12b_audit.ipynb #290d7eba
-def check_folds(table: pd.DataFrame, grid: pd.DataFrame = None  # all clips of the corpus with labels; None: those in the table
+def check_folds(table: pd.DataFrame,
+                grid: pd.DataFrame = None  # all clips of the corpus with labels; None: those in the table
                 ) -> tuple:  # faults, number of (protocol, classes, seed) whose folds were made again
     "Test folds against what each protocol promises."
     faults, again = [], 0
@@ -245,10 +259,12 @@ def check_folds(table: pd.DataFrame, grid: pd.DataFrame = None  # all clips of t
         if any(len(g) != len(first) for _, g in rows.groupby(['scope', 'model', 'modalities'])):
             faults.append(f'{where}: a run has not answered every test clip')
         if protocol in SPEAKER_DISJOINT: faults += [f'{where}: {f}' for f in _speaker_faults(protocol, first)]
-        try: made = {c: f.fold for f in make_folds(grid, protocol, int(classes), int(seed)) for c in grid['clip'].to_numpy()[f.test]}
+        try: made = {c: f.fold for f in make_folds(grid, protocol, int(classes),
+                                                   int(seed)) for c in grid['clip'].to_numpy()[f.test]}
         except ValueError as error: faults.append(f'{where}: {error}'); continue
         again += 1
-        if made != dict(zip(first['clip'], first['fold'])): faults.append(f'{where}: the test folds are not those of the protocol')
+        if made != dict(zip(first['clip'], first['fold'])): faults.append(f'{where}: the test folds are not those '
+                        'of the protocol')
     return faults, again
 
 # %% ../nbs/12b_audit.ipynb #7584e5fb
@@ -256,7 +272,8 @@ def _speaker_faults(protocol, rows):
     part = rows.assign(said=rows['clip'].map(_statement) if protocol == 'statement' else 0)
     many = part.groupby(['actor', 'said'])['fold'].nunique()
     faults = [f'actor {a} is tested in several folds' for a, _ in many[many > 1].index]
-    if protocol == 'loso' and (rows.groupby('fold')['actor'].nunique() > 1).any(): faults.append('a fold tests two speakers')
+    if protocol == 'loso' and (rows.groupby('fold')['actor'].nunique() > 1).any(): faults.append('a fold tests two '
+                        'speakers')
     return faults
 
 def _statement(clip):
@@ -277,7 +294,9 @@ def check_claims(claims: list, entries: list) -> list:  # faults
     for claim in claims:
         for f in claim.get('figures', []):
             if f['id'] not in known: faults.append(f"claim {claim['id']}: no result {f['id']}")
-            elif any(f[k] != known[f['id']][k] for k in ('value', 'lo', 'hi')): faults.append(f"claim {claim['id']}: {f['id']} differs from results.json")
+            elif any(f[k] != known[f['id']][k] for k in ('value', 'lo',
+                                                         'hi')): faults.append(f"claim {claim['id']}: {f['id']} "
+                        "differs from results.json")
     return faults
 
 # %% ../nbs/12b_audit.ipynb #2758668d
@@ -290,7 +309,8 @@ class Audit:
 
     def lines(self) -> list:
         "The findings as sentences."
-        return [f'{self.rows:,} predictions in {self.runs} runs; {self.folds} sets of folds made again from labels and seeds',
+        return [f'{self.rows:,} predictions in {self.runs} runs; {self.folds} sets of folds made again from labels '
+                'and seeds',
                 f'{self.derived} entries of results.json derived anew',
                 f'{len(self.outside)} entries that predictions can\'t tell: ' + ('none' if not self.outside else ''),
                 *(f'  {i}: {what}' for i, what in self.outside),
@@ -299,9 +319,11 @@ class Audit:
 # %% ../nbs/12b_audit.ipynb #2db254ed
 def _read(folder: Path, name: str):
     path = folder / name
-    if not path.is_file(): raise SettingError(f'{folder} holds no {name}: name the folder of a report, such as reports/ravdess')
+    if not path.is_file(): raise SettingError(f'{folder} holds no {name}: name the folder of a report, such as '
+                                              'reports/ravdess')
     try: return pd.read_parquet(path) if path.suffix == '.parquet' else json.loads(path.read_text(encoding='utf-8'))
-    except (ValueError, OSError) as error: raise SettingError(f'{path}: not readable ({type(error).__name__}); run the study again') from None
+    except (ValueError, OSError) as error: raise SettingError(f'{path}: not readable ({type(error).__name__}); run '
+                        'the study again') from None
 
 def audit_report(folder  # of a report: predictions.parquet, results.json, run.json
                  ) -> Audit:
@@ -313,5 +335,7 @@ def audit_report(folder  # of a report: predictions.parquet, results.json, run.j
     runs = Runs(table)
     faults, derived, outside = check_results(runs, entries)
     fold_faults, again = check_folds(table, label_table(table, whole=run.get('clips') == 1440))
-    claims = check_claims(_read(folder, 'claims.json')['claims'], entries) if (folder / 'claims.json').is_file() else []
-    return Audit(check_rows(table) + fold_faults + faults + claims, len(table), len(runs.rows), again, derived, outside)
+    claims = check_claims(_read(folder, 'claims.json')['claims'],
+                          entries) if (folder / 'claims.json').is_file() else []
+    return Audit(check_rows(table) + fold_faults + faults + claims, len(table), len(runs.rows), again, derived,
+                 outside)

@@ -63,7 +63,8 @@ class Ledger:
         claim.verdict, claim.why = verdict, why
         self.claims.append(claim)
 
-    def untestable(self, claim: Claim): self.judged(claim, 'cannot be tested here', 'the runs that it is about are not in this report')
+    def untestable(self, claim: Claim): self.judged(claim, 'cannot be tested here', 'the runs that it is about are '
+                        'not in this report')
 
 # %% ../nbs/12c_claims.ipynb #2386601f
 NETWORK, LATE = ('network', 'voice+face+words'), ('late', 'voice+face')
@@ -76,7 +77,8 @@ def claim_level(L: Ledger, metric: str):
     "The published level of a measure."
     level = PUBLISHED[metric]
     c = Claim(f'paper-{metric}', 'paper', f'{_NAMES[metric]} of {level} % on RAVDESS, seven classes',
-              f'the 95 % intervals of all runs lie below {level} %', 'mean over splits with bootstrap over actors, random splits and new speakers',
+              f'the 95 % intervals of all runs lie below {level} %', 'mean over splits with bootstrap over actors, '
+                        'random splits and new speakers',
               '02_published_claim.ipynb#Where-the-claim-falls')
     abouts = {p: [run(p, 7, s, *m) for s in scopes for m in (NETWORK, LATE) if L.has(run(p, 7, s, *m))]
               for p, scopes in dict(random=('actor', 'train'), actor=('train',)).items()}
@@ -86,16 +88,20 @@ def claim_level(L: Ledger, metric: str):
     reach = {p: [e for e in some if e['hi'] >= level] for p, some in found.items()}
     new = '; '.join(_named(e) for e in found['actor'])
     if reach['actor']: return L.judged(c, 'holds', f"for new speakers too: {_named(reach['actor'][0])}")
-    if not reach['random']: return L.judged(c, 'fails', f"no interval reaches it, not even on random splits; new speakers: {new}")
+    if not reach['random']: return L.judged(c, 'fails', f"no interval reaches it, not even on random splits; new "
+                                                        f"speakers: {new}")
     scopes = sorted({e['scope'] for e in reach['random']})
     L.judged(c, f"holds only under random splits, scope {' and '.join(scopes)}",
-             f"test speakers were heard in training; it is reached by {'; '.join(_named(e) for e in reach['random'])}. New speakers: {new}")
+             f"test speakers were heard in training; it is reached by "
+             f"{'; '.join(_named(e) for e in reach['random'])}. New speakers: {new}")
 
 # %% ../nbs/12c_claims.ipynb #20e119f8
 def claim_even(L: Ledger):
     "Equal recall over emotions."
-    c = Claim('paper-consistent', 'paper', 'consistent performance over anger, disgust, fear, happiness, sadness, surprise and neutral',
-              'the interval of the lowest recall lies below the interval of the highest', 'recall by emotion with bootstrap over actors',
+    c = Claim('paper-consistent', 'paper', 'consistent performance over anger, disgust, fear, happiness, sadness, '
+                                           'surprise and neutral',
+              'the interval of the lowest recall lies below the interval of the highest', 'recall by emotion with '
+                        'bootstrap over actors',
               '10_claims_ledger.ipynb#Consistent-over-emotions')
     abouts = [a for a in (run('random', 7, 'actor', *NETWORK), run('actor', 7, 'train', *NETWORK)) if L.has(a)]
     if not abouts: return L.untestable(c)
@@ -103,18 +109,21 @@ def claim_even(L: Ledger):
     for a in abouts:
         found = {n: L.figure(c, 'recall', a, emotion=n) for n in label_names(7)}
         low, high = (pick(found, key=lambda n: found[n]['value']) for pick in (min, max))
-        told[a['protocol']] = (found[low]['hi'] >= found[high]['lo'], f"{a['protocol']}: {low} {found[low]['value']:.1f} %, {high} {found[high]['value']:.1f} %")
+        told[a['protocol']] = (found[low]['hi'] >= found[high]['lo'], f"{a['protocol']}: {low} "
+                        f"{found[low]['value']:.1f} %, {high} {found[high]['value']:.1f} %")
     even = [p for p, (same, _) in told.items() if same]
     verdict = 'holds' if len(even) == len(told) else f"holds only under {even[0]} splits" if even else 'fails'
     L.judged(c, verdict, '; '.join(t for _, t in told.values()))
 
 # %% ../nbs/12c_claims.ipynb #cdef502e
-SETTINGS = {'random splits, 7 classes, scope actor': ('random', 7, 'actor'), 'new speakers, 7 classes, scope train': ('actor', 7, 'train'),
+SETTINGS = {'random splits, 7 classes, scope actor': ('random', 7, 'actor'),
+            'new speakers, 7 classes, scope train': ('actor', 7, 'train'),
             'new speakers, 8 classes, scope train': ('actor', 8, 'train')}
 
 def claim_gain(L: Ledger, c: Claim, without: tuple, with_: tuple):  # (model, channels) each
     "That one run is better than another, under several settings."
-    pairs = {n: (run(*s, *without), run(*s, *with_)) for n, s in SETTINGS.items() if L.has(run(*s, *without), run(*s, *with_))}
+    pairs = {n: (run(*s, *without), run(*s, *with_)) for n, s in SETTINGS.items() if L.has(run(*s, *without), run(*s,
+        *with_))}
     if not pairs: return L.untestable(c)
     up, down, told = [], [], []
     for name, (a, b) in pairs.items():
@@ -123,7 +132,8 @@ def claim_gain(L: Ledger, c: Claim, without: tuple, with_: tuple):  # (model, ch
         L.figure(c, 'mcnemar_midp', b, a)
         if d['lo'] > 0: up.append(name)
         if d['hi'] < 0: down.append(name)
-        told.append(f"{name}: {d['value']:+.2f} points ({d['lo']:+.2f} to {d['hi']:+.2f}), Wilcoxon p {p:.3g}, {small:.1f} points could be resolved"
+        told.append(f"{name}: {d['value']:+.2f} points ({d['lo']:+.2f} to {d['hi']:+.2f}), Wilcoxon p {p:.3g}, "
+                    f"{small:.1f} points could be resolved"
                     + (f', within a point of each other with probability {same:.2f}' if same is not None else ''))
     verdict = 'holds' if len(up) == len(pairs) else f"holds only under {'; '.join(up)}" if up else 'fails'
     if down: verdict += f" (it is worse under {'; '.join(down)})"
@@ -132,14 +142,17 @@ def claim_gain(L: Ledger, c: Claim, without: tuple, with_: tuple):  # (model, ch
 # %% ../nbs/12c_claims.ipynb #dcc86180
 def claim_text(L: Ledger):
     "That words help."
-    c = Claim('paper-text', 'paper', 'text adds to voice and face', 'the interval of the difference does not lie above zero',
-              'late fusion with and without words: paired difference over actors, Wilcoxon, McNemar, Bayesian correlated t',
+    c = Claim('paper-text', 'paper', 'text adds to voice and face', 'the interval of the difference does not lie '
+                        'above zero',
+              'late fusion with and without words: paired difference over actors, Wilcoxon, McNemar, Bayesian '
+              'correlated t',
               '10_claims_ledger.ipynb#Does-text-help,-does-the-network')
     claim_gain(L, c, LATE, ('late', 'voice+face+words'))
 
 def claim_network(L: Ledger):
     "That gating and attention help."
-    c = Claim('paper-gating', 'paper', 'gating and attention improve on plain fusion', 'the interval of the difference does not lie above zero',
+    c = Claim('paper-gating', 'paper', 'gating and attention improve on plain fusion', 'the interval of the '
+                        'difference does not lie above zero',
               'the gated network against late fusion of the same channels: paired difference over actors', '10_claims_ledger.ipynb#Does-text-help,-does-the-network')
     claim_gain(L, c, ('late', 'voice+face+words'), NETWORK)
 
@@ -151,35 +164,44 @@ def wilson(k: int, n: int) -> tuple:  # percent
 
 def claim_verified(L: Ledger):
     "That results were statistically verified."
-    c = Claim('paper-verified', 'paper', 'the predictions were statistically verified', 'no test, interval or split is given', 'what one hold-out figure can say, and our own run against shuffles',
+    c = Claim('paper-verified', 'paper', 'the predictions were statistically verified', 'no test, interval or split '
+                        'is given', 'what one hold-out figure can say, and our own run against shuffles',
               '10_claims_ledger.ipynb#All-variants-at-once')
     about = run('random', 7, 'actor', *NETWORK)
     if L.has(about): L.figure(c, 'permutation_p', about)
     lo, hi = wilson(279, 288)
-    L.judged(c, 'cannot be tested here', f'the paper names no test and publishes neither predictions nor split; 279 of 288 as independent clips would be {lo} to {hi} %, and its clips are not independent')
+    L.judged(c, 'cannot be tested here', f'the paper names no test and publishes neither predictions nor split; 279 '
+                                         f'of 288 as independent clips would be {lo} to {hi} %, and its clips are '
+                                         'not independent')
 
 # %% ../nbs/12c_claims.ipynb #4fe6fa30
 def claim_robust(L: Ledger):
     "That the model is robust."
-    c = Claim('paper-robust', 'paper', 'the framework is robust', 'accuracy falls when test speakers are new', 'the same model, new speakers against random splits; the worst actor',
+    c = Claim('paper-robust', 'paper', 'the framework is robust', 'accuracy falls when test speakers are new',
+              'the same model, new speakers against random splits; the worst actor',
               '08_leakage_audit.ipynb#The-price-of-each-shortcut')
     falls, told = [], []
     for model in (NETWORK, LATE):
         a, b = run('random', 7, 'train', *model), run('actor', 7, 'train', *model)
         if not L.has(a, b): continue
-        d, worst, best = L.figure(c, 'accuracy_difference', b, a), L.figure(c, 'worst_actor', b), L.figure(c, 'best_actor', b)
+        d, worst, best = L.figure(c, 'accuracy_difference', b, a), L.figure(c, 'worst_actor', b), L.figure(c,
+            'best_actor', b)
         falls.append(d['hi'] < 0)
-        told.append(f"{model[0]}: {d['value']:+.1f} points ({d['lo']:+.1f} to {d['hi']:+.1f}) from random splits to new speakers; actors between {worst['value']:.1f} and {best['value']:.1f} %")
+        told.append(f"{model[0]}: {d['value']:+.1f} points ({d['lo']:+.1f} to {d['hi']:+.1f}) from random splits to "
+                    f"new speakers; actors between {worst['value']:.1f} and {best['value']:.1f} %")
     if not falls: return L.untestable(c)
-    L.judged(c, 'fails' if all(falls) else 'holds only under random splits' if any(falls) else 'holds', '; '.join(told))
+    L.judged(c, 'fails' if all(falls) else 'holds only under random splits' if any(falls) else 'holds',
+             '; '.join(told))
 
 # %% ../nbs/12c_claims.ipynb #29af518f
-TABLE = [('random', 7, 'actor'), ('random', 7, 'train'), ('actor', 7, 'actor'), ('actor', 7, 'train'), ('actor', 8, 'actor'), ('actor', 8, 'train')]
+TABLE = [('random', 7, 'actor'), ('random', 7, 'train'), ('actor', 7, 'actor'), ('actor', 7, 'train'), ('actor', 8,
+    'actor'), ('actor', 8, 'train')]
 COLUMNS = [('late', 'voice'), ('late', 'face'), LATE, NETWORK]
 
 def readme_table(L: Ledger):
     "The table of accuracies."
-    c = Claim('readme-table', 'README', 'the table of accuracies with intervals over actors', 'a figure differs from what the predictions say',
+    c = Claim('readme-table', 'README', 'the table of accuracies with intervals over actors', 'a figure differs '
+                        'from what the predictions say',
               'each is derived anew by `emotion-study audit`', '03_new_speakers.ipynb#Results')
     abouts = [run(*s, *m) for s in TABLE for m in COLUMNS]
     if not L.has(*abouts): return L.untestable(c)
@@ -188,68 +210,87 @@ def readme_table(L: Ledger):
 
 def readme_splits(L: Ledger):
     "That one split is a draw from a wide distribution."
-    c = Claim('readme-splits', 'README', 'over random splits the network stays below the published figure, and one split is a draw from a wide distribution',
+    c = Claim('readme-splits', 'README', 'over random splits the network stays below the published figure, and one '
+                                         'split is a draw from a wide distribution',
               'every split of the network reaches 96.88 %', 'share of splits at or above', '02_published_claim.ipynb#Where-the-claim-falls')
     abouts = [run('random', 7, 'actor', *m) for m in (NETWORK, LATE)]
     if not L.has(*abouts): return L.untestable(c)
     shares = [L.figure(c, 'share_reaching_claim', a) for a in abouts]
     means = [L.figure(c, 'accuracy', a) for a in abouts]
-    L.judged(c, 'holds' if shares[0]['value'] < 100 else 'fails', '; '.join(f"{_named(m)}, reached on {s['value']:.0f} % of {s['n']} splits" for m, s in zip(means, shares)))
+    L.judged(c, 'holds' if shares[0]['value'] < 100 else 'fails', '; '.join(f"{_named(m)}, reached on "
+                        f"{s['value']:.0f} % of {s['n']} splits" for m, s in zip(means, shares)))
 
 # %% ../nbs/12c_claims.ipynb #adbbb377
 def readme_words(L: Ledger):
     "That words alone stay at chance."
-    c = Claim('readme-words', 'README', 'words alone stay at the share of the largest class', 'the interval does not contain that share',
+    c = Claim('readme-words', 'README', 'words alone stay at the share of the largest class', 'the interval does '
+                        'not contain that share',
               'accuracy of words alone for new speakers, 8 classes', '03_new_speakers.ipynb#Results')
     about = run('actor', 8, 'train', 'late', 'words')
     if not L.has(about): return L.untestable(c)
     e, rows = L.figure(c, 'accuracy', about), L.runs[about]
     largest = 100 * rows['emotion'].value_counts(normalize=True).max()
     ok = e['lo'] - .01 <= largest <= e['hi'] + .01
-    L.judged(c, 'holds' if ok else 'fails', f"{e['value']:.1f} % ({e['lo']:.1f} to {e['hi']:.1f}); the largest class makes up {largest:.1f} %")
+    L.judged(c, 'holds' if ok else 'fails', f"{e['value']:.1f} % ({e['lo']:.1f} to {e['hi']:.1f}); the largest "
+                                            f"class makes up {largest:.1f} %")
 
 def readme_late(L: Ledger):
     "That the network does not beat late fusion."
-    c = Claim('readme-late', 'README', 'the network does not beat plain late fusion of voice and face', 'the interval of the difference lies above zero in some setting',
+    c = Claim('readme-late', 'README', 'the network does not beat plain late fusion of voice and face',
+              'the interval of the difference lies above zero in some setting',
               'paired difference over actors', '10_claims_ledger.ipynb#Does-text-help,-does-the-network')
-    pairs = [(run(*s, *LATE), run(*s, *NETWORK)) for s in SETTINGS.values() if L.has(run(*s, *LATE), run(*s, *NETWORK))]
+    pairs = [(run(*s, *LATE), run(*s, *NETWORK)) for s in SETTINGS.values() if L.has(run(*s, *LATE), run(*s,
+        *NETWORK))]
     if not pairs: return L.untestable(c)
     found = [L.figure(c, 'accuracy_difference', b, a) for a, b in pairs]
     beats = [e for e in found if e['lo'] > 0]
-    L.judged(c, 'fails' if beats else 'holds', '; '.join(f"{e['protocol']}, {e['classes']} classes: {e['value']:+.2f} ({e['lo']:+.2f} to {e['hi']:+.2f})" for e in found))
+    L.judged(c, 'fails' if beats else 'holds', '; '.join(f"{e['protocol']}, {e['classes']} classes: "
+                                                         f"{e['value']:+.2f} ({e['lo']:+.2f} to {e['hi']:+.2f})" for e in found))
 
 # %% ../nbs/12c_claims.ipynb #fae68dde
 def readme_leaks(L: Ledger):
     "That sharing speakers is the dearest shortcut."
-    c = Claim('readme-speakers', 'README', 'the step from random splits to new speakers costs more than the choice of fusion model', 'the difference between protocols is not larger than that between models',
+    c = Claim('readme-speakers', 'README', 'the step from random splits to new speakers costs more than the choice '
+                                           'of fusion model', 'the difference between protocols is not larger than '
+                        'that between models',
               'both differences over the same actors', '08_leakage_audit.ipynb#The-price-of-each-shortcut')
-    a, b, other = run('random', 7, 'train', *LATE), run('actor', 7, 'train', *LATE), run('actor', 7, 'train', *NETWORK)
+    a, b, other = run('random', 7, 'train', *LATE), run('actor', 7, 'train', *LATE), run('actor', 7, 'train',
+        *NETWORK)
     if not L.has(a, b, other): return L.untestable(c)
     step, choice = L.figure(c, 'accuracy_difference', b, a), L.figure(c, 'accuracy_difference', other, b)
     bigger = abs(step['value']) > abs(choice['value']) and step['hi'] < 0
-    L.judged(c, 'holds' if bigger else 'fails', f"{step['value']:+.1f} points ({step['lo']:+.1f} to {step['hi']:+.1f}) against {choice['value']:+.1f} ({choice['lo']:+.1f} to {choice['hi']:+.1f})")
+    L.judged(c, 'holds' if bigger else 'fails', f"{step['value']:+.1f} points ({step['lo']:+.1f} to "
+                                                f"{step['hi']:+.1f}) against {choice['value']:+.1f} "
+                                                f"({choice['lo']:+.1f} to {choice['hi']:+.1f})")
 
-CLAIMS = [lambda L, m=m: claim_level(L, m) for m in PUBLISHED] + [claim_even, claim_text, claim_network, claim_verified, claim_robust,
+CLAIMS = [lambda L, m=m: claim_level(L, m) for m in PUBLISHED] + [claim_even, claim_text, claim_network,
+                                                                  claim_verified, claim_robust,
           readme_table, readme_splits, readme_words, readme_late, readme_leaks]
 
 # %% ../nbs/12c_claims.ipynb #b9c13c47
 def corpus_facts(runs: Runs, record: dict = None  # run.json
                  ) -> dict:  # name -> number or text
     "What can be counted in a predictions table."
-    table = pd.concat([g[['protocol', 'seed', 'fold', 'clip', 'actor', 'emotion']] for g in runs.rows.values()]).drop_duplicates()
+    table = pd.concat([g[['protocol', 'seed', 'fold', 'clip', 'actor',
+                          'emotion']] for g in runs.rows.values()]).drop_duplicates()
     clips = table.drop_duplicates('clip')
     codes = pd.DataFrame([describe(parse_code(c)) for c in sorted(clips['clip'])])
     counts = clips['emotion'].value_counts()
-    facts = dict(clips=len(clips), actors=int(clips['actor'].nunique()), men=int((codes.drop_duplicates('actor').sex == 'male').sum()),
+    facts = dict(clips=len(clips), actors=int(clips['actor'].nunique()),
+                 men=int((codes.drop_duplicates('actor').sex == 'male').sum()),
                  women=int((codes.drop_duplicates('actor').sex == 'female').sum()), emotions=len(counts), classes_as_published=7,
-                 largest_class=int(counts.max()), largest_class_percent=round(100 * float(counts.max()) / len(clips), 1), smallest_class=int(counts.min()),
-                 largest_of_seven_percent=round(100 * float(clips['emotion'].map(lambda e: to_label(e, 7)).value_counts(normalize=True).max()), 1),
+                 largest_class=int(counts.max()), largest_class_percent=round(100 * float(counts.max()) / len(clips),
+                     1), smallest_class=int(counts.min()),
+                 largest_of_seven_percent=round(100 * float(clips['emotion'].map(lambda e: to_label(e,
+                     7)).value_counts(normalize=True).max()), 1),
                  clips_per_actor=int(clips.groupby('actor').size().median()), runs=len(runs.rows), predictions=sum(map(len, runs.rows.values())),
                  sentences=int(codes.statement.nunique()), level_percent=95, hold_out_percent=20, claimed_right=279, claimed_of=288)
     for protocol, g in table.groupby('protocol'):
-        facts |= {f'{protocol}_seeds': int(g['seed'].nunique()), f'{protocol}_folds': int(g.groupby('seed')['fold'].nunique().max()),
+        facts |= {f'{protocol}_seeds': int(g['seed'].nunique()),
+                  f'{protocol}_folds': int(g.groupby('seed')['fold'].nunique().max()),
                   f'{protocol}_test_clips': int(g.groupby('seed')['clip'].nunique().median())}
-    facts |= {f'published_{m}': v for m, v in PUBLISHED.items()} | dict(zip(('wilson_lo', 'wilson_hi'), wilson(279, 288)))
+    facts |= {f'published_{m}': v for m, v in PUBLISHED.items()} | dict(zip(('wilson_lo', 'wilson_hi'), wilson(279,
+        288)))
     return facts | {k: record[k] for k in ('corpus', 'profile', 'synthetic') if k in (record or {})}
 
 # %% ../nbs/12c_claims.ipynb #2c03d960
@@ -261,7 +302,8 @@ def overlap_facts(runs: Runs) -> dict:
     for protocol in ('random', 'actor'):
         folds = make_folds(grid, protocol, 7, 0)
         seen = lambda column: 100 * float(np.mean(np.concatenate([column.iloc[f.test].isin(column.iloc[f.fit]) for f in folds])))
-        facts |= {f'{protocol}_speaker_seen_percent': round(seen(grid['actor']), 1), f'{protocol}_other_take_seen_percent': round(seen(key), 1)}
+        facts |= {f'{protocol}_speaker_seen_percent': round(seen(grid['actor']), 1),
+                  f'{protocol}_other_take_seen_percent': round(seen(key), 1)}
     return facts
 
 # %% ../nbs/12c_claims.ipynb #aaa099ef
@@ -276,7 +318,8 @@ def make_ledger(folder  # of a report
     return dict(facts=facts, claims=[asdict(c) for c in L.claims]), list(L.made.values())
 
 # %% ../nbs/12c_claims.ipynb #7ac8aaab
-_NO_CLAIM = [r'```.*?```', r'`[^`]*`', r'\[[^\]]*\]\([^)]*\)', r'\*PLoS ONE\*[^,;)]*', r'\b(?:19|20)\d\d\b', r'(?:Apache|CC BY[A-Z-]*|Python) \d[\d.]*', r'\b(?:actor|number) \d+\b', r'https?://\S+']
+_NO_CLAIM = [r'```.*?```', r'`[^`]*`', r'\[[^\]]*\]\([^)]*\)', r'\*PLoS ONE\*[^,;)]*', r'\b(?:19|20)\d\d\b',
+             r'(?:Apache|CC BY[A-Z-]*|Python) \d[\d.]*', r'\b(?:actor|number) \d+\b', r'https?://\S+']
 
 def numbers_in(text: str) -> list:  # as written
     "The numbers that a text quotes."
@@ -285,7 +328,8 @@ def numbers_in(text: str) -> list:  # as written
 
 def unheld(text: str, ledger: dict) -> list:  # numbers as written
     "Numbers of a text that are neither a figure nor a fact of the ledger."
-    held = [f[k] for c in ledger['claims'] for f in c['figures'] for k in ('value', 'lo', 'hi', 'n') if f.get(k) is not None]
+    held = [f[k] for c in ledger['claims'] for f in c['figures'] for k in ('value', 'lo', 'hi',
+        'n') if f.get(k) is not None]
     held += [v for v in ledger['facts'].values() if isinstance(v, (int, float)) and not isinstance(v, bool)]
     def same(written):
         digits = len(written.partition('.')[2])

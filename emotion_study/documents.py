@@ -14,6 +14,7 @@ import pandas as pd
 
 from .claims import LATE, NETWORK, run, write_whole
 from .core import ROOT
+from .people import LISTENERS
 
 # %% ../nbs/12d_documents.ipynb #8f3d6bfd
 def document_facts(folder  # of a report, with claims.json
@@ -25,10 +26,14 @@ def document_facts(folder  # of a report, with claims.json
     entries = {e['id']: e for e in read('results.json')}
     packages = record.get('provenance', {}).get('packages', {})
     return ledger['facts'] | dict(
-        entries=entries, verdicts={c['id']: c['verdict'] for c in ledger['claims']}, code=record.get('provenance', {}).get('code', 'not recorded'),
-        python=record.get('provenance', {}).get('python', 'not recorded'), packages=', '.join(f'{k} {v}' for k, v in sorted(packages.items())),
-        same=checked.get('same_recordings', []), stereo=len(checked.get('problems', {}).get('stereo', [])), rates=checked.get('rates', {}),
-        seconds=checked.get('seconds', {}), audited=bool(checked), derived=len([e for e in entries.values() if not e.get('outside')]))
+        entries=entries, verdicts={c['id']: c['verdict'] for c in ledger['claims']}, code=record.get('provenance',
+            {}).get('code', 'not recorded'),
+        python=record.get('provenance', {}).get('python', 'not recorded'), packages=', '.join(f'{k} {v}' for k,
+            v in sorted(packages.items())),
+        same=checked.get('same_recordings', []), stereo=len(checked.get('problems', {}).get('stereo',
+            [])), rates=checked.get('rates', {}),
+        seconds=checked.get('seconds',
+                            {}), audited=bool(checked), derived=len([e for e in entries.values() if not e.get('outside')]))
 
 # %% ../nbs/12d_documents.ipynb #ed2077dc
 def figure_text(facts: dict, metric: str, about: dict, *more) -> str:
@@ -48,32 +53,75 @@ def leakage_sheet(f: dict) -> list:  # (question, answer)
     "The model info sheet."
     same = '; '.join(' = '.join(group) for group in f['same']) or 'none found' if f['audited'] else 'not audited in this run'
     return [
-        ('L1.1 Is the test set apart from training in all steps?', f"Yes. Folds are checked when made (`protocols.check_fold`), labels are sealed (`SealedLabels`); `emotion-study audit` makes all folds again from labels and seeds and compares {f['predictions']:,} predictions in {f['runs']} runs."),
-        ('L1.2 Is preprocessing fitted on training clips only?', f"In scope `train`, yes, and `normalise` raises otherwise. A scaler fitted on all clips would change accuracy by {price(f, 'scaler on all')}. In scope `actor` each speaker is standardised by their own unlabelled clips; this is stated with every figure."),
-        ('L1.3 Are features selected on training clips only?', f"Nothing selects columns in the reported models. The list of features was settled in trials on these clips; selecting 100 columns with all labels would add {price(f, 'columns by all')}."),
-        ('L1.4 Are there duplicates between training and test?', f"Identical recordings under two codes: {same}. On random splits {f['random_other_take_seen_percent']} % of test clips have their other take in training, on speaker splits {f['actor_other_take_seen_percent']} %."),
-        ('L2 Are all features legitimate?', 'Voice and face columns are measured from the clip. Words are the script of the corpus, the same two sentences for every emotion. File names, which state the label, are never an input.'),
+        ('L1.1 Is the test set apart from training in all steps?', f"Yes. Folds are checked when made "
+                        f"(`protocols.check_fold`), labels are sealed (`SealedLabels`); `emotion-study audit` makes "
+                        f"all folds again from labels and seeds and compares {f['predictions']:,} predictions in "
+                        f"{f['runs']} runs."),
+        ('L1.2 Is preprocessing fitted on training clips only?', f"In scope `train`, yes, and `normalise` raises "
+                        f"otherwise. A scaler fitted on all clips would change accuracy by "
+                        f"{price(f, 'scaler on all')}. In scope `actor` each speaker is standardised by their own "
+                        "unlabelled clips; this is stated with every figure."),
+        ('L1.3 Are features selected on training clips only?', f"Nothing selects columns in the reported models. "
+                        f"The list of features was settled in trials on these clips; selecting 100 columns with all "
+                        f"labels would add {price(f, 'columns by all')}."),
+        ('L1.4 Are there duplicates between training and test?', f"Identical recordings under two codes: {same}. On "
+                        f"random splits {f['random_other_take_seen_percent']} % of test clips have their other take "
+                        f"in training, on speaker splits {f['actor_other_take_seen_percent']} %."),
+        ('L2 Are all features legitimate?', 'Voice and face columns are measured from the clip. Words are the '
+                                            'script of the corpus, the same two sentences for every emotion. File '
+                                            'names, which state the label, are never an input.'),
         ('L3.1 Is any test clip older than training?', 'Time plays no part: the corpus was recorded once.'),
-        ('L3.2 Are test and training clips independent?', f"On random splits not: {f['random_speaker_seen_percent']} % of test clips have their speaker in training. On speaker splits {f['actor_speaker_seen_percent']} %. All intervals draw actors, not clips."),
-        ('L3.3 Is the test distribution the one of interest?', f"No. {f['actors']} professional actors, {f['sentences']} sentences, acted emotion, one studio, North American English. No figure here speaks of emotion in life."),
-        ('Is the test set used for choices?', f"Constants and epochs are chosen on validation clips of each fold. Choosing a constant on test clips would add {price(f, 'C by test')}, an epoch {price(f, 'epoch by test')}. Architecture and features were settled on folds of the same corpus before the full run, so all figures may be somewhat optimistic.")]
+        ('L3.2 Are test and training clips independent?', f"On random splits not: "
+                                                          f"{f['random_speaker_seen_percent']} % of test clips have "
+                                                          f"their speaker in training. On speaker splits "
+                                                          f"{f['actor_speaker_seen_percent']} %. All intervals draw "
+                                                          "actors, not clips."),
+        ('L3.3 Is the test distribution the one of interest?', f"No. {f['actors']} professional actors, "
+                        f"{f['sentences']} sentences, acted emotion, one studio, North American English. No figure "
+                        "here speaks of emotion in life."),
+        ('Is the test set used for choices?', f"Constants and epochs are chosen on validation clips of each fold. "
+                                              f"Choosing a constant on test clips would add "
+                                              f"{price(f, 'C by test')}, an epoch {price(f, 'epoch by test')}. "
+                                              "Architecture and features were settled on folds of the same corpus "
+                                              "before the full run, so all figures may be somewhat optimistic.")]
 
 # %% ../nbs/12d_documents.ipynb #01c86706
 def reforms(f: dict) -> list:  # (item, answer)
     "The REFORMS checklist by its eight modules."
-    verdicts = pd.Series({k: v.split(' (')[0].split(' only')[0] for k, v in f['verdicts'].items()}).value_counts()
+    short = lambda v: 'holds only under conditions' if v.startswith('holds only') else v.split(' (')[0]
+    verdicts = pd.Series([short(v) for v in f['verdicts'].values()], dtype=object).value_counts()
     return [
-        ('1 Study goals: population and claim', f"Population: actors like the {f['actors']} of RAVDESS. Claims: {len(f['verdicts'])}, each with what would refute it, in the ledger ({', '.join(f'{n} {v}' for v, n in verdicts.items())})."),
-        ('1 Why these methods', 'Plain experts and a gated attention network on the same columns, so that the network has to earn its keep.'),
-        ('2 Computational reproducibility', f"One lock file with hashes, fixed seeds, code digest {f['code']}, Python {f['python']}; {f['packages']}. Every prediction is shipped."),
-        ('3 Data quality: source and size', f"{f['corpus']}, {f['clips']:,} clips of {f['actors']} actors ({f['women']} women, {f['men']} men), {f['clips_per_actor']} clips each." + (' SYNTHETIC: sampled from a statistical model.' if f.get('synthetic') else '')),
-        ('3 Data quality: outcome', f"{f['emotions']} acted emotions; classes hold {f['smallest_class']} to {f['largest_class']} clips. The label is what was asked of the actor, not what anybody felt or heard."),
-        ('3 Data quality: missing data', f"{1440 - f['clips']} of 1,440 clips missing. Missing values become the column's mean; each channel of each clip has a validity flag."),
-        ('4 Preprocessing', 'Columns standardised in the stated scope, clipped at five deviations; nothing resampled, nothing augmented.'),
-        ('5 Modelling: selection and baselines', f"Largest class: {f['largest_class_percent']} % of eight, {f['largest_of_seven_percent']} % of seven. Baselines: linear, RBF-SVM, shrinkage LDA and their late fusion; constants chosen inside folds."),
+        ('1 Study goals: population and claim', f"Population: actors like the {f['actors']} of RAVDESS. Claims: "
+                                                f"{len(f['verdicts'])}, each with what would refute it, in the "
+                                                f"ledger ({', '.join(f'{n} {v}' for v, n in verdicts.items())})."),
+        ('1 Why these methods', 'Plain experts and a gated attention network on the same columns, so that the '
+                                'network has to earn its keep.'),
+        ('2 Computational reproducibility', f"One lock file with hashes, fixed seeds, code digest {f['code']}, "
+                                            f"Python {f['python']}; {f['packages']}. Every prediction is shipped."),
+        ('3 Data quality: source and size', f"{f['corpus']}, {f['clips']:,} clips of {f['actors']} actors "
+                                            f"({f['women']} women, {f['men']} men), {f['clips_per_actor']} clips "
+                                            "each." + (' SYNTHETIC: sampled from a statistical model.' if f.get('synthetic') else '')),
+        ('3 Data quality: outcome', f"{f['emotions']} acted emotions; classes hold {f['smallest_class']} to "
+                                    f"{f['largest_class']} clips. The label is what was asked of the actor, not "
+                                    "what anybody felt or heard."),
+        ('3 Data quality: missing data', f"{1440 - f['clips']} of 1,440 clips missing. Missing values become the "
+                                         "column's mean; each channel of each clip has a validity flag."),
+        ('4 Preprocessing', 'Columns standardised in the stated scope, clipped at five deviations; nothing '
+                            'resampled, nothing augmented.'),
+        ('5 Modelling: selection and baselines', f"Largest class: {f['largest_class_percent']} % of eight, "
+                                                 f"{f['largest_of_seven_percent']} % of seven. Baselines: linear, "
+                                                 "RBF-SVM, shrinkage LDA and their late fusion; constants chosen "
+                                                 "inside folds."),
         ('6 Leakage', 'See the leakage sheet.'),
-        ('7 Metrics and uncertainty', f"Accuracy, UAR, macro precision and F1, calibration; {f['level_percent']} % intervals by bootstrap over {f['actors']} actors; paired tests over actors with Holm; {f['derived']} figures derivable from predictions."),
-        ('8 Generalisability', f"New speakers (8 classes, scope train): late fusion {figure_text(f, 'accuracy', run('actor', 8, 'train', *LATE))}, network {figure_text(f, 'accuracy', run('actor', 8, 'train', *NETWORK))}. Another sentence, new speakers: {figure_text(f, 'accuracy', run('statement', 7, 'train', 'lda', 'voice+face'))} (LDA, 7 classes). Another corpus: not tried.")]
+        ('7 Metrics and uncertainty', f"Accuracy, UAR, macro precision and F1, calibration; {f['level_percent']} % "
+                                      f"intervals by bootstrap over {f['actors']} actors; paired tests over actors "
+                                      f"with Holm; {f['derived']} figures derivable from predictions."),
+        ('8 Generalisability', f"New speakers (8 classes, scope train): late fusion "
+                               f"{figure_text(f, 'accuracy', run('actor', 8, 'train', *LATE))}, network "
+                               f"{figure_text(f, 'accuracy', run('actor', 8, 'train', *NETWORK))}. Another "
+                               f"sentence, new speakers: "
+                               f"{figure_text(f, 'accuracy', run('statement', 7, 'train', 'lda', 'voice+face'))} "
+                               "(LDA, 7 classes). Another corpus: not tried.")]
 
 # %% ../nbs/12d_documents.ipynb #cdc98a1d
 GROUPS = {'sex': ('female', 'male'), 'intensity': ('normal', 'strong'), 'statement': (1, 2)}
@@ -81,29 +129,46 @@ GROUPS = {'sex': ('female', 'male'), 'intensity': ('normal', 'strong'), 'stateme
 def model_card(f: dict) -> list:
     "The model card of the two models that README quotes."
     new = {m[0]: run('actor', 8, 'train', *m) for m in (LATE, NETWORK)}
-    by = lambda about: '; '.join(f"{v}: {figure_text(f, 'accuracy_at', about, str(v))}" for what, vs in GROUPS.items() for v in vs)
-    return [('Models', 'Late fusion of linear, RBF-SVM and LDA experts on voice and face; a network with family tokens, cross-modal attention and gates on voice, face and words.'),
-            ('Intended use', 'Research into how such figures come about; teaching. It names the emotion that a RAVDESS actor was asked to act.'),
-            ('Not for', 'Judging what anybody feels: hiring, teaching, policing, care. The EU AI Act (2024, article 5) forbids emotion recognition at work and in education save for medical or safety reasons.'),
+    by = lambda about: '; '.join(f"{what} {v}: {figure_text(f, 'accuracy_at', about, str(v))}" for what,
+                                 vs in GROUPS.items() for v in vs)
+    return [('Models', 'Late fusion of linear, RBF-SVM and LDA experts on voice and face; a network with family '
+                       'tokens, cross-modal attention and gates on voice, face and words.'),
+            ('Intended use', 'Research into how such figures come about; teaching. It names the emotion that a '
+                             'RAVDESS actor was asked to act.'),
+            ('Not for', 'Judging what anybody feels: hiring, teaching, policing, care. The EU AI Act (2024, article '
+                        '5) forbids emotion recognition at work and in education save for medical or safety '
+                        'reasons.'),
             ('Accuracy, new speakers', '; '.join(f"{n}: {figure_text(f, 'accuracy', a)}" for n, a in new.items())),
             ('By group, late fusion, new speakers', by(new['late'])),
-            ('Worst and best actor, 7 classes', '; '.join(f"{m[0]}: {figure_text(f, 'worst_actor', run('actor', 7, 'train', *m))} and {figure_text(f, 'best_actor', run('actor', 7, 'train', *m))}" for m in (LATE, NETWORK))),
-            ('Calibration (expected calibration error, 15 bins, as a share)', '; '.join(f"{n}: {f['entries'][i]['value']:.3f}" for n, a in new.items() if (i := '/'.join([*map(str, a.values()), 'ece'])) in f['entries']) or 'not part of this run'),
+            ('Worst and best actor, 7 classes',
+             '; '.join(f"{m[0]}: {figure_text(f, 'worst_actor', run('actor', 7, 'train', *m))} and "
+                       f"{figure_text(f, 'best_actor', run('actor', 7, 'train', *m))}" for m in (LATE, NETWORK))),
+            ('Calibration (expected calibration error, 15 bins, as a share)',
+             '; '.join(f"{n}: {f['entries'][i]['value']:.3f}" for n, a in new.items() if (i := '/'.join([*map(str,
+                 a.values()), 'ece'])) in f['entries']) or 'not part of this run'),
             ('Training data', 'See the datasheet. Each figure is for clips that the model had not seen.'),
-            ('Caveats', f"Words are two fixed sentences and carry no emotion. Face columns come from third-party tables whose training data is not documented. {'SYNTHETIC data in this run.' if f.get('synthetic') else ''}")]
+            ('Caveats', f"Words are two fixed sentences and carry no emotion. Face columns come from third-party "
+                        f"tables whose training data is not documented. "
+                        f"{'SYNTHETIC data in this run.' if f.get('synthetic') else ''}")]
 
 # %% ../nbs/12d_documents.ipynb #1f1f545b
 def datasheet(f: dict) -> list:
     "The datasheet of the corpus as this run met it."
     sound = f"sampling rates {', '.join(f'{r} Hz: {n}' for r, n in f['rates'].items())}; {f['seconds'].get('sum', 0) / 3600:.2f} hours, clips of {f['seconds'].get('min', 0):.1f} to {f['seconds'].get('max', 0):.1f} s; {f['stereo']} stereo clips" if f['audited'] else 'not audited in this run'
-    return [('What', f"{f['corpus']}: {f['clips']:,} clips, {f['actors']} actors, {f['emotions']} emotions, {f['sentences']} sentences, two strengths (neutral: one), two takes."),
-            ('Why and by whom', 'RAVDESS was made by Livingstone & Russo (2018, PLoS ONE 13(5): e0196391) to study the perception of emotion; 24 professional actors, Toronto.'),
+    return [('What', f"{f['corpus']}: {f['clips']:,} clips, {f['actors']} actors, {f['emotions']} emotions, "
+                     f"{f['sentences']} sentences, two strengths (neutral: one), two takes."),
+            ('Why and by whom', 'RAVDESS was made by Livingstone & Russo (2018, PLoS ONE 13(5): e0196391) to study '
+                                'the perception of emotion; 24 professional actors, Toronto.'),
             ('Sound as found', sound),
-            ('Oddities as found', f"identical recordings under two codes: {'; '.join(' = '.join(g) for g in f['same']) or 'none'}" if f['audited'] else 'not audited in this run'),
-            ('Labels', 'The emotion that was asked for, as the file name states it. Listeners named it in 62.4 % of audio-only trials (see the comparison with people).'),
-            ('Derived columns', 'librosa families of the voice; expression scores and action units of the face (third-party tables); MiniLM of the script.'),
+            ('Oddities as found', f"identical recordings under two codes: "
+                                  f"{'; '.join(' = '.join(g) for g in f['same']) or 'none'}" if f['audited'] else 'not audited in this run'),
+            ('Labels', f"The emotion that was asked for, as the file name states it. Listeners named it in "
+                       f"{LISTENERS['overall']} % of audio-only trials."),
+            ('Derived columns', 'librosa families of the voice; expression scores and action units of the face '
+                                '(third-party tables); MiniLM of the script.'),
             ('People', 'Actors consented to publication; faces and voices identify them.'),
-            ('Licence', 'CC BY-NC-SA 4.0; nothing of the recordings is in this repository, only what was computed from them.')]
+            ('Licence', 'CC BY-NC-SA 4.0; nothing of the recordings is in this repository, only what was computed '
+                        'from them.')]
 
 # %% ../nbs/12d_documents.ipynb #f790dd1d
 _PAGE = """<h1>Checklists, model card, datasheet</h1>
@@ -114,7 +179,8 @@ _PAGE = """<h1>Checklists, model card, datasheet</h1>
 
 def documents(facts: dict) -> dict:  # title -> [(question, answer)]
     "All documents."
-    return {'Model info sheet: leakage (Kapoor & Narayanan 2023)': leakage_sheet(facts), 'REFORMS (Kapoor et al. 2024)': reforms(facts),
+    return {'Model info sheet: leakage (Kapoor & Narayanan 2023)': leakage_sheet(facts), 'REFORMS (Kapoor et al. '
+                        '2024)': reforms(facts),
             'Model card (Mitchell et al. 2019)': model_card(facts), 'Datasheet (Gebru et al. 2021)': datasheet(facts)}
 
 def write_documents(folder) -> Path:

@@ -17,7 +17,8 @@ from .core import CodeError, SettingError, describe, parse_code
 
 # %% ../nbs/11a_people.ipynb #ecdb6ede
 LISTENERS = {'overall': 62.4, 'normal': 58.0, 'strong': 67.4}  # percent named as acted, audio only
-LISTENERS_BY_EMOTION = {'neutral': 81.7, 'angry': 74.6, 'surprised': 67.9, 'fearful': 66.2, 'disgust': 51.9, 'sad': 47.9, 'happy': 36.6}
+LISTENERS_BY_EMOTION = {'neutral': 81.7, 'angry': 74.6, 'surprised': 67.9, 'fearful': 66.2, 'disgust': 51.9,
+                        'sad': 47.9, 'happy': 36.6}
 
 # %% ../nbs/11a_people.ipynb #fd44e60d
 _NS = {'m': 'http://schemas.openxmlformats.org/spreadsheetml/2006/main'}
@@ -51,7 +52,8 @@ def read_sheets(path  # an xlsx file
                     rows.append([cells.get(i) for i in range(max(cells, default=-1) + 1)])
                 sheets.append(rows)
     except (OSError, zipfile.BadZipFile, ElementTree.ParseError, ValueError, IndexError, TypeError) as error:
-        raise SettingError(f'{Path(path).name}: not a readable xlsx file ({type(error).__name__}); save it anew from S1 Table') from None
+        raise SettingError(f'{Path(path).name}: not a readable xlsx file ({type(error).__name__}); save it anew '
+                           'from S1 Table') from None
     return sheets
 
 # %% ../nbs/11a_people.ipynb #27a56d3d
@@ -66,18 +68,21 @@ _SHARE = re.compile(r'accura|correct|hit|recogni', re.I)
 def ratings_of(rows: list, name: str) -> pd.DataFrame:  # columns clip, modality, recognised (percent)
     "Clip codes and shares of correct choices from the rows of a sheet."
     head = next((i for i, r in enumerate(rows) if any(isinstance(v, str) and _SHARE.search(v) for v in r)), None)
-    if head is None: raise SettingError(f'{name}: no column is named for accuracy or correct choices; first row: {rows[0] if rows else "empty"}')
+    if head is None: raise SettingError(f'{name}: no column is named for accuracy or correct choices; first row: '
+                                        f'{rows[0] if rows else "empty"}')
     width = len(rows[head])
     body = pd.DataFrame([[*r[:width], *[None] * (width - len(r))] for r in rows[head + 1:]])
     coded = {c: _codes(body[c]) for c in body}
     best = max(coded, key=lambda c: sum(k is not None for k in coded[c]), default=None)
     share = next(i for i, v in enumerate(rows[head]) if isinstance(v, str) and _SHARE.search(v))
-    if best is None or not any(coded[best]): raise SettingError(f'{name}: no column holds clip codes such as 03-01-06-01-02-01-12; columns: {rows[head]}')
+    if best is None or not any(coded[best]): raise SettingError(f'{name}: no column holds clip codes such as '
+                        f'03-01-06-01-02-01-12; columns: {rows[head]}')
     found = [(describe(k)['clip'], k.modality, float(v)) for k, v in zip(coded[best], body[share])
              if k is not None and k.channel == 1 and isinstance(v, (int, float))]
     table = pd.DataFrame(found, columns=['clip', 'modality', 'recognised'])
     if table['recognised'].max() <= 1: table['recognised'] *= 100
-    if not table['recognised'].between(0, 100).all(): raise SettingError(f'{name}: column {rows[head][share]!r} holds values that are no shares')
+    if not table['recognised'].between(0, 100).all(): raise SettingError(f'{name}: column {rows[head][share]!r} '
+                        'holds values that are no shares')
     return table
 
 # %% ../nbs/11a_people.ipynb #5867421f
@@ -86,8 +91,10 @@ def read_ratings(path,  # S1 Table as xlsx, or saved as CSV
                  ) -> pd.Series:  # index clip, percent of choices that named the acted emotion
     "People's accuracy on each speech clip."
     path = Path(path)
-    if not path.is_file(): raise SettingError(f'{path}: no such file; S1 Table comes with the paper (doi 10.1371/journal.pone.0196391)')
-    sheets = [pd.read_csv(path, header=None).to_numpy(object).tolist()] if path.suffix == '.csv' else read_sheets(path)
+    if not path.is_file(): raise SettingError(f'{path}: no such file; S1 Table comes with the paper (doi '
+                                              '10.1371/journal.pone.0196391)')
+    sheets = [pd.read_csv(path,
+                          header=None).to_numpy(object).tolist()] if path.suffix == '.csv' else read_sheets(path)
     for rows in sorted(sheets, key=len, reverse=True):
         table = ratings_of(rows, path.name)
         table = table[table['modality'] == modality]

@@ -36,7 +36,8 @@ def correct_table(runs: dict  # name -> predictions of one run
         index = pd.MultiIndex.from_frame(rows[['seed', 'actor', 'clip']])
         columns[name] = pd.Series((truth == answer).astype(int), index=index).sort_index()
     table = pd.DataFrame(columns)
-    if table.isna().any(axis=None): raise SettingError('a paired test needs runs that answered the same clips under the same seeds')
+    if table.isna().any(axis=None): raise SettingError('a paired test needs runs that answered the same clips under '
+                                                       'the same seeds')
     return table.astype(int)
 
 # %% ../nbs/11_statistics.ipynb #4245fc4b
@@ -141,7 +142,8 @@ def bayesian_t(a, b,  # (n,) scores of two runs per fold, seed after seed
     "Bayesian correlated t-test with a region of practical equivalence, by baycomp."
     from baycomp import CorrelatedTTest
     a, b = np.asarray(a, float), np.asarray(b, float)
-    if np.ptp(b - a) == 0: return dict(worse=float((b - a)[0] < -rope), equivalent=float(abs((b - a)[0]) <= rope), better=float((b - a)[0] > rope))
+    if np.ptp(b - a) == 0: return dict(worse=float((b - a)[0] < -rope), equivalent=float(abs((b - a)[0]) <= rope),
+                                       better=float((b - a)[0] > rope))
     left, middle, right = CorrelatedTTest.probs(a, b, rope, runs)
     return dict(worse=float(left), equivalent=float(middle), better=float(right))
 
@@ -204,7 +206,8 @@ def clustered_logit(formula: str,  # such as 'right ~ C(emotion) + intensity'
                              cov_struct=sm.cov_struct.Exchangeable())
     fit = model.fit(cov_type=covariance, scale=1.)
     span = np.exp(fit.conf_int())
-    return pd.DataFrame(dict(beta=fit.params, se=fit.bse, odds=np.exp(fit.params), lo=span[0], hi=span[1], p=fit.pvalues))
+    return pd.DataFrame(dict(beta=fit.params, se=fit.bse, odds=np.exp(fit.params), lo=span[0], hi=span[1],
+                             p=fit.pvalues))
 
 # %% ../nbs/11_statistics.ipynb #31f7057b
 def reliability(confidence, right,  # (n,) largest probability, 0/1
@@ -213,7 +216,8 @@ def reliability(confidence, right,  # (n,) largest probability, 0/1
     edges = np.linspace(0, 1, bins + 1)
     which = np.clip(np.searchsorted(edges[1:-1], confidence, side='left'), 0, bins - 1)
     frame = pd.DataFrame(dict(bin=which, confidence=np.asarray(confidence, float), accuracy=np.asarray(right, float)))
-    means = frame.groupby('bin').agg(n=('bin', 'size'), confidence=('confidence', 'mean'), accuracy=('accuracy', 'mean'))
+    means = frame.groupby('bin').agg(n=('bin', 'size'), confidence=('confidence', 'mean'), accuracy=('accuracy',
+        'mean'))
     return means.assign(lower=edges[means.index], upper=edges[means.index + 1])
 
 def ece(table: pd.DataFrame  # what `reliability` returned
@@ -263,8 +267,10 @@ def plot_reliability(tables: dict,  # name -> what `reliability` returned
     ax = ax or plt.subplots(figsize=(4.8, 4.4))[1]
     ax.plot([0, 1], [0, 1], color='#999999', ls=':', lw=1.2)
     for name, t in tables.items():
-        ax.plot(t['confidence'], t['accuracy'], '-', lw=1.4, color=(colours or {}).get(name), label=f'{name}, ECE {ece(t):.3f}')
-        ax.scatter(t['confidence'], t['accuracy'], s=120 * np.sqrt(t['n'] / t['n'].sum()), color=(colours or {}).get(name))
+        ax.plot(t['confidence'], t['accuracy'], '-', lw=1.4, color=(colours or {}).get(name), label=f'{name}, ECE '
+                        f'{ece(t):.3f}')
+        ax.scatter(t['confidence'], t['accuracy'], s=120 * np.sqrt(t['n'] / t['n'].sum()),
+                   color=(colours or {}).get(name))
     ax.set(xlim=(0, 1), ylim=(0, 1.03), xlabel='confidence', ylabel='accuracy', title=title)
     ax.legend(loc='lower right', frameon=False)
     return ax
