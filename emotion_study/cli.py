@@ -6,7 +6,7 @@
 __all__ = ['STUDY', 'KERNEL_ENV', 'Corpus', 'AnyCorpus', 'Jobs', 'app', 'data', 'number_list', 'declared', 'select', 'plan',
            'open_folder', 'default_folder', 'kernel_env', 'strip_traces', 'StudyError', 'run_notebook', 'say',
            'write_record', 'clock', 'run_all', 'have_samples', 'start', 'run_study', 'study', 'table_of', 'features',
-           'film_table', 'train', 'evaluate', 'report', 'ravdess', 'deepface', 'samples', 'verify', 'main']
+           'film_table', 'train', 'evaluate', 'report', 'audit', 'ravdess', 'deepface', 'samples', 'verify', 'main']
 
 # %% ../nbs/14_cli.ipynb #f359f29d
 import ast, contextlib, json, os, re, shutil, sys, tempfile, time
@@ -71,7 +71,7 @@ def plan(have: set,  # what is there of 'ravdess', 'samples'
     return run, skipped
 
 # %% ../nbs/14_cli.ipynb #1ed39488
-_MADE = ('notebooks', 'figures', 'pictures', 'results.json', 'predictions.parquet', 'run.json')
+_MADE = ('notebooks', 'figures', 'pictures', 'parts', 'results.json', 'predictions.parquet', 'claims.json', 'run.json')
 
 def open_folder(folder: Path, asked: dict,  # corpus, profile, seeds
                 keep: bool = False  # add to a report that is there
@@ -313,6 +313,16 @@ def report(folder: Annotated[Path, typer.Argument(help="what `study` left, such 
     "Build the pages of a report anew."
     from emotion_study.report import build_report
     say(f"The report is in {build_report(folder)}")
+
+# %% ../nbs/14_cli.ipynb #9881d81c
+@app.command()
+def audit(folder: Annotated[Path, typer.Argument(help="of a report, such as reports/ravdess")]):
+    "Derive every number of a report anew from its predictions."
+    if not folder.is_dir(): raise SettingError(f"{folder} is no folder: name a report, such as reports/ravdess")
+    from emotion_study.audit import audit_report
+    found = audit_report(folder)
+    for line in found.lines(): say(line)
+    if found.faults: raise SettingError(f"{folder}: {len(found.faults)} fault(s), listed above; the first: {found.faults[0]}")
 
 # %% ../nbs/14_cli.ipynb #2fa0a627
 @data.command()

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['SPEAKER_DISJOINT', 'PROTOCOLS', 'SCOPES', 'Fold', 'LeakageError', 'check_fold', 'SealedLabels', 'labels_of',
-           'random_folds', 'actor_groups', 'actor_folds', 'make_folds', 'moments', 'standardise', 'normalise']
+           'random_folds', 'actor_groups', 'actor_folds', 'loso_folds', 'statement_folds', 'make_folds', 'moments',
+           'standardise', 'normalise']
 
 # %% ../nbs/07_protocols.ipynb #498849ee
 from dataclasses import dataclass
@@ -34,15 +35,17 @@ class LeakageError(ValueError):
     "A test clip would influence what is learnt."
 
 # %% ../nbs/07_protocols.ipynb #9b8042fa
-SPEAKER_DISJOINT = ('actor',)
+SPEAKER_DISJOINT = ('actor', 'loso', 'statement')
 
 def check_fold(fold: Fold, table: pd.DataFrame):
-    "Raise `LeakageError` unless the three sets are disjoint in clips and, where the protocol promises it, in speakers."
+    "Raise `LeakageError` unless the sets are disjoint in clips and in whatever else the protocol promises."
     sets = {'train': fold.train, 'val': fold.val, 'test': fold.test}
-    columns = ('clip', 'actor') if fold.protocol in SPEAKER_DISJOINT else ('clip',)
-    for column in columns:
+    pairs = (('train', 'test'), ('val', 'test'), ('train', 'val'))
+    promised = [('clip', pairs)] + [('actor', pairs)] * (fold.protocol in SPEAKER_DISJOINT)
+    promised += [('statement', pairs[:2])] * (fold.protocol == 'statement')
+    for column, kept_apart in promised:
         seen = {name: set(table[column].to_numpy()[rows]) for name, rows in sets.items()}
-        for a, b in (('train', 'test'), ('val', 'test'), ('train', 'val')):
+        for a, b in kept_apart:
             both = sorted(seen[a] & seen[b])
             if both: raise LeakageError(f'{fold.protocol} fold {fold.fold}: {column} {both[0]} is in {a} and in {b}')
     if min(map(len, sets.values())) == 0: raise LeakageError(f'{fold.protocol} fold {fold.fold}: an empty set')
@@ -96,7 +99,31 @@ def actor_folds(table: pd.DataFrame, classes: int, seed: int, k: int = 6) -> lis
                  np.flatnonzero(of == i)) for i in range(k)]
 
 # %% ../nbs/07_protocols.ipynb #2e9a322e
-PROTOCOLS = {'random': random_folds, 'actor': actor_folds}
+def loso_folds(table: pd.DataFrame, classes: int, seed: int) -> list:  # one per speaker
+    "Leave one speaker out; validation speakers are the group after the test speaker's."
+    k = min(6, table['actor'].nunique())
+    if k < 3: raise SettingError(f'protocol loso needs at least 3 speakers, the corpus has {k}')
+    group = {a: i for i, g in enumerate(actor_groups(table, k, seed)) for a in g}
+    actor, of, folds = table['actor'].to_numpy(), table['actor'].map(group).to_numpy(), []
+    for i, a in enumerate(sorted(group)):
+        val = of == (group[a] + 1) % k
+        folds.append(Fold('loso', seed, i, *map(np.flatnonzero, ((actor != a) & ~val, val, actor == a))))
+    return folds
+
+# %% ../nbs/07_protocols.ipynb #9f0f25ee
+def statement_folds(table: pd.DataFrame, classes: int, seed: int) -> list:  # two per group of speakers
+    "Train on one sentence, test new speakers on the other."
+    said = sorted(table['statement'].unique())
+    if len(said) != 2: raise SettingError(f'protocol statement needs two sentences, the corpus has {len(said)}')
+    of = table['statement'].to_numpy()
+    def half(fold, learnt, i):
+        keep = lambda rows, s: rows[of[rows] == s]
+        other = said[1] if learnt == said[0] else said[0]
+        return Fold('statement', seed, i, keep(fold.train, learnt), keep(fold.val, learnt), keep(fold.test, other))
+    return [half(f, s, 2 * f.fold + j) for f in actor_folds(table, classes, seed) for j, s in enumerate(said)]
+
+# %% ../nbs/07_protocols.ipynb #0d5580ff
+PROTOCOLS = {'random': random_folds, 'actor': actor_folds, 'loso': loso_folds, 'statement': statement_folds}
 
 def make_folds(table: pd.DataFrame, protocol: str, classes: int = 8, seed: int = 0) -> list:
     "The checked folds of a protocol."

@@ -292,7 +292,8 @@ def result_groups(results: list) -> list:  # (notebook, rows)
 # %% ../nbs/12a_report.ipynb #af1367e2
 _FILES = {'results.json': 'every quoted figure with its interval',
           'predictions.parquet': 'class probabilities per run and clip',
-          'run.json': 'what was run, on what, with which packages', 'audit.json': 'the integrity audit of the clips'}
+          'run.json': 'what was run, on what, with which packages', 'claims.json': 'every claim with its figures and verdict',
+          'audit.json': 'the integrity audit of the clips'}
 
 def index_body(folder: Path, pages: list, run: dict) -> str:
     "The body of the front page."
@@ -348,13 +349,18 @@ def build_report(folder  # what a run of the study left: run.json, notebooks/, f
     folder = Path(folder)
     notebooks, run = report_parts(folder)
     stems = [p.stem for p in notebooks]
-    pages = [('index.html', 'Report')] + [(f'{s}.html', page_name(s)) for s in stems]
+    parts = sorted((folder / 'parts').glob('*.html'))
+    known = {*stems, *(p.stem for p in parts)}
+    pages = [('index.html', 'Report')] + [(f'{s}.html', page_name(s)) for s in (*stems, *(p.stem for p in parts))]
     def write(name, text): (folder / name).write_text(text, encoding='utf-8')
-    front = mend_links(index_body(folder, pages[1:], run), folder, {*stems})
+    front = mend_links(index_body(folder, pages[1:], run), folder, known)
     clear_pages(folder)
     for path, (file, name) in zip(notebooks, pages[1:]):
         body, _ = exporter().from_notebook_node(for_reading(nbformat.read(path, 4)))
-        write(file, framed(mend_links(picture_files(body, folder), folder, {*stems, 'index'}), name, file, pages, run))
+        write(file, framed(mend_links(picture_files(body, folder), folder, {*known, 'index'}), name, file, pages, run))
+    for path in parts:
+        body = mend_links(path.read_text(encoding='utf-8'), folder, {*known, 'index'})
+        write(path.name, framed(body, page_name(path.stem), path.name, pages, run))
     write('style.css', style_sheet())
     write('index.html', framed(front, report_title(run), 'index.html', pages, run))
     return folder / 'index.html'

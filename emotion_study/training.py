@@ -207,11 +207,12 @@ def cross_validate(table: pd.DataFrame,  # feature table
 KEYS = ('protocol', 'classes', 'scope', 'model', 'modalities', 'seed', 'fold', 'clip', 'actor', 'emotion')
 
 def save_predictions(folder, predictions: pd.DataFrame) -> Path:
-    "Put runs into `<folder>/predictions.parquet`, replacing earlier rows of the same protocol."
+    "Put runs into `<folder>/predictions.parquet`, replacing earlier rows of the same runs."
     path = Path(folder) / 'predictions.parquet'
     if path.exists():
-        old = pd.read_parquet(path)
-        predictions = pd.concat([old[~old['protocol'].isin(predictions['protocol'].unique())], predictions])
+        old, run = pd.read_parquet(path), list(RUN)
+        again = pd.MultiIndex.from_frame(old[run]).isin(pd.MultiIndex.from_frame(predictions[run].drop_duplicates()))
+        predictions = pd.concat([old[~again], predictions])
     predictions = predictions.sort_values(list(KEYS), ignore_index=True)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix('.part')

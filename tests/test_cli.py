@@ -17,7 +17,7 @@ def run(*args, timeout=120, **kw):
                           timeout=timeout, stdin=subprocess.DEVNULL, **kw)
 
 
-COMMANDS = ['study', 'features', 'train', 'evaluate', 'report', 'data', 'data ravdess', 'data samples', 'data verify']
+COMMANDS = ['study', 'features', 'train', 'evaluate', 'report', 'audit', 'data', 'data ravdess', 'data samples', 'data verify']
 
 
 # --- quick answers
@@ -26,7 +26,7 @@ def test_help_is_quick():
     best = 9.
     for _ in range(3):
         began = time.monotonic(); done = run('--help'); best = min(best, time.monotonic() - began)
-    assert done.returncode == 0 and all(c in done.stdout for c in COMMANDS[:6])
+    assert done.returncode == 0 and all(c in done.stdout for c in COMMANDS[:7])
     assert best < 3, f'{best:.1f} s: on a quiet machine it is below one'
 
 
@@ -52,7 +52,7 @@ def test_every_command_has_help(command):
     'features --corpus mars', 'features --corpus {tmp}/none.csv', 'features --out table.csv',
     'train --out {tmp}/m --classes 9', 'train --corpus twin --out {tmp}/m --protocol dice',
     'train --corpus twin --out {tmp}/m --model crystal_ball', 'evaluate {tmp}/none',
-    'report {tmp}/none', 'report {tmp}/taken', 'data ravdess --actors 3-99', 'data ravdess --to {tmp}/d --what music'])
+    'report {tmp}/none', 'audit {tmp}/none', 'audit {tmp}/taken', 'report {tmp}/taken', 'data ravdess --actors 3-99', 'data ravdess --to {tmp}/d --what music'])
 def test_wrong_values_are_one_line(line, tmp_path):
     (tmp_path / 'taken').mkdir()
     (tmp_path / 'taken' / 'thesis.txt').write_text('mine')

@@ -1,0 +1,150 @@
+"""The audit: a sound report passes, and every kind of tampering with the committed one is found."""
+import json, re, shutil, subprocess, sys, time
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from emotion_study import audit, protocols
+from emotion_study.core import ROOT, SettingError, describe, expected_codes
+from emotion_study.metrics import RUN, result_entries
+from emotion_study.training import save_predictions
+
+REPORT = ROOT / 'reports' / 'ravdess'
+GRID = pd.DataFrame([describe(c) for c in expected_codes()]).sort_values('clip', ignore_index=True)
+
+
+def command(*args):
+    code = 'import sys; from emotion_study.cli import main; main()'
+    return subprocess.run([sys.executable, '-c', code, *map(str, args)], capture_output=True, text=True, cwd=ROOT, timeout=300)
+
+
+# --- the committed report
+
+def test_the_committed_report_is_what_its_predictions_say():
+    began = time.monotonic()
+    done = command('audit', REPORT)
+    seconds = time.monotonic() - began
+    assert done.returncode == 0 and 'no difference found' in done.stdout, done.stdout + done.stderr
+    assert seconds < 120, f'{seconds:.0f} s; on a quiet machine it is well below one minute'
+
+
+def test_the_audit_needs_no_tensorflow_and_no_sound():
+    code = ("import sys, emotion_study.audit\n"
+            "print(sorted({'tensorflow', 'keras', 'librosa', 'soundfile', 'av', 'emotion_study.training'} & set(sys.modules)))")
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.strip() == '[]', done.stdout + done.stderr
+
+
+@pytest.fixture(scope='module')
+def part(tmp_path_factory):
+    "Two runs of the committed report as a small report of their own."
+    folder = tmp_path_factory.mktemp('report')
+    table = pd.read_parquet(REPORT / 'predictions.parquet')
+    table = table[(table.protocol == 'actor') & (table.classes == 8) & (table.model == 'linear') & (table.modalities == 'voice')]
+    table.to_parquet(folder / 'predictions.parquet')
+    shutil.copy(REPORT / 'run.json', folder)
+    keep = {tuple(map(str, r)) for r in table[list(RUN)].drop_duplicates().to_numpy()}
+    entries = [e for e in json.loads((REPORT / 'results.json').read_text()) if tuple(str(e[k]) for k in RUN) in keep]
+    (folder / 'results.json').write_text(json.dumps(entries))
+    assert len(entries) == 8 and audit.audit_report(folder).faults == []
+    return folder
+
+
+def spoil(part, tmp_path, table=lambda t: t, entries=lambda e: e, claims=None):
+    folder = tmp_path / 'report'
+    shutil.copytree(part, folder)
+    table(pd.read_parquet(part / 'predictions.parquet')).to_parquet(folder / 'predictions.parquet')
+    (folder / 'results.json').write_text(json.dumps(entries(json.loads((part / 'results.json').read_text()))))
+    if claims is not None: (folder / 'claims.json').write_text(json.dumps(dict(claims=claims)))
+    return audit.audit_report(folder).faults
+
+
+def first(**change): return lambda entries: [entries[0] | change, *entries[1:]]
+
+
+@pytest.mark.parametrize('change, says', [
+    (dict(value=99.), 'value is 99'), (dict(lo=0.), 'lo is 0'), (dict(hi=None), 'hi is None'), (dict(n=1441), 'n is 1441'),
+    (dict(seeds=20), 'seeds is 20'), (dict(model='oracle'), 'no run'), (dict(metric='charm'), "doesn't say `outside`"),
+    (dict(outside='a clock'), "can't be `outside`")])
+def test_an_entry_that_was_touched_is_found(part, tmp_path, change, says):
+    faults = spoil(part, tmp_path, entries=first(**change))
+    assert faults and says in faults[0], faults
+
+
+def test_an_entry_that_is_off_by_its_last_digit_is_found(part, tmp_path):
+    faults = spoil(part, tmp_path, entries=lambda entries: [e | dict(value=round(e['value'] + .01, 2)) for e in entries])
+    assert len(faults) == 8
+
+
+def test_one_entry_twice_is_found(part, tmp_path):
+    assert 'written twice' in spoil(part, tmp_path, entries=lambda e: e + e[:1])[0]
+
+
+@pytest.mark.parametrize('change, says', [
+    (lambda t: pd.concat([t, t[:1]]), 'answered twice'),
+    (lambda t: t.iloc[1:], 'test clip'),
+    (lambda t: t.assign(emotion=np.where(t['clip'] == t['clip'].iloc[0], 'angry', t.emotion)), 'labelled angry'),
+    (lambda t: t.assign(actor=np.where(t['clip'] == t['clip'].iloc[0], 24, t.actor)), 'actor 24'),
+    (lambda t: t.assign(fold=np.where(t['clip'] == t['clip'].iloc[0], (t.fold + 1) % 6, t.fold)), 'several folds'),
+    (lambda t: t.assign(fold=(t.fold + 1) % 6), 'not those of the protocol'),
+    (lambda t: t.assign(p_happy=t.p_happy + 1), 'sum to one'),
+    (lambda t: t.assign(p_happy=np.nan), 'sum to one')])
+def test_predictions_that_were_touched_are_found(part, tmp_path, change, says):
+    faults = spoil(part, tmp_path, table=change)
+    assert any(says in f for f in faults), faults
+
+
+def test_better_probabilities_are_found(part, tmp_path):
+    "Ten answers put right after the fact: the figures no longer follow."
+    def improve(t):
+        t = t.reset_index(drop=True)
+        for i in range(10): t.loc[i, [c for c in t if c.startswith('p_')]] = [float(c == f'p_{t.emotion[i]}') for c in t if c.startswith('p_')]
+        return t
+    assert any('value is' in f for f in spoil(part, tmp_path, table=improve))
+
+
+def test_a_ledger_that_quotes_otherwise_is_found(part, tmp_path):
+    entry = json.loads((part / 'results.json').read_text())[0]
+    right = dict(id='c', figures=[{k: entry[k] for k in ('id', 'value', 'lo', 'hi')}])
+    wrong = dict(id='c', figures=[right['figures'][0] | dict(value=99.)])
+    assert spoil(part, tmp_path / 'a', claims=[right]) == []
+    assert 'differs from results.json' in spoil(part, tmp_path / 'b', claims=[wrong])[0]
+
+
+@pytest.mark.parametrize('missing', ['predictions.parquet', 'results.json', 'run.json'])
+def test_a_folder_that_is_no_report_is_one_line(part, tmp_path, missing):
+    shutil.copytree(part, tmp_path / 'r')
+    (tmp_path / 'r' / missing).unlink()
+    done = command('audit', tmp_path / 'r')
+    assert done.returncode == 2 and done.stderr.count('\n') == 1 and missing in done.stderr and 'Traceback' not in done.stderr
+
+
+# --- protocols that the leakage audit adds
+
+@pytest.mark.parametrize('protocol, folds, train', [('loso', 24, 23 * 60), ('statement', 12, 20 * 30)])
+def test_new_protocols_keep_their_promise(protocol, folds, train):
+    for seed in (0, 1, 17):
+        made = protocols.make_folds(GRID, protocol, 7, seed)
+        assert len(made) == folds and sorted(np.concatenate([f.test for f in made])) == list(range(1440))
+        for f in made:
+            assert len(f.fit) == train and not set(GRID.actor.iloc[f.test]) & set(GRID.actor.iloc[f.fit])
+            if protocol == 'statement': assert set(GRID.statement.iloc[f.test]).isdisjoint(GRID.statement.iloc[f.fit])
+
+
+def test_the_same_sentence_on_both_sides_raises():
+    f = protocols.make_folds(GRID, 'actor', 7, 0)[0]
+    with pytest.raises(protocols.LeakageError, match='statement'):
+        protocols.check_fold(protocols.Fold('statement', 0, 0, f.train, f.val, f.test), GRID)
+    with pytest.raises(SettingError, match='two sentences'): protocols.make_folds(GRID[GRID.statement == 1], 'statement')
+    with pytest.raises(SettingError, match='3 speakers'): protocols.make_folds(GRID[GRID.actor < 3], 'loso')
+
+
+# --- predictions are replaced run by run
+
+def test_saving_a_run_leaves_other_runs_of_its_protocol(tmp_path):
+    def run(model, p): return GRID[['clip', 'actor', 'emotion']].assign(
+        protocol='actor', classes=8, scope='train', model=model, modalities='voice', seed=0, fold=0, p_neutral=p)
+    for rows in (run('a', .1), run('b', .2), run('a', .3)): path = save_predictions(tmp_path, rows)
+    saved = pd.read_parquet(path).groupby('model').p_neutral.agg(['size', 'first'])
+    assert saved['size'].tolist() == [1440, 1440] and saved['first'].tolist() == [.3, .2]

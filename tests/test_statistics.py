@@ -1,0 +1,196 @@
+"""Tests that are judged by what they are for: no false alarms on equal runs, real differences found, refusal of unpaired input."""
+import json, zipfile
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from emotion_study import claims, people, statistics as tests
+from emotion_study.audit import Runs
+from emotion_study.core import ROOT, SettingError, describe, expected_codes, label_names
+
+REPORT = ROOT / 'reports' / 'ravdess'
+GRID = pd.DataFrame([describe(c) for c in expected_codes()]).sort_values('clip', ignore_index=True)
+
+
+def answers(rate, seed, spread=0.):
+    "Predictions that are right at a rate which differs between actors by `spread`."
+    rng, names = np.random.default_rng(seed), label_names(8)
+    truth = GRID.emotion.map(names.index).to_numpy()
+    skill = np.clip(rate + rng.normal(0, spread, 25), 0, 1)[GRID.actor]
+    said = np.where(rng.uniform(size=1440) < skill, truth, (truth + rng.integers(1, 8, 1440)) % 8)
+    rows = GRID[['clip', 'actor', 'emotion']].assign(classes=8, seed=0, fold=0)
+    return rows.assign(**{f'p_{n}': np.where(said == i, .86, .02) for i, n in enumerate(names)})
+
+
+def test_intervals_over_actors_cover_and_those_over_clips_do_not():
+    "Two hundred corpora whose actors differ: how often does the interval hold the true rate?"
+    inside = {'actors': 0, 'clips': 0}
+    for i in range(200):
+        rng = np.random.default_rng(i)
+        skill = np.clip(rng.normal(.7, .12, 24), 0, 1)
+        right = rng.uniform(size=(24, 60)) < skill[:, None]
+        for name, values in dict(actors=right.mean(1), clips=right.ravel()).items():
+            found = tests.bootstrap_interval(values, draws=300)
+            inside[name] += found['lo'] <= .7 <= found['hi']
+    assert inside['actors'] > 175 and inside['clips'] < 150, inside
+
+
+def test_equal_runs_give_few_alarms_and_a_real_difference_is_found():
+    alarms = [tests.actor_tests(tests.by_actor(answers(.7, 2 * i)), tests.by_actor(answers(.7, 2 * i + 1)))['wilcoxon'] < .05 for i in range(60)]
+    assert sum(alarms) <= 9, 'a level of .05 gives three of sixty'
+    found = tests.actor_tests(tests.by_actor(answers(.6, 1)), tests.by_actor(answers(.7, 2)))
+    assert found['wilcoxon'] < .01 and 7 < found['difference'] < 13 and found['lo'] > 0
+
+
+def test_a_run_against_itself_is_no_difference():
+    run = answers(.7, 0, .1)
+    same = tests.actor_tests(tests.by_actor(run), tests.by_actor(run))
+    assert same['difference'] == 0 == same['better'] and same['wilcoxon'] == 1 == same['sign']
+    right = tests.correct_table({'a': run, 'b': run})
+    assert tests.mcnemar_exact(right.a, right.b)['midp'] == 1 and tests.cochran_q(right)['p'] == 1
+    assert tests.corrected_t(np.zeros(6), .25)['p'] == 1
+    assert tests.bayesian_t(np.ones(6), np.ones(6))['equivalent'] == 1
+
+
+@pytest.mark.parametrize('call, says', [
+    (lambda a: tests.correct_table({'a': a, 'b': a.iloc[1:]}), 'same clips'),
+    (lambda a: tests.actor_tests(tests.by_actor(a), tests.by_actor(a[a.actor > 1])), 'same actors'),
+    (lambda a: tests.friedman_nemenyi(pd.DataFrame({'a': [1, 2], 'b': [2, 1]})), 'three runs')])
+def test_what_is_not_paired_is_refused(call, says):
+    with pytest.raises(SettingError, match=says): call(answers(.7, 0))
+
+
+def test_permutation_keeps_what_a_run_knows_about_people():
+    "A run that only knows who speaks is no better than its shuffles, although it beats the largest class."
+    rng = np.random.default_rng(0)
+    actor = np.repeat(np.arange(24), 60)
+    favourite = rng.integers(0, 8, 24)[actor]
+    truth = np.where(rng.uniform(size=1440) < .5, favourite, rng.integers(0, 8, 1440))
+    found = tests.permutation_within(truth, favourite, actor, 200)
+    assert found['value'] > .5 and found['p'] > .9 and np.isclose(found['chance'], found['value'])
+    assert tests.permutation_within(truth, truth, actor, 200)['p'] < .01
+
+
+def test_holm_rejects_no_more_than_bonferroni_allows_and_no_less():
+    p = {'a': .001, 'b': .02, 'c': .03, 'd': .9}
+    found = tests.holm(p)
+    assert found.rejected.tolist() == [True, False, False, False] and (found.adjusted >= found.p).all()
+    assert (found.adjusted <= np.minimum(1, 4 * found.p)).all()
+
+
+def test_tempering_changes_no_answer_and_learns_from_other_actors():
+    rng = np.random.default_rng(3)
+    p = rng.dirichlet(np.full(8, .3), 1440)
+    truth, actor = np.array([rng.choice(8, p=row) for row in p]), np.repeat(np.arange(24), 60)
+    loud = tests.tempered(p, .5)
+    q = tests.temper_across(loud, truth, actor)
+    assert (q.argmax(1) == loud.argmax(1)).all() and np.allclose(q.sum(1), 1)
+    turned = np.where(actor == 0, (truth + 1) % 8, truth)
+    assert np.allclose(q[actor == 0], tests.temper_across(loud, turned, actor)[actor == 0]), "an actor's own labels must not matter"
+
+
+def test_brier_parts_add_up_and_ece_of_a_perfect_run_is_zero():
+    rng = np.random.default_rng(0)
+    p = rng.dirichlet(np.ones(7), 3000)
+    parts = tests.brier_parts(p, rng.integers(0, 7, 3000))
+    assert np.isclose(parts['brier'], parts['reliability'] - parts['resolution'] + parts['uncertainty'] + parts['within'])
+    assert tests.ece(tests.reliability(np.ones(10), np.ones(10))) == 0 and tests.ece(tests.reliability(np.ones(10), np.zeros(10))) == 1
+
+
+def test_the_smallest_difference_is_found_four_times_in_five():
+    rng, small = np.random.default_rng(0), tests.smallest_difference(5., 24)
+    found = [stats.ttest_1samp(rng.normal(small, 5, 24), 0).pvalue < .05 for _ in range(2000)]
+    assert .76 < np.mean(found) < .84
+
+
+def test_odds_of_a_known_model_are_recovered():
+    rng, n = np.random.default_rng(0), 24 * 200
+    rows = pd.DataFrame(dict(actor=np.repeat(np.arange(24), 200), x=rng.integers(0, 2, n)))
+    rows['right'] = (rng.uniform(size=n) < 1 / (1 + np.exp(-(-.5 + 1. * rows.x)))).astype(int)
+    found = tests.clustered_logit('right ~ x', rows)
+    assert found.loc['x', 'lo'] < np.e < found.loc['x', 'hi'] and found.loc['x', 'hi'] < 4
+
+
+# --- people
+
+def xlsx(path, rows):
+    def cell(r, c, v):
+        at = f'{chr(65 + c)}{r + 1}'
+        return f'<c r="{at}" t="s"><v>{texts.index(v)}</v></c>' if isinstance(v, str) else f'<c r="{at}"><v>{v}</v></c>'
+    texts = sorted({v for row in rows for v in row if isinstance(v, str)})
+    ns = 'xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main"'
+    body = ''.join(f'<row r="{r + 1}">' + ''.join(cell(r, c, v) for c, v in enumerate(row)) + '</row>' for r, row in enumerate(rows))
+    with zipfile.ZipFile(path, 'w') as z:
+        z.writestr('xl/worksheets/sheet1.xml', f'<worksheet {ns}><sheetData>{body}</sheetData></worksheet>')
+        z.writestr('xl/sharedStrings.xml', f'<sst {ns}>' + ''.join(f'<si><t>{t}</t></si>' for t in texts) + '</sst>')
+    return path
+
+
+def test_ratings_are_read_for_the_asked_modality(tmp_path):
+    rows = [['S1'], ['File', 'Raters', 'Accuracy'], ['03-01-05-02-01-01-12.wav', 10, .9], ['01-01-05-02-01-01-12.mp4', 10, 1.],
+            ['03-02-05-02-01-01-12.wav', 10, .1], ['03-01-03-01-01-01-02.wav', 10, .4]]
+    found = people.read_ratings(xlsx(tmp_path / 's1.xlsx', rows))
+    assert found.to_dict() == {'03-01-05-02-01-01-12': 90., '03-01-03-01-01-01-02': 40.}, 'song is left out, video is another modality'
+    assert people.read_ratings(tmp_path / 's1.xlsx', 1).to_dict() == {'03-01-05-02-01-01-12': 100.}
+
+
+@pytest.mark.parametrize('make, says', [
+    (lambda f: None, 'no such file'), (lambda f: f.write_text('not a zip'), 'not a readable xlsx'),
+    (lambda f: xlsx(f, [['File', 'Loudness'], ['03-01-05-02-01-01-12', 3]]), 'accuracy or correct'),
+    (lambda f: xlsx(f, [['File', 'Accuracy'], ['one', .5]]), 'clip codes'),
+    (lambda f: xlsx(f, [['File', 'Accuracy'], ['03-01-05-02-01-01-12', 700]]), 'no shares'),
+    (lambda f: xlsx(f, [['File', 'Accuracy'], ['01-01-05-02-01-01-12', .5]]), 'modality 3')])
+def test_a_wrong_table_of_ratings_is_one_line(tmp_path, make, says):
+    make(tmp_path / 's1.xlsx')
+    with pytest.raises(SettingError, match=says) as error: people.read_ratings(tmp_path / 's1.xlsx')
+    assert '\n' not in str(error.value)
+
+
+# --- the ledger and README
+
+@pytest.fixture(scope='module')
+def ledger():
+    "The committed ledger; where a report has none yet, the one that its predictions give."
+    path = REPORT / 'claims.json'
+    return json.loads(path.read_text()) if path.is_file() else claims.make_ledger(REPORT)[0]
+
+
+def test_readme_quotes_nothing_that_the_ledger_does_not_hold(ledger):
+    text = (ROOT / 'README.md').read_text(encoding='utf-8')
+    assert len(claims.numbers_in(text)) > 60
+    assert claims.unheld(text, ledger) == [], 'README quotes numbers without a claim: add them to nbs/12c_claims'
+
+
+def test_a_number_that_nobody_measured_is_noticed(ledger):
+    text = (ROOT / 'README.md').read_text(encoding='utf-8')
+    assert claims.unheld(text + '\nIt reaches 98.76 % now.', ledger) == ['98.76']
+    assert claims.unheld(text.replace('(77.3', '(79.9', 1), ledger) == ['79.9']
+
+
+def test_every_claim_has_a_refutation_a_test_and_a_verdict(ledger):
+    known = ('holds', 'fails', 'cannot be tested here')
+    for c in ledger['claims']:
+        assert all(c[k] for k in ('statement', 'refuted_by', 'test', 'cell', 'verdict', 'why')), c['id']
+        assert c['verdict'].startswith(known) and (c['figures'] or c['verdict'].startswith('cannot'))
+        assert (ROOT / 'nbs' / 'study' / c['cell'].partition('#')[0]).is_file(), c['cell']
+    assert {'paper-accuracy', 'paper-precision', 'paper-uar', 'paper-f1', 'paper-consistent', 'paper-text', 'paper-gating',
+            'paper-verified', 'paper-robust'} <= {c['id'] for c in ledger['claims']}
+
+
+def test_verdicts_follow_the_figures():
+    "Runs whose words help or harm turn the verdict; nobody types it."
+    def verdict(without, with_words):
+        runs = {('actor', '8', 'train', *m): answers(rate, i).assign(protocol='actor', scope='train', model=m[0], modalities=m[1])
+                for i, (m, rate) in enumerate({claims.LATE: without, ('late', 'voice+face+words'): with_words}.items())}
+        L = claims.Ledger(Runs(pd.concat(runs.values())), [])
+        claims.claim_text(L)
+        return L.claims[0].verdict
+    assert verdict(.6, .8) == 'holds' and verdict(.8, .6).startswith('fails (it is worse') and verdict(.7, .7) == 'fails'
+
+
+def test_a_claim_without_its_runs_is_not_judged():
+    L = claims.Ledger(Runs(answers(.7, 0).assign(protocol='loso', scope='train', model='lda', modalities='voice')), [])
+    for judge in claims.CLAIMS: judge(L)
+    assert {c.verdict for c in L.claims} == {'cannot be tested here'}
