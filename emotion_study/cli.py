@@ -6,7 +6,7 @@
 __all__ = ['STUDY', 'KERNEL_ENV', 'Corpus', 'AnyCorpus', 'Jobs', 'app', 'data', 'number_list', 'declared', 'select', 'plan',
            'open_folder', 'default_folder', 'kernel_env', 'strip_traces', 'StudyError', 'run_notebook', 'say',
            'write_record', 'clock', 'run_all', 'have_samples', 'start', 'run_study', 'study', 'table_of', 'features',
-           'train', 'evaluate', 'report', 'ravdess', 'samples', 'verify', 'main']
+           'transcribe', 'train', 'evaluate', 'report', 'ravdess', 'samples', 'vosk_en', 'verify', 'main']
 
 # %% ../nbs/14_cli.ipynb #f359f29d
 import ast, contextlib, json, os, re, shutil, sys, tempfile, time
@@ -241,23 +241,38 @@ def study(corpus: Corpus = 'auto',
     say(f"\nThe report is ready. Open this file in a browser:\n  {index}")
 
 # %% ../nbs/14_cli.ipynb #1dbb01c5
-def table_of(corpus: str, jobs: int = -1):
+def table_of(corpus: str, jobs: int = -1, words: str = 'script'):
     "The feature table of a corpus."
     from emotion_study.corpus import load_corpus
     from emotion_study.features import feature_table
     clips = load_corpus(corpus)
     if clips.notice: say(clips.notice)
-    return feature_table(clips, jobs=jobs, progress=True)
+    return feature_table(clips, jobs=jobs, progress=True, words=words)
 
 @app.command()
 def features(corpus: AnyCorpus = 'auto', jobs: Jobs = -1,
+             words: Annotated[str, typer.Option(help="script, or a recogniser: auto, vosk, whisper, pocketsphinx")] =
+             'script',
              out: Annotated[Path, typer.Option(help="the table to write")] = Path('features.parquet')):
     "Measure voice, face and words: one row of numbers per clip."
     if out.suffix != '.parquet': raise SettingError(f"--out {out} must end in .parquet")
     from emotion_study.features import write_table
-    table = table_of(corpus, jobs)
+    table = table_of(corpus, jobs, words)
     write_table(table, out)
     say(f"{len(table):,} clips x {table.shape[1]:,} columns in {out}")
+
+@app.command()
+def transcribe(clips: Annotated[list[Path], typer.Argument(help="sound files, or videos with sound")],
+               engine: Annotated[str, typer.Option(help="auto, vosk, whisper or pocketsphinx")] = 'auto'):
+    "Say what a recogniser hears in clips, word by word."
+    from emotion_study import text
+    engine, why = text.choose_engine(engine)
+    say(f"engine {engine} ({why})")
+    for path in clips:
+        if not path.is_file(): raise SettingError(f"{path}: no such file")
+        heard = text.transcribe(path, engine)
+        say(f"{path.name}: {heard.text or 'no words: ' + heard.reason}")
+        for w in heard.words: say(f"  {w.start:6.2f} - {w.end:6.2f} s  {w.confidence:.2f}  {w.text}")
 
 # %% ../nbs/14_cli.ipynb #27f32efd
 @app.command()
@@ -308,6 +323,12 @@ def samples():
     "Fetch four original RAVDESS clips (a few MB)."
     from emotion_study.corpus import fetch_samples
     fetch_samples(say=say)
+
+@data.command('vosk-en')
+def vosk_en(to: Annotated[Path, typer.Option(help="folder; data/vosk by default")] = None):
+    "Download the English Vosk model (41 MB); resumes, and checks it."
+    from emotion_study.text import download_vosk
+    download_vosk(to, say=say)
 
 # %% ../nbs/14_cli.ipynb #dc9c7a7c
 @data.command()
