@@ -4,21 +4,23 @@
 
 # %% auto #0
 __all__ = ['VOSK_FILES', 'VOSK_REMEDY', 'VOSK_EN', 'NO_SPEECH', 'LOOP', 'WHISPER', 'ENGINES', 'VOSK_URL', 'TRANSCRIPTS', 'PINNED',
-           'POOLING', 'script_of', 'Word', 'Transcript', 'check_vosk', 'find_vosk', 'pcm16', 'load_vosk', 'vosk_words',
-           'package_folder', 'load_whisper', 'whisper_words', 'load_pocketsphinx', 'pocketsphinx_words', 'lacking',
-           'choose_engine', 'speech_probability', 'transcribe', 'engine_id', 'transcript_entry', 'transcribe_clips',
-           'download_vosk', 'shipped_transcripts', 'normalise_text', 'minilm_folder', 'encoder_source', 'load_encoder',
-           'pooled', 'embed', 'text_features']
+           'POOLING', 'script_of', 'Word', 'Transcript', 'check_vosk', 'find_vosk', 'pcm16', 'seed_dither', 'load_vosk',
+           'vosk_words', 'package_folder', 'load_whisper', 'whisper_words', 'load_pocketsphinx', 'pocketsphinx_words',
+           'lacking', 'choose_engine', 'speech_probability', 'transcribe', 'engine_id', 'transcript_entry',
+           'transcribe_clips', 'download_vosk', 'shipped_transcripts', 'normalise_text', 'minilm_folder',
+           'encoder_source', 'load_encoder', 'pooled', 'embed', 'text_features']
 
 # %% ../nbs/05_text.ipynb #c3f4c035
-import importlib.util, json, os, unicodedata, warnings
+import ctypes, importlib.util, json, os, unicodedata, warnings
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 
+import joblib
 import numpy as np
 import pandas as pd
+from tqdm import tqdm
 
 from .core import ROOT, STATEMENTS, SettingError, file_digest, relative, text_digest
 from .corpus import Archive, check_space, disk_need, install_archive, is_unpacked, size_text, zip_bytes
@@ -86,6 +88,10 @@ def pcm16(samples: np.ndarray  # (n,) float in [-1, 1]
     "Samples as recognisers written in C read them."
     return (np.clip(samples, -1, 1) * 32767).astype('<i2').tobytes()
 
+def seed_dither():
+    "Start C's random numbers anew, from which Kaldi dithers each utterance."
+    if os.name == 'posix': ctypes.CDLL(None).srand(1)
+
 @lru_cache(maxsize=2)
 def load_vosk(folder: str):
     "A Vosk model, kept in memory."
@@ -104,6 +110,7 @@ def vosk_words(samples: np.ndarray,  # (n,) float at `SR` Hz
     folder = model or find_vosk()
     if not folder: raise SettingError(f'no English Vosk model on this machine: {VOSK_REMEDY}')
     stream = vosk.KaldiRecognizer(load_vosk(str(folder)), SR)
+    seed_dither()
     stream.SetWords(True)
     data, heard = pcm16(samples), []
     for i in range(0, len(data), 2 * piece):
@@ -238,26 +245,30 @@ def _kept(entry: Path, work) -> dict:
     return value
 
 # %% ../nbs/05_text.ipynb #fbfa3d59
-def transcript_entry(path, engine: str, model: str = '', gate: bool = True) -> dict:  # plain values
-    "One clip's transcript and its length."
+def transcript_entry(path, engine: str, model: str = '', gate: bool = True,
+                     cache: Path = None  # folder of entries; None keeps nothing
+                     ) -> dict:  # plain values
+    "One clip's transcript and its length, from the cache when it is there."
     if not Path(path).is_file(): return asdict(Transcript(engine=engine, reason='file missing')) | dict(seconds=0.)
-    audio = read_audio(path)
-    return asdict(transcribe(audio, engine, model, gate)) | dict(seconds=audio.seconds)
+    def work():
+        audio = read_audio(path)
+        return asdict(transcribe(audio, engine, model, gate)) | dict(seconds=audio.seconds)
+    if cache is None: return work()
+    name = text_digest(file_digest(path), engine_id(engine, model), gate)[:32]
+    return _kept(Path(cache) / engine / f'{name}.json', work)
 
+# %% ../nbs/05_text.ipynb #b700e6b0
 def transcribe_clips(paths: pd.Series,  # index clip, path of each
                      engine: str = 'auto', model: str = '', gate: bool = True,
                      cache: Path = None,  # folder of entries; None keeps nothing
+                     jobs: int = 1,  # worker processes; each loads the model
                      progress: bool = False
                      ) -> pd.DataFrame:  # index clip: text, words (list of dict), engine, reason, seconds
-    "Transcripts of many clips, one after the other."
-    from tqdm import tqdm
+    "Transcripts of many clips."
     engine, _ = choose_engine(engine)
-    rows = []
-    for path in tqdm(paths, desc=engine, unit='clip', disable=not progress):
-        work = lambda: transcript_entry(path, engine, model, gate)
-        if cache is None or not Path(path).is_file(): rows.append(work()); continue
-        name = text_digest(file_digest(path), engine_id(engine, model), gate)[:32]
-        rows.append(_kept(Path(cache) / engine / f'{name}.json', work))
+    work = joblib.Parallel(n_jobs=jobs, return_as='generator', batch_size=4)(
+        joblib.delayed(transcript_entry)(p, engine, model, gate, cache) for p in paths)
+    rows = list(tqdm(work, total=len(paths), desc=engine, unit='clip', disable=not progress))
     return pd.DataFrame(rows, index=paths.index, columns=['text', 'words', 'engine', 'reason', 'seconds'])
 
 # %% ../nbs/05_text.ipynb #28044283
