@@ -320,7 +320,7 @@ def encoder_source(model: str = '',  # folder or hub name; '' is the packaged Mi
     "Where an encoder is loaded from."
     folder = Path(model).expanduser() if model else minilm_folder()
     if folder.is_dir():
-        for need, why in (('config.json', 'not a model folder'), ('*.safetensors', 'weights are read from safetensors only')):
+        for need, why in (('config.json', 'no model folder'), ('*.safetensors', 'weights are read from safetensors only')):
             if not list(folder.glob(need)): raise SettingError(f'{relative(folder)}: {need} is missing ({why})')
         return str(folder), None
     if model.startswith(('.', '~', '/')) or model.count('/') > 1: raise SettingError(f'{model}: no such model folder')

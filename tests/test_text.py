@@ -301,3 +301,52 @@ def test_an_interrupted_transcription_goes_on(speech, tmp_path):
     entry.write_text('{"half')
     again = text.transcribe_clips(paths, 'pocketsphinx', cache=tmp_path / 'cache')
     assert again.text['a'] == first.text['a'], 'a damaged entry is made anew'
+
+
+def test_words_of_a_manifest_come_from_the_engine_that_was_named(speech, tmp_path):
+    sf.write(tmp_path / 'mine.wav', speech.samples, SR)
+    (tmp_path / 'clips.csv').write_text('path,emotion,actor\nmine.wav,happy,anna\n')
+    corpus = load_corpus(str(tmp_path / 'clips.csv'))
+    script = features.feature_table(corpus, jobs=1, cache=tmp_path / 'cache')
+    table = features.feature_table(corpus, jobs=1, cache=tmp_path / 'cache', words='whisper')
+    assert not script['valid.words'].any() and script['reason.words'].tolist() == ['no words source']
+    assert table['valid.words'].all() and len(features.feature_columns(table, ['words'])) == 384
+    assert table.attrs['provenance']['parameters']['words'] == 'whisper'
+    with pytest.raises(SettingError, match="engine 'ears' is not one of"): features.feature_table(corpus, 1, tmp_path / 'cache', words='ears')
+
+
+# --- the transcripts that ship
+
+def test_shipped_transcripts_are_whole():
+    table = text.shipped_transcripts()
+    assert {'whisper', 'pocketsphinx'} <= set(table.engine) and not table.duplicated(['clip', 'engine']).any()
+    assert table.groupby('engine').size().eq(1440).all()
+    assert set(table['clip']) == {str(c) for c in C.expected_codes()}
+    assert ((table.text == '') == (table.reason != '')).all() and table.speech.between(0, 1).all()
+    lengths = table[['words', 'starts', 'ends', 'confidences']].map(len)
+    assert lengths.eq(lengths.words, axis=0).all(axis=None) and (lengths.words == table.text.str.split().map(len)).all()
+    assert all((s[:-1] <= s[1:] + 1e-9).all() for s in table.starts) and table.confidences.map(lambda c: ((c >= 0) & (c <= 1)).all()).all()
+    wrong = table.apply(lambda r: 'door' not in r.text.lower(), axis=1).groupby(table.engine).mean()
+    assert wrong['whisper'] < .05, 'the last word is clear to a good recogniser'
+
+
+@pytest.mark.realdata
+@pytest.mark.parametrize('engine', ['whisper', 'pocketsphinx'])
+def test_shipped_transcripts_are_what_the_engine_hears(engine):
+    clips = load_corpus('ravdess').clips.set_index('clip')
+    table = text.shipped_transcripts().query('engine == @engine').set_index('clip')
+    some = sorted(set(clips.index) & set(table.index))[7::400]
+    for clip in some:
+        heard = text.transcribe(clips.path[clip], engine, gate=False)
+        assert heard.text == table.text[clip], clip
+        assert np.allclose([w.confidence for w in heard.words], table.confidences[clip], atol=.02)
+
+
+@pytest.mark.realdata
+def test_feature_table_with_transcripts():
+    corpus = load_corpus('ravdess')
+    said, reasons = features.words_features(corpus, 'whisper')
+    assert reasons is not None and len(said) == len(corpus)
+    script, none = features.words_features(corpus)
+    assert none is None and len(np.unique(script.to_numpy(), axis=0)) == 2
+    assert len(np.unique(said.dropna().to_numpy().round(4), axis=0)) > 50
