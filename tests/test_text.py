@@ -305,7 +305,7 @@ def test_an_interrupted_transcription_goes_on(speech, tmp_path):
 
 def test_words_of_a_manifest_come_from_the_engine_that_was_named(speech, tmp_path):
     sf.write(tmp_path / 'mine.wav', speech.samples, SR)
-    (tmp_path / 'clips.csv').write_text('path,emotion,actor\nmine.wav,happy,anna\n')
+    (tmp_path / 'clips.csv').write_text('path,emotion,speaker\nmine.wav,happy,anna\n')
     corpus = load_corpus(str(tmp_path / 'clips.csv'))
     script = features.feature_table(corpus, jobs=1, cache=tmp_path / 'cache')
     table = features.feature_table(corpus, jobs=1, cache=tmp_path / 'cache', words='whisper')
