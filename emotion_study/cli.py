@@ -6,7 +6,8 @@
 __all__ = ['STUDY', 'KERNEL_ENV', 'Corpus', 'AnyCorpus', 'Jobs', 'app', 'data', 'number_list', 'declared', 'select', 'plan',
            'open_folder', 'default_folder', 'kernel_env', 'strip_traces', 'StudyError', 'run_notebook', 'say',
            'write_record', 'clock', 'run_all', 'have_samples', 'start', 'run_study', 'study', 'table_of', 'features',
-           'film_table', 'train', 'evaluate', 'report', 'audit', 'ravdess', 'deepface', 'samples', 'verify', 'main']
+           'transcribe', 'film_table', 'train', 'evaluate', 'report', 'audit', 'ravdess', 'deepface', 'samples',
+           'vosk_en', 'verify', 'main']
 
 # %% ../nbs/14_cli.ipynb #f359f29d
 import ast, contextlib, json, os, re, shutil, sys, tempfile, time
@@ -241,13 +242,13 @@ def study(corpus: Corpus = 'auto',
     say(f"\nThe report is ready. Open this file in a browser:\n  {index}")
 
 # %% ../nbs/14_cli.ipynb #1dbb01c5
-def table_of(corpus: str, jobs: int = -1):
+def table_of(corpus: str, jobs: int = -1, words: str = 'script'):
     "The feature table of a corpus."
     from emotion_study.corpus import load_corpus
     from emotion_study.features import feature_table
     clips = load_corpus(corpus)
     if clips.notice: say(clips.notice)
-    return feature_table(clips, jobs=jobs, progress=True)
+    return feature_table(clips, jobs=jobs, progress=True, words=words)
 
 @app.command()
 def features(clips: Annotated[str, typer.Argument(help="the corpus, instead of --corpus", show_default=False)] = '',
@@ -255,17 +256,32 @@ def features(clips: Annotated[str, typer.Argument(help="the corpus, instead of -
              face: Annotated[str, typer.Option(help="tables (published scores) or deepface (the films themselves)")] = 'tables',
              rate: Annotated[float, typer.Option(help="deepface: frames per second to look at; 0 for all")] = 6,
              detector: Annotated[str, typer.Option(help="deepface: opencv, mtcnn, retinaface, yunet or skip")] = 'opencv',
+             words: Annotated[str, typer.Option(help="script, or a recogniser: auto, vosk, whisper, pocketsphinx")] =
+             'script',
              out: Annotated[Path, typer.Option(help="the table to write")] = Path('features.parquet')):
     "Measure voice, face and words: one row of numbers per clip."
     if out.suffix != '.parquet': raise SettingError(f"--out {out} must end in .parquet")
     if face not in ('tables', 'deepface'): raise SettingError(f"--face {face} is not one of tables, deepface")
     from emotion_study.features import write_table
-    table = table_of(clips or corpus, jobs) if face == 'tables' else film_table(clips or corpus, jobs, rate, detector, out)
+    table = table_of(clips or corpus, jobs, words) if face == 'tables' else film_table(clips or corpus, jobs, words, rate, detector, out)
     write_table(table, out)
     say(f"{len(table):,} clips x {table.shape[1]:,} columns in {out}")
 
+@app.command()
+def transcribe(clips: Annotated[list[Path], typer.Argument(help="sound files, or videos with sound")],
+               engine: Annotated[str, typer.Option(help="auto, vosk, whisper or pocketsphinx")] = 'auto'):
+    "Say what a recogniser hears in clips, word by word."
+    from emotion_study import text
+    engine, why = text.choose_engine(engine)
+    say(f"engine {engine} ({why})")
+    for path in clips:
+        if not path.is_file(): raise SettingError(f"{path}: no such file")
+        heard = text.transcribe(path, engine)
+        say(f"{path.name}: {heard.text or 'no words: ' + heard.reason}")
+        for w in heard.words: say(f"  {w.start:6.2f} - {w.end:6.2f} s  {w.confidence:.2f}  {w.text}")
+
 # %% ../nbs/14_cli.ipynb #68ee45bd
-def film_table(corpus: str, jobs: int, rate: float, detector: str, out: Path):
+def film_table(corpus: str, jobs: int, words: str, rate: float, detector: str, out: Path):
     "A feature table whose face columns DeepFace measured on the films; its frames go beside it."
     from emotion_study.corpus import load_corpus
     from emotion_study.face import DETECTORS, choose_weights, deepface_features
@@ -279,7 +295,7 @@ def film_table(corpus: str, jobs: int, rate: float, detector: str, out: Path):
     frames = deepface_scores(clips, FaceSettings(rate, detector), jobs, progress=True, say=say)
     frames.to_parquet(out.with_suffix('.frames.parquet'), index=False)
     say(f"{len(frames):,} frames, {frames['found'].mean():.1%} with a face, in {out.with_suffix('.frames.parquet')}")
-    return feature_table(clips, jobs=jobs, progress=True, faces=deepface_features(frames))
+    return feature_table(clips, jobs=jobs, progress=True, words=words, faces=deepface_features(frames))
 
 # %% ../nbs/14_cli.ipynb #27f32efd
 @app.command()
@@ -346,6 +362,12 @@ def samples():
     "Fetch four original RAVDESS clips (a few MB)."
     from emotion_study.corpus import fetch_samples
     fetch_samples(say=say)
+
+@data.command('vosk-en')
+def vosk_en(to: Annotated[Path, typer.Option(help="folder; data/vosk by default")] = None):
+    "Download the English Vosk model (41 MB); resumes, and checks it."
+    from emotion_study.text import download_vosk
+    download_vosk(to, say=say)
 
 # %% ../nbs/14_cli.ipynb #dc9c7a7c
 @data.command()

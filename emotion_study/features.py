@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['FAMILIES', 'CHANNELS', 'feature_columns', 'cache_folder', 'voice_row', 'compile_once', 'voice_features',
            'FaceSettings', 'film_scores', 'write_film', 'read_film', 'zip_scores', 'stream_films', 'join_channels',
-           'script_features', 'deepface_scores', 'feature_table', 'write_table', 'read_table', 'Study', 'open_study']
+           'script_features', 'deepface_scores', 'transcripts_of', 'words_features', 'feature_table', 'write_table',
+           'read_table', 'Study', 'open_study']
 
 # %% ../nbs/06_features.ipynb #9cd8fdc0
 import contextlib, json, os, shutil, zipfile
@@ -216,7 +217,8 @@ def join_channels(clips: pd.DataFrame,  # `LABEL_COLUMNS`, one row per clip
                   voice: pd.DataFrame,  # index clip
                   voice_reason: pd.Series,  # index clip, '' where usable
                   faces: pd.DataFrame,  # index clip, maybe empty
-                  words: pd.DataFrame  # index clip, maybe empty
+                  words: pd.DataFrame,  # index clip, maybe empty
+                  words_reason: pd.Series = None  # index clip, why there are none
                   ) -> pd.DataFrame:
     "The feature table of channels measured apart."
     order = clips['clip'].tolist()
@@ -227,7 +229,8 @@ def join_channels(clips: pd.DataFrame,  # `LABEL_COLUMNS`, one row per clip
     _flag(flags, 'voice', (reason == '').to_numpy(), reason)
     for channel, part in (('face', faces), ('words', words)):
         known = _align(part, order).notna().any(axis=1).to_numpy() if part.shape[1] else np.zeros(len(order), bool)
-        _flag(flags, channel, known, [f'no {channel} source'] * len(order))
+        why = words_reason.reindex(order) if channel == 'words' and words_reason is not None else None
+        _flag(flags, channel, known, [f'no {channel} source'] * len(order) if why is None else why)
     return pd.concat([table, flags.drop(columns='clip')], axis=1)
 
 # %% ../nbs/06_features.ipynb #da232076
@@ -254,22 +257,47 @@ def deepface_scores(corpus, settings: FaceSettings = FaceSettings(), jobs: int =
     if not frames: raise SettingError(f"{corpus.name}: no film of it could be read for --face deepface; use --face tables")
     return pd.concat(frames, ignore_index=True)
 
+def transcripts_of(corpus,  # a `Corpus`
+                   engine: str,  # vosk, whisper, pocketsphinx or auto
+                   cache: Path = None, progress: bool = False
+                   ) -> pd.DataFrame:  # index clip: text, reason
+    "What an engine heard in a corpus."
+    from emotion_study.text import shipped_transcripts, transcribe_clips
+    clips = corpus.clips.set_index('clip')
+    if corpus.name == 'ravdess':
+        known = shipped_transcripts().query('engine == @engine').set_index('clip')
+        if set(clips.index) <= set(known.index): return known.loc[clips.index, ['text', 'reason']]
+    folder = Path(cache or cache_folder()) / 'transcripts'
+    return transcribe_clips(clips['path'], engine, cache=folder, progress=progress)[['text', 'reason']]
+
+def words_features(corpus, words: str = 'script', cache: Path = None, progress: bool = False
+                   ) -> tuple:  # DataFrame (index clip), Series of reasons or None
+    "The words columns of a corpus: its script, or what an engine heard."
+    if words == 'script': return script_features(corpus.clips), None
+    from emotion_study.text import text_features
+    heard = transcripts_of(corpus, words, cache, progress)
+    return text_features(heard['text']), heard['reason']
+
 # %% ../nbs/06_features.ipynb #b2f1850e
 def feature_table(corpus,  # a `Corpus`
                   jobs: int = -1,  # worker processes
                   cache: Path = None,  # folder of per-clip results
                   progress: bool = False,
-                  faces: pd.DataFrame = None  # face columns, `face.face_features` of the corpus' tables when not given
+                  faces: pd.DataFrame = None,  # face columns, `face.face_features` of the corpus' tables when not given
+                  words: str = 'script'  # or a recogniser: vosk, whisper, pocketsphinx, auto
                   ) -> pd.DataFrame:  # sorted by clip; provenance in `.attrs`
     "The feature table of a corpus; the twin's is sampled, every other is measured."
+    if corpus.synthetic and words != 'script': raise SettingError('the twin has no sound to transcribe: words=script')
     if corpus.synthetic:
         from emotion_study.twin import shipped_twin
         return shipped_twin()
     clips = corpus.clips.sort_values('clip', ignore_index=True)
     paths = clips.set_index('clip')['path']
     voice, reason = voice_features(paths, jobs, cache, progress)
-    table = join_channels(clips, voice, reason, face.face_features(corpus.faces) if faces is None else faces, script_features(clips))
-    table.attrs['provenance'] = provenance(_sources(corpus, paths), corpus=corpus.name, sr=media.SR)
+    said, silent = words_features(corpus, words, cache, progress)
+    table = join_channels(clips, voice, reason, face.face_features(corpus.faces) if faces is None else faces, said, silent)
+    asked = dict(corpus=corpus.name, sr=media.SR) | ({} if words == 'script' else {'words': words})
+    table.attrs['provenance'] = provenance(_sources(corpus, paths), **asked)
     return table
 
 # %% ../nbs/06_features.ipynb #db459b86

@@ -17,7 +17,8 @@ def run(*args, timeout=120, **kw):
                           timeout=timeout, stdin=subprocess.DEVNULL, **kw)
 
 
-COMMANDS = ['study', 'features', 'train', 'evaluate', 'report', 'audit', 'data', 'data ravdess', 'data samples', 'data verify']
+COMMANDS = ['study', 'features', 'train', 'evaluate', 'report', 'audit', 'data', 'transcribe', 'data ravdess', 'data samples',
+             'data verify', 'data vosk-en', 'data deepface']
 
 
 # --- quick answers
@@ -52,7 +53,10 @@ def test_every_command_has_help(command):
     'features --corpus mars', 'features --corpus {tmp}/none.csv', 'features --out table.csv',
     'train --out {tmp}/m --classes 9', 'train --corpus twin --out {tmp}/m --protocol dice',
     'train --corpus twin --out {tmp}/m --model crystal_ball', 'evaluate {tmp}/none',
-    'report {tmp}/none', 'audit {tmp}/none', 'audit {tmp}/taken', 'report {tmp}/taken', 'data ravdess --actors 3-99', 'data ravdess --to {tmp}/d --what music'])
+    'report {tmp}/none', 'audit {tmp}/none', 'audit {tmp}/taken', 'report {tmp}/taken', 'transcribe {tmp}/none.wav',
+    'transcribe {tmp}/file --engine ears', 'features --corpus twin --words whisper', 'features --corpus twin --face deepface',
+    'features --face mirror', 'features --corpus samples --face deepface --detector magic', 'data vosk-en --to {tmp}/file',
+    'data ravdess --actors 3-99', 'data ravdess --to {tmp}/d --what music'])
 def test_wrong_values_are_one_line(line, tmp_path):
     (tmp_path / 'taken').mkdir()
     (tmp_path / 'taken' / 'thesis.txt').write_text('mine')
