@@ -257,6 +257,7 @@ def deepface_scores(corpus, settings: FaceSettings = FaceSettings(), jobs: int =
     if not frames: raise SettingError(f"{corpus.name}: no film of it could be read for --face deepface; use --face tables")
     return pd.concat(frames, ignore_index=True)
 
+# %% ../nbs/06_features.ipynb #ebfe29ea
 def transcripts_of(corpus,  # a `Corpus`
                    engine: str,  # vosk, whisper, pocketsphinx or auto
                    cache: Path = None, progress: bool = False
