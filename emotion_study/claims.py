@@ -6,7 +6,8 @@
 __all__ = ['NETWORK', 'LATE', 'PUBLISHED', 'SETTINGS', 'TABLE', 'COLUMNS', 'CLAIMS', 'Claim', 'run', 'Ledger', 'claim_level',
            'claim_even', 'claim_gain', 'claim_text', 'claim_network', 'wilson', 'claim_verified', 'claim_robust',
            'readme_table', 'readme_splits', 'readme_words', 'readme_late', 'readme_leaks', 'corpus_facts',
-           'overlap_facts', 'make_ledger', 'numbers_in', 'unheld', 'claims_page', 'write_whole', 'write_ledger']
+           'overlap_facts', 'outside_facts', 'make_ledger', 'numbers_in', 'unheld', 'claims_page', 'write_whole',
+           'write_ledger']
 
 # %% ../nbs/12c_claims.ipynb #5b33d4db
 import json, re
@@ -307,6 +308,14 @@ def overlap_facts(runs: Runs) -> dict:
     return facts
 
 # %% ../nbs/12c_claims.ipynb #aaa099ef
+def outside_facts(entries: list) -> dict:
+    "Figures of results.json that come from outside of the predictions."
+    facts = {}
+    for e in entries:
+        if e.get('outside'): facts |= {f"{e['id']}{end}": e[k] for k, end in (('value', ''), ('lo', ' lo'), ('hi', ' hi'), ('n', ' n')) if e.get(k) is not None}
+    return facts
+
+# %% ../nbs/12c_claims.ipynb #af698273
 def make_ledger(folder  # of a report
                 ) -> tuple:  # dict for claims.json, entries that are new
     "All claims about a report, judged."
@@ -314,7 +323,7 @@ def make_ledger(folder  # of a report
     read = lambda name: json.loads((folder / name).read_text(encoding='utf-8')) if (folder / name).is_file() else None
     L = Ledger(Runs(pd.read_parquet(folder / 'predictions.parquet')), read('results.json') or [])
     for judge in CLAIMS: judge(L)
-    facts = corpus_facts(L.runs, read('run.json') or {}) | overlap_facts(L.runs)
+    facts = corpus_facts(L.runs, read('run.json') or {}) | overlap_facts(L.runs) | outside_facts(read('results.json') or [])
     return dict(facts=facts, claims=[asdict(c) for c in L.claims]), list(L.made.values())
 
 # %% ../nbs/12c_claims.ipynb #7ac8aaab

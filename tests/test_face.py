@@ -234,3 +234,21 @@ def test_weights_that_cannot_be_had_are_one_clear_error(tmp_path, monkeypatch):
     monkeypatch.setenv('DEEPFACE_HOME', str(tmp_path))
     with pytest.raises(SettingError, match="can't be had"): face.fetch_weights('http://127.0.0.1:9', progress=False)
     assert not list(tmp_path.rglob('*.h5'))
+
+
+# --- the training notebook
+
+def test_the_network_can_be_trained_anew(tmp_path, monkeypatch):
+    import papermill
+    found = [p for p in (ROOT / 'data' / 'fer2013', ROOT.parent / 'shared' / 'data' / 'fer2013') if (p / 'fer2013.parquet').is_file()]
+    if not found: pytest.skip('FER2013 is not on this machine')
+    monkeypatch.setenv('EMOTION_STUDY_CACHE', str(tmp_path / 'cache'))
+    shipped = face.weights_path('retrained').read_bytes()
+    few = dict(images=300, epochs=2, ship=False, out=str(tmp_path / 'out'), fer2013=str(found[0] / 'fer2013.parquet'))
+    papermill.execute_notebook(str(ROOT / 'nbs/study/93_face_weights.ipynb'), str(tmp_path / 'made.ipynb'), few, kernel_name='python3',
+                               cwd=str(ROOT), progress_bar=False)
+    results = {e['metric']: e for e in json.loads((tmp_path / 'out' / 'results.json').read_text())}
+    assert 0 < results['accuracy']['lo'] < results['accuracy']['value'] < results['accuracy']['hi'] and results['accuracy']['n'] == 300
+    card, = (tmp_path / 'cache').rglob('*_weights.json')
+    assert json.loads(card.read_text())['private_accuracy'] == results['accuracy']['value']
+    assert face.weights_path('retrained').read_bytes() == shipped, 'what is shipped is untouched'
