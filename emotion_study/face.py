@@ -299,7 +299,7 @@ def unchanged(frame, face: Face, thumb: np.ndarray) -> bool:
 class Tracker:
     "Finds the followed face in one frame after the other."
     detector: str = 'opencv'
-    stride: int = 2        # look at every so many frames, re-using the box in between
+    stride: int = 3        # look at every so many frames, re-using the box in between
     recheck: int = 12      # frames after which other faces are looked for again
     last: Face = None
     thumb: np.ndarray = None
@@ -325,7 +325,7 @@ LEAST_SIDE = 48  # pixels; a picture smaller than the network's input holds no f
 
 def film_faces(path,
                rate: float = 6,  # frames per second that are looked at; 0 for all
-               detector: str = 'opencv', stride: int = 2
+               detector: str = 'opencv', stride: int = 3
                ) -> tuple:  # DataFrame of `FRAME_COLUMNS`, inputs (found, 48, 48) float32, reason ('' when all is well)
     "Find and cut out the face in a film's frames; needs no network, and memory for one frame."
     film, track, rows, inputs = Film(Path(path), rate), Tracker(detector, stride), [], []
@@ -344,7 +344,7 @@ def film_faces(path,
     return table, np.array(inputs, 'float32').reshape(-1, 48, 48), reason
 
 # %% ../nbs/04_face.ipynb #9dbf92f4
-def face_frames(path, rate: float = 6, detector: str = 'opencv', weights: str = 'auto', stride: int = 2
+def face_frames(path, rate: float = 6, detector: str = 'opencv', weights: str = 'auto', stride: int = 3
                 ) -> tuple:  # DataFrame of `FRAME_COLUMNS` and `FACE_KEYS` (NaN without a face), reason
     "DeepFace's scores of a film, one row per sampled frame."
     table, inputs, reason = film_faces(path, rate, detector, stride)

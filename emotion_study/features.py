@@ -101,7 +101,7 @@ class FaceSettings:
     rate: float = 6           # frames per second; 0 for all
     detector: str = 'opencv'
     weights: str = 'auto'     # 'published', 'retrained' or 'auto'
-    stride: int = 2           # detector looks at every so many sampled frames
+    stride: int = 3           # detector looks at every so many sampled frames
 
     def key(self) -> str:
         "A digest of everything that decides about the scores."
