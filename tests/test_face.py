@@ -248,7 +248,7 @@ def test_the_network_can_be_trained_anew(tmp_path, monkeypatch):
     papermill.execute_notebook(str(ROOT / 'nbs/study/93_face_weights.ipynb'), str(tmp_path / 'made.ipynb'), few, kernel_name='python3',
                                cwd=str(ROOT), progress_bar=False)
     results = {e['metric']: e for e in json.loads((tmp_path / 'out' / 'results.json').read_text())}
-    assert 0 < results['private_accuracy']['lo'] < results['private_accuracy']['value'] < results['private_accuracy']['hi'] and results['private_accuracy']['n'] == 300
+    assert 0 <= results['private_accuracy']['lo'] < results['private_accuracy']['value'] < results['private_accuracy']['hi'] and results['private_accuracy']['n'] == 300
     card, = (tmp_path / 'cache').rglob('*_weights.json')
     assert json.loads(card.read_text())['private_accuracy'] == results['private_accuracy']['value']
     assert face.weights_path('retrained').read_bytes() == shipped, 'what is shipped is untouched'
