@@ -127,7 +127,9 @@ def test_vosk_streams_words_with_times(speech):
     second = len(speech.samples) / SR + 2
     assert any(w.start < second - 2 for w in words) and any(w.start > second for w in words), 'times run on over a pause'
     assert not any(second - 1.6 < w.start < second - .2 for w in words), 'no words in two seconds of silence'
-    assert text.vosk_words(y, str(KOREAN)) == (said, words)
+    again = text.vosk_words(y, str(KOREAN))[1]  # Kaldi's dither is reseeded, but other threads draw from the same C generator
+    assert [w.text for w in again] == [w.text for w in words]
+    assert max(abs(a.start - b.start) for a, b in zip(again, words)) < .05
 
 
 def test_vosk_reads_a_file_at_another_rate(speech, tmp_path):
