@@ -129,6 +129,7 @@ def test_what_is_no_face_gets_no_score(tmp_path, pictures):
     for name, picture in dict(cartoon=cartoon, black=0 * cartoon, half=pictures[0][:, :320][:, -90:]).items():
         frames, reason = seen(film(tmp_path / f'{name}.mp4', [picture] * 10))
         assert reason == ('' if frames['found'].any() else 'no face'), name
+        assert name != 'black' or not frames['found'].any()
     tiny = film(tmp_path / 'tiny.mkv', [np.full((1, 1, 3), 90, 'uint8')] * 5, codec='ffv1', pix_fmt='bgr0')
     frames, reason = seen(tiny)
     assert reason == 'picture too small' and not frames['found'].any() and len(frames)
