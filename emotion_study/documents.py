@@ -172,7 +172,7 @@ def datasheet(f: dict) -> list:
 
 # %% ../nbs/12d_documents.ipynb #f790dd1d
 _PAGE = """<h1>Checklists, model card, datasheet</h1>
-<p>Generated from this run's results; no number was typed for it. Verdicts: <a href="claims.html">claims</a>.</p>
+<p>Figures are filled in from this run's results; the sentences around them were written once. Verdicts: <a href="claims.html">claims</a>.</p>
 {% for title, rows in parts %}<h2>{{ title }}</h2><div class="scroll"><table>{% for q, a in rows %}
 <tr><th>{{ q }}</th><td>{{ a | code }}</td></tr>{% endfor %}</table></div>{% endfor %}
 """
