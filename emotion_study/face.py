@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 
 from .core import ROOT, CodeError, SettingError, describe, file_digest, parse_code, relative
-from .media import Film, FilmError
+from .media import Film
 
 # %% ../nbs/04_face.ipynb #7ae25df7
 FACE_KEYS = ('angry', 'disgust', 'fear', 'happy', 'sad', 'surprise', 'neutral')

@@ -1,15 +1,13 @@
 "DeepFace on films: real faces, bad films, streaming from a server of our own, and weights that stay where they belong."
-import json, os, signal, subprocess, sys, time
+import json, os, signal, subprocess, sys
 from fractions import Fraction
-from pathlib import Path
 
 import av, cv2, numpy as np, pandas as pd, pytest
 
 from emotion_study import corpus as C, face, features as F
 from emotion_study.core import ROOT, SettingError
 from emotion_study.media import Film, FilmError
-from test_download import Server, archive, zipped  # noqa: F401
-from test_download import server  # noqa: F401  (a fixture)
+from test_download import archive, server, zipped  # noqa: F401  (server is a fixture)
 
 KEYS = list(face.FACE_KEYS)
 
