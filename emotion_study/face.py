@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['FACE_KEYS', 'WEIGHTS_FILE', 'DEEPFACE_URL', 'DETECTORS', 'GLANCE_SIDE', 'LOOK_SIDE', 'FRAME_COLUMNS', 'LEAST_SIDE',
-           'SCORE_FLOOR', 'FACE_STATISTICS', 'LEAST_CONFIDENCE', 'weights_home', 'weights_path', 'choose_weights',
-           'check_pin', 'deepface_home', 'fetch_weights', 'emotion_client', 'grey_of', 'face_input', 'face_scores',
-           'detector_model', 'bordered', 'haar_search', 'shrunk', 'inside', 'haar_faces', 'haar_eyes', 'Face',
-           'find_faces', 'plausible_eyes', 'upright', 'align', 'overlap', 'follow', 'unchanged', 'Tracker',
-           'film_faces', 'face_frames', 'clip_id', 'read_score_table', 'score_features', 'deepface_features',
-           'read_clip_scores', 'au_features', 'read_au_means', 'openface_frames', 'read_openface', 'face_features']
+           'SCORE_FLOOR', 'FACE_STATISTICS', 'COURSE_STEPS', 'LEAST_CONFIDENCE', 'weights_home', 'weights_path',
+           'choose_weights', 'check_pin', 'deepface_home', 'fetch_weights', 'emotion_client', 'grey_of', 'face_input',
+           'face_scores', 'detector_model', 'bordered', 'haar_search', 'shrunk', 'inside', 'haar_faces', 'haar_eyes',
+           'Face', 'find_faces', 'plausible_eyes', 'upright', 'align', 'overlap', 'follow', 'unchanged', 'Tracker',
+           'film_faces', 'face_frames', 'clip_id', 'read_score_table', 'score_features', 'course_features',
+           'deepface_features', 'read_clip_scores', 'au_features', 'read_au_means', 'openface_frames', 'read_openface',
+           'face_features']
 
 # %% ../nbs/04_face.ipynb #33471b80
 import contextlib, functools, json, os, warnings
@@ -404,6 +405,25 @@ def score_features(frames: pd.DataFrame,  # as from `read_score_table`
     wide.columns = [f'{family}.{k}.{s}' for s, k in wide.columns]
     return wide[names].rename_axis('clip')
 
+# %% ../nbs/04_face.ipynb #674953f7
+COURSE_STEPS = 8
+
+def course_features(frames: pd.DataFrame,  # as from `read_score_table`
+                    family: str = 'facetime'
+                    ) -> pd.DataFrame:  # index clip, columns `<family>.<key>.t00` ...
+    "The course of each clip's log scores over time."
+    ordered = frames.sort_values(['clip', 'frame'])
+    logs = np.log(ordered[list(FACE_KEYS)].clip(lower=SCORE_FLOOR)).to_numpy('float64')
+    clips, first = np.unique(ordered['clip'].to_numpy(), return_index=True)
+    rows = [_pieces(x) for x in np.split(logs, first[1:])]
+    names = [f'{family}.{k}.t{t:02d}' for k in FACE_KEYS for t in range(COURSE_STEPS)]
+    return pd.DataFrame(np.array(rows).reshape(-1, len(names)), index=pd.Index(clips, name='clip'), columns=names)
+
+def _pieces(x):
+    "(T, 7) -> (7, steps) means of equal pieces."
+    if len(x) < COURSE_STEPS: x = x[np.arange(COURSE_STEPS) * len(x) // COURSE_STEPS]
+    return np.array([p.mean(axis=0) for p in np.array_split(x, COURSE_STEPS)]).T
+
 # %% ../nbs/04_face.ipynb #34918749
 def deepface_features(frames: pd.DataFrame  # `FRAME_COLUMNS`, `FACE_KEYS` and `clip`
                       ) -> pd.DataFrame:  # index clip, columns `deepface.<key>.<statistic>`; no row for a clip without a face
@@ -477,7 +497,9 @@ def face_features(sources  # a corpus' `FaceSources`
                   ) -> pd.DataFrame:  # index clip; empty when there is no source
     "Every face column that the corpus' sources give."
     parts = []
-    if sources.xception_frames: parts.append(score_features(read_score_table(sources.xception_frames)))
+    if sources.xception_frames:
+        frames = read_score_table(sources.xception_frames)
+        parts += [score_features(frames), course_features(frames)]
     if sources.mini_means: parts.append(read_clip_scores(sources.mini_means))
     if sources.au_means: parts.append(read_au_means(sources.au_means))
     elif sources.openface_frames: parts.append(read_openface(Path(sources.openface_frames).glob('01-01-*.csv')))

@@ -27,7 +27,7 @@ from .corpus import ZENODO, check_space, fetch_archive, film_archives, load_corp
 
 # %% ../nbs/06_features.ipynb #10e16c20
 FAMILIES = {'voice': ('mfcc', 'dmfcc', 'ddmfcc', 'chroma', 'logmel', 'spectral', 'energy', 'f0', 'time'),
-            'face': ('face', 'mini', 'au', 'deepface'),
+            'face': ('face', 'facetime', 'mini', 'au', 'deepface'),
             'words': ('text',)}
 CHANNELS = tuple(FAMILIES)
 
