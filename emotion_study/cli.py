@@ -242,13 +242,13 @@ def study(corpus: Corpus = 'auto',
     say(f"\nThe report is ready. Open this file in a browser:\n  {index}")
 
 # %% ../nbs/14_cli.ipynb #1dbb01c5
-def table_of(corpus: str, jobs: int = -1, words: str = 'script'):
+def table_of(corpus: str, jobs: int = -1, words: str = 'script', extended: bool = False):
     "The feature table of a corpus."
     from emotion_study.corpus import load_corpus
     from emotion_study.features import feature_table
     clips = load_corpus(corpus)
     if clips.notice: say(clips.notice)
-    return feature_table(clips, jobs=jobs, progress=True, words=words)
+    return feature_table(clips, jobs=jobs, progress=True, words=words, extended=extended)
 
 @app.command()
 def features(clips: Annotated[str, typer.Argument(help="the corpus, instead of --corpus", show_default=False)] = '',
@@ -258,12 +258,17 @@ def features(clips: Annotated[str, typer.Argument(help="the corpus, instead of -
              detector: Annotated[str, typer.Option(help="deepface: opencv, mtcnn, retinaface, yunet or skip")] = 'opencv',
              words: Annotated[str, typer.Option(help="script, or a recogniser: auto, vosk, whisper, pocketsphinx")] =
              'script',
+             extended: Annotated[bool, typer.Option('--extended', help="add what Whisper's encoder makes of the voice")] = False,
              out: Annotated[Path, typer.Option(help="the table to write")] = Path('features.parquet')):
     "Measure voice, face and words: one row of numbers per clip."
     if out.suffix != '.parquet': raise SettingError(f"--out {out} must end in .parquet")
     if face not in ('tables', 'deepface'): raise SettingError(f"--face {face} is not one of tables, deepface")
     from emotion_study.features import write_table
-    table = table_of(clips or corpus, jobs, words) if face == 'tables' else film_table(clips or corpus, jobs, words, rate, detector, out)
+    if extended:
+        from emotion_study.whisper import weights_digests
+        weights_digests()  # a package that is missing is told before anything is measured
+    asked = (clips or corpus, jobs, words, extended)
+    table = table_of(*asked) if face == 'tables' else film_table(*asked, rate, detector, out)
     write_table(table, out)
     say(f"{len(table):,} clips x {table.shape[1]:,} columns in {out}")
 
@@ -281,7 +286,7 @@ def transcribe(clips: Annotated[list[Path], typer.Argument(help="sound files, or
         for w in heard.words: say(f"  {w.start:6.2f} - {w.end:6.2f} s  {w.confidence:.2f}  {w.text}")
 
 # %% ../nbs/14_cli.ipynb #68ee45bd
-def film_table(corpus: str, jobs: int, words: str, rate: float, detector: str, out: Path):
+def film_table(corpus: str, jobs: int, words: str, extended: bool, rate: float, detector: str, out: Path):
     "A feature table whose face columns DeepFace measured on the films; its frames go beside it."
     from emotion_study.corpus import load_corpus
     from emotion_study.face import DETECTORS, choose_weights, deepface_features
@@ -295,7 +300,7 @@ def film_table(corpus: str, jobs: int, words: str, rate: float, detector: str, o
     frames = deepface_scores(clips, FaceSettings(rate, detector), jobs, progress=True, say=say)
     frames.to_parquet(out.with_suffix('.frames.parquet'), index=False)
     say(f"{len(frames):,} frames, {frames['found'].mean():.1%} with a face, in {out.with_suffix('.frames.parquet')}")
-    return feature_table(clips, jobs=jobs, progress=True, words=words, faces=deepface_features(frames))
+    return feature_table(clips, jobs=jobs, progress=True, words=words, faces=deepface_features(frames), extended=extended)
 
 # %% ../nbs/14_cli.ipynb #27f32efd
 @app.command()

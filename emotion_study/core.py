@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['EMOTIONS', 'STATEMENTS', 'LABEL_COLUMNS', 'PROFILES', 'CORPORA', 'ROOT', 'PACKAGES', 'label_names', 'SettingError',
            'to_label', 'CodeError', 'ClipCode', 'parse_code', 'describe', 'expected_codes', 'Settings', 'relative',
-           'set_seeds', 'file_digest', 'text_digest', 'code_digest', 'provenance']
+           'set_seeds', 'file_digest', 'text_digest', 'code_digest', 'cache_folder', 'store_row', 'load_row',
+           'package_folder', 'provenance']
 
 # %% ../nbs/00_core.ipynb #619c6986
-import configparser, hashlib, importlib.metadata as metadata, json, os, platform, random, sys
+import configparser, hashlib, importlib.metadata as metadata, importlib.util, json, os, platform, random, sys, zipfile
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -152,6 +153,41 @@ def code_digest(*modules) -> str:  # first 16 hexadecimal digits
     folder = ROOT / 'emotion_study'
     files = [folder / f'{m}.py' for m in modules] if modules else sorted(folder.glob('*.py'))
     return text_digest(*[f.read_text(encoding='utf-8') for f in files])[:16]
+
+# %% ../nbs/00_core.ipynb #3a3af066
+def cache_folder() -> Path:
+    "Where per-clip results are kept: `EMOTION_STUDY_CACHE`, or data/cache of the checkout."
+    return Path(os.environ.get('EMOTION_STUDY_CACHE') or ROOT / 'data' / 'cache')
+
+# %% ../nbs/00_core.ipynb #6b2976d0
+def store_row(entry: Path,  # a .npz file
+              values,  # array of the clip's columns
+              reason: str  # '' or why the clip has none
+              ):
+    "Keep one clip's row."
+    import numpy as np
+    entry.parent.mkdir(parents=True, exist_ok=True)
+    part = entry.with_suffix(f'.{os.getpid()}.part')
+    with open(part, 'wb') as f: np.savez(f, values=values, reason=np.array(reason))
+    part.replace(entry)
+
+# %% ../nbs/00_core.ipynb #454ce7f3
+def load_row(entry: Path) -> tuple:  # values, reason; None when there is no readable entry
+    "One clip's row as it was kept."
+    import numpy as np
+    try:
+        with np.load(entry, allow_pickle=False) as kept: return kept['values'], str(kept['reason'])
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile): return None
+
+# %% ../nbs/00_core.ipynb #01702f72
+def package_folder(package: str,  # import name
+                   remedy: str,  # what to install
+                   folder: str = 'model'  # inside the package
+                   ) -> Path:
+    "Where an installed package keeps its model."
+    spec = importlib.util.find_spec(package)
+    if spec is None: raise SettingError(f'the package {remedy} is not installed; install requirements.lock')
+    return Path(spec.submodule_search_locations[0]) / folder
 
 # %% ../nbs/00_core.ipynb #4f0e9088
 PACKAGES = ('numpy', 'scipy', 'pandas', 'pyarrow', 'scikit-learn', 'librosa', 'soundfile', 'soxr', 'av', 'tensorflow',

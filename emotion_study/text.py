@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['VOSK_FILES', 'VOSK_REMEDY', 'VOSK_EN', 'NO_SPEECH', 'LOOP', 'WHISPER', 'SPHINX', 'ENGINES', 'VOSK_URL', 'TRANSCRIPTS',
            'PINNED', 'POOLING', 'script_of', 'Word', 'Transcript', 'check_vosk', 'find_vosk', 'pcm16', 'seed_dither',
-           'load_vosk', 'vosk_words', 'package_folder', 'load_whisper', 'whisper_words', 'load_pocketsphinx',
-           'pocketsphinx_words', 'lacking', 'choose_engine', 'speech_probability', 'transcribe', 'engine_id',
-           'transcript_entry', 'transcribe_clips', 'download_vosk', 'shipped_transcripts', 'normalise_text',
-           'minilm_folder', 'encoder_source', 'load_encoder', 'pooled', 'embed', 'text_features']
+           'load_vosk', 'vosk_words', 'load_whisper', 'whisper_words', 'load_pocketsphinx', 'pocketsphinx_words',
+           'lacking', 'choose_engine', 'speech_probability', 'transcribe', 'engine_id', 'transcript_entry',
+           'transcribe_clips', 'download_vosk', 'shipped_transcripts', 'normalise_text', 'minilm_folder',
+           'encoder_source', 'load_encoder', 'pooled', 'embed', 'text_features']
 
 # %% ../nbs/05_text.ipynb #c3f4c035
 import ctypes, importlib.util, json, os, unicodedata, warnings
@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from .core import ROOT, STATEMENTS, SettingError, file_digest, relative, text_digest
+from .core import ROOT, STATEMENTS, SettingError, file_digest, package_folder, relative, text_digest
 from .corpus import Archive, check_space, disk_need, install_archive, is_unpacked, size_text, zip_bytes
 from .media import SR, Audio, read_audio
 
@@ -122,14 +122,6 @@ def vosk_words(samples: np.ndarray,  # (n,) float at `SR` Hz
 # %% ../nbs/05_text.ipynb #36490d8f
 NO_SPEECH, LOOP = .6, 2.4
 WHISPER = dict(language='en', beam_size=5, temperature=0., word_timestamps=True, condition_on_previous_text=False)
-
-def package_folder(package: str,  # import name
-                   remedy: str  # what to install
-                   ) -> Path:
-    "Where an installed package keeps its model."
-    spec = importlib.util.find_spec(package)
-    if spec is None: raise SettingError(f'the package {remedy} is not installed; install requirements.lock')
-    return Path(spec.submodule_search_locations[0]) / 'model'
 
 @lru_cache(maxsize=2)
 def load_whisper(folder: str):

