@@ -164,7 +164,7 @@ class NetworkStack:
         fresh = []
         for s in seeds:
             set_seeds(int(s))
-            fresh.append([np.array(v) for v in self.build().trainable_variables])
+            fresh.append([v.value.numpy() for v in self.build().trainable_variables])
         for w, values in zip(self.weights, zip(*fresh)): w.assign(np.stack(values))
         for m in (*self.first, *self.second): m.assign(self.tf.zeros_like(m))
         self.seeds.assign(np.asarray(seeds, 'int32')); self.step.assign(0)
@@ -191,7 +191,8 @@ def _epoch(self, x, present, target, place, order):
         with tf.GradientTape() as tape:
             tape.watch(self.weights)
             loss = tf.reduce_sum(_loss(self._outputs(batch, here), wanted, here, self.channels, self.classes))
-        self._adamw(tape.gradient(loss, self.weights, unconnected_gradients='zero'))
+        gradients = tape.gradient(loss, self.weights, unconnected_gradients='zero')
+        self._adamw([tf.convert_to_tensor(g) for g in gradients])
 
 NetworkStack._answers, NetworkStack._outputs, NetworkStack._epoch = _answers, _outputs, _epoch
 
@@ -220,7 +221,7 @@ def network_stack(columns: dict, classes: int, size: int, fusion: str = 'both') 
     return _stack(tuple((c, tuple(names)) for c, names in columns.items()), classes, size, fusion)
 
 # %% ../nbs/09_training.ipynb #b1b8ef99
-TEMPERATURES = np.geomspace(.4, 2.5, 43)
+TEMPERATURES = np.geomspace(.15, 3, 61)
 
 def stopping_epoch(right: np.ndarray  # (epochs, R) shares of validation clips
                    ) -> np.ndarray:  # (R,) counted from 1
@@ -333,12 +334,13 @@ def run_experts(table, fold: Fold, classes: int, scope: str, runs) -> dict:  # (
     return {(run, fold.seed, fold.fold, 0): p for run, p in expert_answers(Z, y, fold, runs, classes).items()}
 
 def run_stack(table, tasks: list,  # (fold, member)
+              size: int,  # networks of a stack
               classes: int, scope: str, run: tuple, epochs: int) -> dict:  # as `run_experts`
     "A stack of networks, trained and asked about its test rows."
     _one_thread()
     channels, fusion = run[1].split('+'), run[0].partition(', ')[2] or 'both'
-    padded = (tasks * STACK)[:max(STACK, len(tasks))] if len(tasks) > 1 else tasks
-    stack = network_stack(network_columns(table, channels), classes, len(padded), fusion)
+    padded = (tasks * size)[:size]
+    stack = network_stack(network_columns(table, channels), classes, size, fusion)
     data = stack_data(table, [f for f, _ in padded], classes, scope, channels)
     fit_stack(stack, data, [network_seed(*t) for t in padded], epochs)
     return {(run, f.seed, f.fold, m): out['fused'] for (f, m), out in zip(tasks, stack_outputs(stack, data))}
@@ -374,13 +376,19 @@ def _assembled(run, fold, parts, members):
     return mean_log_probability([networks, at(_partner(run[1]))])
 
 # %% ../nbs/09_training.ipynb #8ac6693c
+def _stacks(tasks: int) -> list:  # (first task, size)
+    "Tasks dealt into stacks of one size, as even as can be."
+    if not tasks: return []
+    size = -(-tasks // -(-tasks // STACK))
+    return [(i, size) for i in range(0, tasks, size)]
+
 def _units(table, folds, need, classes, scope, epochs):  # (weight, function, arguments) of each unit
     "The work of a cross-validation, in units that do not depend on who does them."
     import emotion_study.training as here  # by name, so that workers import it
     experts = [r for r in need if r[0] in EXPERT_MODELS]
     for run, members in need.items():
         tasks = [(f, m) for f in folds for m in range(members)] if run not in experts else []
-        for i in range(0, len(tasks), STACK): yield here.run_stack, (table, tasks[i:i + STACK], classes, scope, run, epochs)
+        for i, size in _stacks(len(tasks)): yield here.run_stack, (table, tasks[i:i + size], size, classes, scope, run, epochs)
     for f in folds:
         if experts: yield here.run_experts, (table, f, classes, scope, experts)
 
