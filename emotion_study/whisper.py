@@ -15,7 +15,7 @@ from pathlib import Path
 import joblib
 import numpy as np
 import pandas as pd
-from joblib.externals.loky import get_reusable_executor
+from joblib.externals.loky import ProcessPoolExecutor
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
@@ -226,9 +226,9 @@ def whisper_row(path,  # a sound file or a video with sound
 def _in_workers(paths: list, jobs: int, cache, key):
     "Rows of some clips, in order, as they become known."
     from emotion_study.whisper import whisper_row as row  # by name: a notebook's own can't be sent, it has `lru_cache` inside
-    if not paths: return iter(())
-    pool = get_reusable_executor(max_workers=min(joblib.effective_n_jobs(jobs), len(paths)), timeout=60)
-    return pool.map(row, paths, [cache] * len(paths), [key] * len(paths))
+    if not paths: return
+    with ProcessPoolExecutor(min(joblib.effective_n_jobs(jobs), len(paths))) as pool:
+        yield from pool.map(row, paths, [cache] * len(paths), [key] * len(paths))
 
 def _is_kept(path, cache, key): return not Path(path).is_file() or load_row(_entry(path, cache, key)) is not None
 
