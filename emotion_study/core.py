@@ -90,7 +90,7 @@ def expected_codes(modality: int = 3  # 1 full audio-video, 2 video only, 3 audi
     return sorted(grid)
 
 # %% ../nbs/00_core.ipynb #a4ee6c4e
-PROFILES = {'quick': dict(random=2, actor=1, epochs=8), 'full': dict(random=20, actor=3, epochs=40)}
+PROFILES = {'quick': dict(random=2, actor=1, epochs=8, members=2), 'full': dict(random=20, actor=3, epochs=40, members=3)}
 CORPORA = ('auto', 'ravdess', 'twin')
 
 # %% ../nbs/00_core.ipynb #9926b691
@@ -112,6 +112,9 @@ class Settings:
 
     @property
     def epochs(self): return PROFILES[self.profile]['epochs']
+
+    @property
+    def members(self): return PROFILES[self.profile]['members']
 
 # %% ../nbs/00_core.ipynb #58d57268
 def _find_root():
