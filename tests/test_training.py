@@ -1,0 +1,122 @@
+"""The stack of networks: variants, company, missing channels, the encoder's blocks, calibration."""
+import numpy as np
+import pandas as pd
+import pytest
+
+from emotion_study import training
+from emotion_study.core import SettingError
+from emotion_study.features import CHANNELS, EXTENDED
+from emotion_study.protocols import LeakageError, SealedLabels, make_folds
+from test_pipeline import toy_table
+
+
+def with_blocks(table, seed=1):
+    "The toy table with two columns of an encoder's first block."
+    rng = np.random.default_rng(seed)
+    blocks = pd.DataFrame(rng.normal(size=(len(table), 4)), columns=[f'{EXTENDED[0]}.{i:03d}.mean' for i in range(4)])
+    return pd.concat([table, blocks], axis=1)
+
+
+def trained(table, folds, scope='train', fusion='both', epochs=3, channels=CHANNELS, **alterations):
+    columns = training.network_columns(table, channels)
+    stack = training.NetworkStack(columns, 8, len(folds), fusion, **alterations)
+    data = training.stack_data(table, folds, 8, scope, channels)
+    training.fit_stack(stack, data, [training.network_seed(f, 0) for f in folds], epochs)
+    return stack, data
+
+
+@pytest.mark.parametrize('fusion', ['mean', 'concat', 'gates', 'attention', 'both'])
+def test_each_variant_is_a_run_of_its_own(fusion):
+    said = training.cross_validate(toy_table(), 'actor', 8, 'train', [(f'network, {fusion}', 'voice+face')], epochs=2, jobs=1)
+    assert set(said.model) == {f'network, {fusion}'} and np.allclose(said.filter(like='p_').sum(axis=1), 1, atol=1e-3)
+
+
+def test_an_unknown_variant_is_told_in_one_line():
+    with pytest.raises(SettingError, match='fusion'):
+        training.cross_validate(toy_table(), 'actor', 8, 'train', [('network, magic', 'voice+face')], epochs=1, jobs=1)
+
+
+def test_labels_of_test_rows_are_not_in_what_a_stack_learns_from():
+    table = toy_table()
+    folds = make_folds(table, 'actor')
+    data = training.stack_data(table, folds, 8, 'train', CHANNELS)
+    n = len(table)
+    for i, f in enumerate(folds):
+        own = data.target[i * n:(i + 1) * n]
+        assert (own[f.fit].sum(1) == 1).all() and not own[f.test].any()
+        with pytest.raises(LeakageError): SealedLabels(np.zeros(n, int), f)[f.test]
+
+
+def test_a_missing_channel_has_no_say():
+    "What stands in the columns of an absent channel changes nothing, in any variant; its gate and its attention are shut."
+    table = toy_table()
+    folds = make_folds(table, 'actor')[:2]
+    for fusion in ('mean', 'concat', 'gates', 'attention', 'both'):
+        stack, data = trained(table, folds, fusion=fusion)
+        present = data.present * np.array([1, 0, 1], 'float32')
+        first = training.stack_outputs(stack, data, present=present)
+        data.x['face'] = -3 * data.x['face']
+        second = training.stack_outputs(stack, data, present=present)
+        assert all(np.allclose(a['fused'], b['fused'], atol=1e-6) for a, b in zip(first, second)), fusion
+        if fusion == 'both':
+            assert not first[0]['gates'][:, 1].any() and not first[0]['attention'][:, :, 0, 8:9].any()
+
+
+def test_no_channel_at_all_is_still_a_probability():
+    table = toy_table()
+    stack, data = trained(table, make_folds(table, 'actor')[:1])
+    p = training.stack_outputs(stack, data, present=0 * data.present)[0]['fused']
+    assert np.isfinite(p).all() and np.allclose(p.sum(1), 1, atol=1e-5)
+
+
+def test_filling_up_a_stack_changes_nothing():
+    table = toy_table()
+    folds, run = make_folds(table, 'actor')[:2], ('network', 'voice+face')
+    tasks = [(f, 0) for f in folds]
+    whole = training.run_stack(table, tasks, 3, 8, 'train', run, 2)
+    alone = training.run_stack(table, tasks[:1], 1, 8, 'train', run, 2)
+    assert len(whole) == 2
+    for key, p in alone.items(): assert np.allclose(whole[key], p, atol=1e-4)
+
+
+def test_a_network_taken_out_of_its_stack_answers_the_same():
+    table = toy_table()
+    fold = make_folds(table, 'actor')[0]
+    stack, data = trained(table, [fold])
+    model, x = training.network_of(stack, 0), training.network_features(table, fold, 'train', CHANNELS)
+    said = model({c: z[fold.test] for c, z in x.items()} | {'present': data.present[fold.test]}, training=False)['fused'].numpy()
+    assert np.allclose(said, training.stack_outputs(stack, data)[0]['fused'], atol=1e-5)
+    assert float(model.get_layer('fused').temperature) == pytest.approx(float(stack.temperature[0]))
+
+
+def test_the_encoder_is_a_group_of_experts_and_tokens_of_the_network():
+    table = with_blocks(toy_table())
+    assert [n for n in training.network_columns(table, ['voice'])['voice'] if '.pc' in n] == [f'{EXTENDED[0]}.pc{i:03d}.value' for i in range(4)]
+    fold = make_folds(table, 'actor')[0]
+    Z = training.fold_features(table, fold, 'train')
+    assert ('lda', EXTENDED[0]) in training.late_groups(Z, 'voice')[-1] and len(training.late_groups(Z, 'face')) == 1
+    said = training.cross_validate(table, 'actor', 8, 'train', ['late', 'ensemble'], epochs=1, members=1, jobs=1, label='extended')
+    assert set(said.model) == {'late, extended', 'ensemble, extended'}
+
+
+def test_components_know_nothing_of_test_rows():
+    table = with_blocks(toy_table())
+    fold = make_folds(table, 'actor')[0]
+    Z = training.fold_features(table, fold, 'train')[EXTENDED[0]]
+    other = Z.copy(); other[fold.test[1:]] += 1
+    a, b = (training.components(z, fold) for z in (Z, other))
+    rest = np.setdiff1d(np.arange(len(table)), fold.test[1:])
+    assert np.array_equal(a[rest], b[rest]) and not np.array_equal(a, b)
+
+
+def test_a_saved_network_makes_no_use_of_the_encoder(tmp_path):
+    folder = training.train_models(with_blocks(toy_table()), out=tmp_path, epochs=1, only=[0])
+    _, card = training.load_network(folder / 'fold0.json')
+    assert not any(c.startswith('whisper') for columns in card['channels'].values() for c in columns)
+
+
+def test_temperature_moves_no_answer():
+    p = np.random.default_rng(0).dirichlet(np.ones(8), size=(2, 50)).astype('float32')
+    truth = np.random.default_rng(1).integers(0, 8, (2, 50))
+    cold = p.argmax(-1)
+    for t in training.best_temperature(p, truth): assert (np.log(p) / t).argmax(-1).tolist() == cold.tolist()
