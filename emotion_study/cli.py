@@ -311,7 +311,7 @@ def train(out: Annotated[Path, typer.Option(help="folder for the trained models"
           scope: Annotated[str, typer.Option(help="train (by training clips) or actor (each speaker)")] = 'train',
           model: Annotated[str, typer.Option(help="network: the fusion network")] = 'network',
           seed: Annotated[int, typer.Option(help="random seed")] = 0,
-          epochs: Annotated[int, typer.Option(help="at most so many passes over the training clips")] = 80):
+          epochs: Annotated[int, typer.Option(help="passes over the training clips in the first of two trainings")] = 40):
     "Train models and save them (--mode train)."
     label_names(classes)
     if epochs < 1: raise SettingError(f"--epochs {epochs} is not 1 or more")
