@@ -25,7 +25,7 @@ from .core import EMOTIONS, LABEL_COLUMNS, ROOT, SettingError, describe, expecte
 
 # %% ../nbs/01a_twin.ipynb #26cff75e
 CHANNELS = {'voice': ('mfcc', 'dmfcc', 'ddmfcc', 'chroma', 'logmel', 'spectral', 'f0', 'energy', 'time'),
-            'face': ('face', 'mini', 'au')}
+            'face': ('face', 'facetime', 'mini', 'au')}
 LEVELS = {'actor': ['actor'], 'emotion': ['actor', 'emotion'], 'intensity': ['actor', 'emotion', 'intensity'],
           'take': ['actor', 'emotion', 'intensity', 'statement'], 'repetition': None}
 
