@@ -166,7 +166,7 @@ def test_readme_quotes_nothing_that_the_ledger_does_not_hold(ledger):
 def test_a_number_that_nobody_measured_is_noticed(ledger):
     text = (ROOT / 'README.md').read_text(encoding='utf-8')
     assert claims.unheld(text + '\nIt reaches 98.76 % now.', ledger) == ['98.76']
-    assert claims.unheld(text.replace('(77.3', '(79.9', 1), ledger) == ['79.9']
+    assert '(77.8' in text and claims.unheld(text.replace('(77.8', '(11.111', 1), ledger) == ['11.111']
 
 
 def test_every_claim_has_a_refutation_a_test_and_a_verdict(ledger):
