@@ -382,7 +382,7 @@ def _stacks(tasks: int) -> list:  # (first task, size)
     size = -(-tasks // -(-tasks // STACK))
     return [(i, size) for i in range(0, tasks, size)]
 
-def _units(table, folds, need, classes, scope, epochs):  # (weight, function, arguments) of each unit
+def _units(table, folds, need, classes, scope, epochs):  # (function, arguments) of each unit
     "The work of a cross-validation, in units that do not depend on who does them."
     import emotion_study.training as here  # by name, so that workers import it
     experts = [r for r in need if r[0] in EXPERT_MODELS]
