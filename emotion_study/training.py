@@ -426,7 +426,7 @@ def save_predictions(folder, predictions: pd.DataFrame) -> Path:
     predictions = predictions.sort_values(list(KEYS), ignore_index=True)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix('.part')
-    predictions.to_parquet(part, compression='zstd', index=False)
+    predictions.to_parquet(part, compression='zstd', compression_level=19, index=False)
     return part.replace(path)
 
 # %% ../nbs/09_training.ipynb #c09cb48c
