@@ -45,7 +45,13 @@ def run_list(table: pd.DataFrame, models) -> list:  # [(model, modalities), ...]
     runs = [(m, mods) for m in names for mods in MODELS[m] if set(mods.split('+')) <= set(have)]
     for m in ('network', 'ensemble'):
         if m in names and (m, '+'.join(have)) not in runs: runs.append((m, '+'.join(have)))
-    return runs + [m for m in models if not isinstance(m, str)]
+    return runs + [_known(*m, have) for m in models if not isinstance(m, str)]
+
+def _known(model, mods, have):
+    "A pair whose model and channels there are."
+    if model.partition(', ')[0] not in MODELS: raise SettingError(f"model {model!r} is not one of {', '.join(MODELS)}")
+    if not set(mods.split('+')) <= set(have): raise SettingError(f"channels {mods!r}: the table has {', '.join(have)}")
+    return model, mods
 
 # %% ../nbs/09_training.ipynb #4d1f219f
 CLIP = 5.0

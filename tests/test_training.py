@@ -31,9 +31,11 @@ def test_each_variant_is_a_run_of_its_own(fusion):
     assert set(said.model) == {f'network, {fusion}'} and np.allclose(said.filter(like='p_').sum(axis=1), 1, atol=1e-3)
 
 
-def test_an_unknown_variant_is_told_in_one_line():
-    with pytest.raises(SettingError, match='fusion'):
-        training.cross_validate(toy_table(), 'actor', 8, 'train', [('network, magic', 'voice+face')], epochs=1, jobs=1)
+@pytest.mark.parametrize('run, says', [(('network, magic', 'voice+face'), 'fusion'), (('netwrok', 'voice'), 'netwrok'),
+                                       (('network', 'voice+smell'), 'smell')])
+def test_an_unknown_run_is_told_in_one_line(run, says):
+    with pytest.raises(SettingError, match=says):
+        training.cross_validate(toy_table(), 'actor', 8, 'train', [run], epochs=1, jobs=1)
 
 
 def test_labels_of_test_rows_are_not_in_what_a_stack_learns_from():
