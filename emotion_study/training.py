@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['MODELS', 'EXPERT_MODELS', 'CLIP', 'COMPONENTS', 'SHARE_MIX', 'SHARE_COLUMNS', 'SHARE_CHANNELS', 'BATCH', 'RATE',
-           'DECAY', 'TEMPERATURES', 'STACK', 'KEYS', 'run_list', 'feature_parts', 'fold_features', 'late_groups',
-           'expert_answers', 'components', 'network_columns', 'network_features', 'presence', 'uniform', 'altered',
-           'NetworkStack', 'network_stack', 'stopping_epoch', 'best_temperature', 'StackData', 'stack_data',
-           'fit_stack', 'stack_outputs', 'network_of', 'predictions_rows', 'network_seed', 'run_experts', 'run_stack',
-           'cross_validate', 'save_predictions', 'save_network', 'train_folds', 'train_models', 'load_network',
-           'apply_scaler', 'evaluate_models']
+           'DECAY', 'TEMPERATURES', 'STACK', 'PULL', 'KEYS', 'run_list', 'feature_parts', 'fold_features',
+           'late_groups', 'expert_answers', 'fold_clips', 'run_pool', 'components', 'network_columns',
+           'network_features', 'presence', 'uniform', 'altered', 'NetworkStack', 'network_stack', 'stopping_epoch',
+           'best_temperature', 'tempered', 'StackData', 'stack_data', 'fit_stack', 'stack_outputs', 'network_of',
+           'predictions_rows', 'network_seed', 'run_experts', 'run_stack', 'cross_validate', 'save_predictions',
+           'save_network', 'train_folds', 'train_models', 'load_network', 'apply_scaler', 'evaluate_models']
 
 # %% ../nbs/09_training.ipynb #7c5614ba
 import json
@@ -26,13 +26,14 @@ from tqdm import tqdm
 from .core import SettingError, label_names, provenance, set_seeds
 from .features import CHANNELS, EXTENDED, feature_columns
 from .metrics import RUN
+from .pool import Clips, log_pool, pool_weights, pooled
 from .protocols import (PROTOCOLS, SCOPES, Fold, LeakageError, SealedLabels, labels_of, make_folds, moments,
                                      normalise, standardise)
 
 # %% ../nbs/09_training.ipynb #21f72563
 MODELS = {'svm': ('voice', 'face', 'voice+face'), 'linear': ('voice', 'face', 'voice+face'),
           'late': ('voice', 'face', 'words', 'voice+face', 'voice+face+words'),
-          'network': ('voice', 'voice+face+words'), 'ensemble': ('voice', 'voice+face+words')}
+          'pool': ('voice', 'voice+face'), 'network': ('voice', 'voice+face+words'), 'ensemble': ('voice', 'voice+face+words')}
 EXPERT_MODELS = ('svm', 'linear', 'late')
 
 # %% ../nbs/09_training.ipynb #7f000a6b
@@ -90,6 +91,24 @@ def expert_answers(Z: dict, y: SealedLabels, fold: Fold, runs, classes: int) -> 
         groups = late_groups(Z, mods)
         return mean_log_probability([expert(*e) for g in groups for e in g], [1 / len(g) for g in groups for _ in g])
     with threadpool_limits(1): return {run: answer(*run) for run in runs}
+
+# %% ../nbs/09_training.ipynb #b36f94df
+def fold_clips(table: pd.DataFrame, fold: Fold, classes: int, scope: str) -> Clips:
+    "What the pool's experts may know beside features; labels of test rows are sealed."
+    names = list(label_names(classes))
+    y = np.array([names.index(e) for e in labels_of(table, classes)])
+    fine, _ = (table['emotion'].astype(str) + '/' + table['intensity'].astype(str)).factorize()
+    speakers, said = table['actor'].factorize()[0], table['statement'].astype(str).factorize()[0]
+    groups = speakers * (said.max() + 1) + said if scope == 'actor' else None
+    return Clips(SealedLabels(y, fold), SealedLabels(fine, fold), y[np.unique(fine, return_index=True)[1]], speakers, groups, classes)
+
+def run_pool(table, fold: Fold, classes: int, scope: str, run: tuple) -> dict:  # as `run_stack`
+    "The pool on one fold."
+    _one_thread()
+    channels = run[1].split('+')
+    Z = fold_features(table, fold, scope, [*channels, *EXTENDED])
+    with threadpool_limits(1): pool = pooled(Z, channels, fold_clips(table, fold, classes, scope), fold)
+    return {(run, fold.seed, fold.fold, 0): {'test': pool.test, 'val': pool.val}}
 
 # %% ../nbs/09_training.ipynb #95483942
 COMPONENTS = 128
@@ -164,6 +183,7 @@ class NetworkStack:
         self.seeds, self.step = tf.Variable(tf.zeros(size, tf.int32)), tf.Variable(0)
         self.epoch = tf.function(self._epoch, reduce_retracing=True)
         self.answers = tf.function(self._answers, reduce_retracing=True)
+        self.heard = None  # after training: what each network said of its validation rows before it learnt from them
 
     def reset(self, seeds):
         "Fresh weights for each seed; the optimiser forgets."
@@ -245,6 +265,12 @@ def best_temperature(p: np.ndarray,  # (R, n, K) probabilities at temperature 1
     loss = -np.take_along_axis(logs, truth[None, ..., None], -1).mean(axis=(2, 3))
     return TEMPERATURES[loss.argmin(axis=0)]
 
+
+def tempered(p: np.ndarray, temperature: float) -> np.ndarray:  # (n, K), rows sum to one
+    "Probabilities at another temperature."
+    q = np.clip(p, 1e-9, 1) ** (1 / temperature)
+    return q / q.sum(axis=-1, keepdims=True)
+
 # %% ../nbs/09_training.ipynb #c73b5680
 @dataclass
 class StackData:
@@ -298,6 +324,7 @@ def fit_stack(stack: NetworkStack, data: StackData, seeds, epochs: int) -> np.nd
     stack.reset(seeds)
     _train(stack, tensors, [f.fit for f in folds], lengths, seeds)
     stack.temperature.assign(best_temperature(at_stop, truth).astype('float32'))
+    stack.heard = [tempered(p, t)[:len(f.val)] for p, t, f in zip(at_stop, stack.temperature.numpy(), folds)]
     return lengths
 
 # %% ../nbs/09_training.ipynb #49ad0b70
@@ -332,16 +359,17 @@ def network_seed(fold: Fold, member: int) -> int:
     "The seed of a network: its fold and its number among the members of an ensemble."
     return 10_000 * fold.seed + 100 * fold.fold + member
 
-def run_experts(table, fold: Fold, classes: int, scope: str, runs) -> dict:  # (run, fold number, member) -> probabilities
+def run_experts(table, fold: Fold, classes: int, scope: str, runs) -> dict:  # (run, seed, fold, member) -> {'test': probabilities}
     "Every baseline run on one fold."
+    _one_thread()
     names, mods = list(label_names(classes)), {c for _, m in runs for c in m.split('+')}
     y = SealedLabels(np.array([names.index(e) for e in labels_of(table, classes)]), fold)
     Z = fold_features(table, fold, scope, [*mods, *EXTENDED])
-    return {(run, fold.seed, fold.fold, 0): p for run, p in expert_answers(Z, y, fold, runs, classes).items()}
+    return {(run, fold.seed, fold.fold, 0): {'test': p} for run, p in expert_answers(Z, y, fold, runs, classes).items()}
 
 def run_stack(table, tasks: list,  # (fold, member)
               size: int,  # networks of a stack
-              classes: int, scope: str, run: tuple, epochs: int) -> dict:  # as `run_experts`
+              classes: int, scope: str, run: tuple, epochs: int) -> dict:  # as `run_experts`, and 'val'
     "A stack of networks, trained and asked about its test rows."
     _one_thread()
     channels, fusion = run[1].split('+'), run[0].partition(', ')[2] or 'both'
@@ -349,10 +377,12 @@ def run_stack(table, tasks: list,  # (fold, member)
     stack = network_stack(network_columns(table, channels), classes, size, fusion)
     data = stack_data(table, [f for f, _ in padded], classes, scope, channels)
     fit_stack(stack, data, [network_seed(*t) for t in padded], epochs)
-    return {(run, f.seed, f.fold, m): out['fused'] for (f, m), out in zip(tasks, stack_outputs(stack, data))}
+    return {(run, f.seed, f.fold, m): {'test': out['fused'], 'val': heard}
+            for (f, m), out, heard in zip(tasks, stack_outputs(stack, data), stack.heard)}
 
 # %% ../nbs/09_training.ipynb #d6ce6b7f
 def _one_thread():
+    "One thread for TensorFlow in a worker, which has not loaded it yet."
     import sys
     if 'tensorflow' in sys.modules: return
     import tensorflow as tf
@@ -360,26 +390,29 @@ def _one_thread():
     tf.config.threading.set_inter_op_parallelism_threads(1)
 
 # %% ../nbs/09_training.ipynb #a410dbcd
+PULL = .03
+
 def _needed(runs, members: int) -> dict:  # run -> members to train
-    "Which networks and experts the runs are made of."
+    "Which networks, pools and experts the runs are made of."
     need = {}
     for model, mods in runs:
-        if model in EXPERT_MODELS: need[model, mods] = 1
-        elif model != 'ensemble': need[model, mods] = max(need.get((model, mods), 0), 1)
-        else:
+        if model == 'ensemble':
             need['network', mods] = members
             need.setdefault(_partner(mods), 1)
+        else: need[model, mods] = max(need.get((model, mods), 0), 1)
     return need
 
-def _partner(mods): return 'late', '+'.join(c for c in mods.split('+') if c != 'words') or mods
+def _partner(mods): return 'pool', '+'.join(c for c in mods.split('+') if c != 'words') or mods
 
-def _assembled(run, fold, parts, members):
+def _assembled(table, run, fold, parts, members, classes):
     "The probabilities of a run on a fold."
     from emotion_study.fusion import mean_log_probability
-    at = lambda r, m=0: parts[r, fold.seed, fold.fold, m]
-    if run[0] != 'ensemble': return at(run)
-    networks = mean_log_probability([at(('network', run[1]), m) for m in range(members)])
-    return mean_log_probability([networks, at(_partner(run[1]))])
+    at = lambda r, rows, m=0: parts[r, fold.seed, fold.fold, m][rows]
+    if run[0] != 'ensemble': return at(run, 'test')
+    networks = lambda rows: mean_log_probability([at(('network', run[1]), rows, m) for m in range(members)])
+    two = lambda rows: np.stack([networks(rows), at(_partner(run[1]), rows)], axis=1)
+    y = fold_clips(table, fold, classes, 'train').y
+    return log_pool(two('test'), pool_weights(two('val'), y[fold.val], PULL))
 
 # %% ../nbs/09_training.ipynb #8ac6693c
 def _stacks(tasks: int) -> list:  # (first task, size)
@@ -391,9 +424,11 @@ def _stacks(tasks: int) -> list:  # (first task, size)
 def _units(table, folds, need, classes, scope, epochs):  # (function, arguments) of each unit
     "The work of a cross-validation, in units that do not depend on who does them."
     import emotion_study.training as here  # by name, so that workers import it
-    experts = [r for r in need if r[0] in EXPERT_MODELS]
+    experts, pools = [r for r in need if r[0] in EXPERT_MODELS], [r for r in need if r[0] == 'pool']
+    for f in folds:
+        for run in pools: yield here.run_pool, (table, f, classes, scope, run)
     for run, members in need.items():
-        tasks = [(f, m) for f in folds for m in range(members)] if run not in experts else []
+        tasks = [(f, m) for f in folds for m in range(members)] if run not in (*experts, *pools) else []
         for i, size in _stacks(len(tasks)): yield here.run_stack, (table, tasks[i:i + size], size, classes, scope, run, epochs)
     for f in folds:
         if experts: yield here.run_experts, (table, f, classes, scope, experts)
@@ -416,7 +451,7 @@ def cross_validate(table: pd.DataFrame,  # feature table
     for part in tqdm(work, total=len(units), desc=f'{protocol} {classes} classes, scope {scope}', unit='unit', disable=not progress):
         parts |= part
     named = lambda run: (f'{run[0]}, {label}' if label else run[0], run[1])
-    rows = [predictions_rows(table, f, named(r), _assembled(r, f, parts, members), classes, scope) for r in runs for f in folds]
+    rows = [predictions_rows(table, f, named(r), _assembled(table, r, f, parts, members, classes), classes, scope) for r in runs for f in folds]
     return pd.concat(rows, ignore_index=True).sort_values([*RUN, 'seed', 'fold', 'clip'], ignore_index=True)
 
 # %% ../nbs/09_training.ipynb #e481e30a
