@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['STYLE', 'SYNTHETIC', 'RESULT_KEYS', 'respell', 'outline', 'formula_svg', 'tall_fractions', 'display_svg',
-           'for_reading', 'exporter', 'picture_files', 'read_json', 'mend_links', 'style_sheet', 'banners', 'framed',
-           'read_results', 'in_unit', 'interval', 'result_row', 'result_groups', 'index_body', 'corpus_words',
-           'report_title', 'clear_pages', 'page_name', 'report_parts', 'build_report']
+           'for_reading', 'exporter', 'with_palette', 'picture_files', 'read_json', 'mend_links', 'style_sheet',
+           'banners', 'framed', 'read_results', 'in_unit', 'interval', 'result_row', 'result_groups', 'index_body',
+           'corpus_words', 'report_title', 'clear_pages', 'page_name', 'report_parts', 'build_report']
 
 # %% ../nbs/12a_report.ipynb #fe6b8057
-import base64, functools, hashlib, html, json, math, re
+import base64, functools, hashlib, html, io, json, math, re
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -107,6 +107,13 @@ def exporter():
     return made
 
 # %% ../nbs/12a_report.ipynb #1d5d331e
+def with_palette(data: bytes) -> bytes:
+    "A PNG of at most 256 colours, or the data as they are when that saves nothing."
+    from PIL import Image
+    made = io.BytesIO()
+    Image.open(io.BytesIO(data)).convert('RGB').quantize(256, dither=Image.Dither.NONE).save(made, 'PNG', optimize=True)
+    return min(data, made.getvalue(), key=len)
+
 def picture_files(body: str, folder: Path) -> str:
     "HTML whose embedded pictures are files of the report folder."
     known = {hashlib.sha256(p.read_bytes()).hexdigest(): p for p in sorted((folder / 'figures').glob('*.png'))}
@@ -116,7 +123,7 @@ def picture_files(body: str, folder: Path) -> str:
         digest = hashlib.sha256(data).hexdigest()
         file = known.get(digest, folder / 'pictures' / f'{digest[:12]}.{m[1]}')
         file.parent.mkdir(exist_ok=True)
-        if digest not in known: file.write_bytes(data)
+        if digest not in known: file.write_bytes(with_palette(data) if m[1] == 'png' else data)
         alt = html.escape(captions.get(file.name) or captions.get(file.stem) or 'figure', quote=True)
         return f'<img src="{file.relative_to(folder).as_posix()}" alt="{alt}">'
     return re.sub(r'<img [^>]*?src="data:image/(png|jpeg);base64,([^"]+)"[^>]*>', refer, body)

@@ -78,7 +78,8 @@ def test_filling_up_a_stack_changes_nothing():
     whole = training.run_stack(table, tasks, 3, 8, 'train', run, 2)
     alone = training.run_stack(table, tasks[:1], 1, 8, 'train', run, 2)
     assert len(whole) == 2
-    for key, p in alone.items(): assert np.allclose(whole[key], p, atol=1e-4)
+    for key, said in alone.items():
+        for rows in ('test', 'val'): assert np.allclose(whole[key][rows], said[rows], atol=1e-4)
 
 
 def test_a_network_taken_out_of_its_stack_answers_the_same():
@@ -98,7 +99,7 @@ def test_the_encoder_is_a_group_of_experts_and_tokens_of_the_network():
     Z = training.fold_features(table, fold, 'train')
     assert ('lda', EXTENDED[0]) in training.late_groups(Z, 'voice')[-1] and len(training.late_groups(Z, 'face')) == 1
     said = training.cross_validate(table, 'actor', 8, 'train', ['late', 'ensemble'], epochs=1, members=1, jobs=1, label='extended')
-    assert set(said.model) == {'late, extended', 'ensemble, extended'}
+    assert set(said.model) == {'late, extended', 'ensemble, extended'} and np.isfinite(said.filter(like='p_')).all(axis=None)
 
 
 def test_components_know_nothing_of_test_rows():

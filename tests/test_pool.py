@@ -1,0 +1,93 @@
+"""The pool of experts: sealed test rows, strangers kept strangers, and what the ensemble makes of it."""
+import numpy as np
+import pytest
+
+from emotion_study import training
+from emotion_study.core import SettingError
+from emotion_study.features import EXTENDED
+from emotion_study.pool import POOL_EXPERTS, inner_folds, log_pool, opinions, pool_parts, pool_weights, pooled
+from emotion_study.protocols import LeakageError, make_folds
+from test_pipeline import toy_table
+from test_training import with_blocks
+
+
+def pool_of(table, fold, scope='train', Z=None):
+    Z = Z or training.fold_features(table, fold, scope, ['voice', 'face'])
+    return pooled(Z, ['voice', 'face'], training.fold_clips(table, fold, 8, scope), fold)
+
+
+@pytest.mark.parametrize('scope', ['train', 'actor'])
+def test_other_test_clips_change_neither_weights_nor_answers(scope):
+    "With new speakers in scope train, and with known ones even in scope actor, a test clip is judged by itself."
+    table = toy_table()
+    fold = make_folds(table, 'actor' if scope == 'train' else 'random')[0]
+    Z = training.fold_features(table, fold, scope, ['voice', 'face'])
+    first, moved = pool_of(table, fold, scope, Z), {c: z.copy() for c, z in Z.items()}
+    for z in moved.values(): z[fold.test[1:]] += 3
+    second = pool_of(table, fold, scope, moved)
+    assert np.allclose(first.weights, second.weights, atol=1e-6) and np.allclose(first.val, second.val, atol=1e-6)
+    assert np.allclose(first.test[0], second.test[0], atol=1e-6) and not np.allclose(first.test[1:], second.test[1:])
+
+
+def test_labels_of_test_rows_are_sealed():
+    table = toy_table()
+    fold = make_folds(table, 'actor')[0]
+    clips = training.fold_clips(table, fold, 8, 'train')
+    for sealed in (clips.y, clips.fine):
+        with pytest.raises(LeakageError): sealed[fold.test]
+    with pytest.raises(LeakageError): opinions(np.ones((len(table), 3)), ['lda'], clips, fold.test, fold.val)
+
+
+@pytest.mark.parametrize('protocol', ['actor', 'loso', 'statement'])
+def test_inner_folds_keep_speakers_apart(protocol):
+    table = toy_table()
+    table = table.assign(statement=np.where(table.groupby('actor').cumcount() % 2, 'kids', 'dogs'))
+    for fold in make_folds(table, protocol)[:3]:
+        clips = training.fold_clips(table, fold, 8, 'train')
+        cut = inner_folds(fold, clips.y, clips.speakers)
+        assert np.array_equal(np.sort(np.concatenate([b for _, b in cut])), fold.fit)
+        for a, b in cut:
+            assert not set(clips.speakers[a]) & set(clips.speakers[b]) and not np.isin(np.r_[a, b], fold.test).any()
+
+
+def test_scope_train_does_not_tell_who_speaks():
+    table = toy_table()
+    fold = make_folds(table, 'random')[0]
+    clips = training.fold_clips(table, fold, 8, 'train')
+    X = training.fold_features(table, fold, 'train', ['voice'])['voice']
+    told, = opinions(X, ['speaker'], clips, fold.fit, fold.test)
+    clips.speakers = clips.speakers.copy(); clips.speakers[fold.test] = 99
+    untold, = opinions(X, ['speaker'], clips, fold.fit, fold.test)
+    assert np.array_equal(told, untold)
+
+
+def test_every_part_and_expert_has_a_weight():
+    table = with_blocks(toy_table())
+    fold = make_folds(table, 'actor')[0]
+    Z = training.fold_features(table, fold, 'train', ['voice', 'face', *EXTENDED])
+    weights = pool_of(table, fold, Z=Z).weights
+    parts = ('voice', 'face', 'voice+face', 'whisper', 'voice+face+whisper')
+    assert set(weights.index) == {(p, k) for p in parts for k in POOL_EXPERTS} | {(EXTENDED[0], 'subclass')}
+    assert (weights >= 0).all() and weights.sum() > 0
+    assert [name for name, *_ in pool_parts(Z, ['face'], fold.fit)] == ['face'], 'the encoder belongs to the voice'
+
+
+def test_an_unknown_expert_is_told():
+    table = toy_table()
+    fold = make_folds(table, 'actor')[0]
+    with pytest.raises(SettingError, match='oracle'):
+        opinions(np.ones((len(table), 3)), ['oracle'], training.fold_clips(table, fold, 8, 'train'), fold.fit, fold.test)
+
+
+def test_the_ensemble_is_networks_and_pool_with_weights_from_validation():
+    table, both = toy_table(), 'voice+face'
+    runs = [('network', both), ('pool', both), ('ensemble', both)]
+    said = training.cross_validate(table, 'actor', 8, 'train', runs, epochs=2, members=1, jobs=1)
+    fold, order = make_folds(table, 'actor')[0], ['model', 'clip']
+    own = said[said.fold == 0].sort_values(order).set_index('model').filter(like='p_')
+    two = np.stack([own.loc[m].to_numpy('float64') for m in ('network', 'pool')], axis=1)
+    parts = training.run_pool(table, fold, 8, 'train', runs[1]) | training.run_stack(table, [(fold, 0)], 1, 8, 'train', runs[0], 2)
+    val = np.stack([parts[r, 0, 0, 0]['val'] for r in runs[:2]], axis=1)
+    y = training.fold_clips(table, fold, 8, 'train').y[fold.val]
+    by_hand = log_pool(two, pool_weights(val, y, training.PULL))
+    assert np.allclose(own.loc['ensemble'].to_numpy(), by_hand, atol=2e-3)
