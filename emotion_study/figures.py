@@ -97,6 +97,7 @@ def plot_claim(values: dict,  # name -> accuracies in percent, one per split
     ax.set_ylim(len(values) - .5, -1.0)
     ax.annotate(claim_name, (claim, -.85), xytext=(-4, 0), textcoords='offset points', color='#b00020', fontsize=8.5, ha='right',
                 va='top')
+    ax.margins(x=.12)
     ax.set(xlabel='accuracy in percent, one point per split', title=title)
     return ax
 
