@@ -52,7 +52,7 @@ def centred(X: np.ndarray,  # (n, d)
             groups,  # (n,) speaker and sentence as one number, or None: leave as is
             rows  # the training rows
             ) -> np.ndarray:  # (n, d)
-    "Features relative to their group's training clips, or to all of its clips for a group without any."
+    "Features relative to their group's training clips, or to all clips of a group without any; with fewer than `ENOUGH` a group stays as it is."
     if groups is None: return X
     X, fitted = X.copy(), np.isin(np.arange(len(X)), rows)
     for g in np.unique(groups):

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MODELS', 'EXPERT_MODELS', 'CLIP', 'COMPONENTS', 'SHARE_MIX', 'SHARE_COLUMNS', 'SHARE_CHANNELS', 'BATCH', 'RATE',
            'DECAY', 'TEMPERATURES', 'STACK', 'PULL', 'KEYS', 'run_list', 'feature_parts', 'fold_features',
-           'late_groups', 'expert_answers', 'fold_clips', 'run_pool', 'components', 'network_columns',
+           'late_groups', 'expert_answers', 'class_numbers', 'fold_clips', 'run_pool', 'components', 'network_columns',
            'network_features', 'presence', 'uniform', 'altered', 'NetworkStack', 'network_stack', 'stopping_epoch',
            'best_temperature', 'tempered', 'StackData', 'stack_data', 'fit_stack', 'stack_outputs', 'network_of',
            'predictions_rows', 'network_seed', 'run_experts', 'run_stack', 'cross_validate', 'save_predictions',
@@ -93,10 +93,13 @@ def expert_answers(Z: dict, y: SealedLabels, fold: Fold, runs, classes: int) -> 
     with threadpool_limits(1): return {run: answer(*run) for run in runs}
 
 # %% ../nbs/09_training.ipynb #b36f94df
+def class_numbers(table: pd.DataFrame, classes: int) -> np.ndarray:  # (n,)
+    "The class of each row, as a column of `label_names`."
+    return pd.Index(label_names(classes)).get_indexer(labels_of(table, classes))
+
 def fold_clips(table: pd.DataFrame, fold: Fold, classes: int, scope: str) -> Clips:
     "What the pool's experts may know beside features; labels of test rows are sealed."
-    names = list(label_names(classes))
-    y = np.array([names.index(e) for e in labels_of(table, classes)])
+    y = class_numbers(table, classes)
     fine, _ = (table['emotion'].astype(str) + '/' + table['intensity'].astype(str)).factorize()
     speakers, said = table['actor'].factorize()[0], table['statement'].astype(str).factorize()[0]
     groups = speakers * (said.max() + 1) + said if scope == 'actor' else None
@@ -284,8 +287,8 @@ class StackData:
 
 def stack_data(table: pd.DataFrame, folds: list, classes: int, scope: str, channels) -> StackData:
     "Rows of the folds of a stack; labels of test rows are not part of it."
-    names, n, own = list(label_names(classes)), len(table), list({id(f): f for f in folds}.values())
-    labels, target = np.array([names.index(e) for e in labels_of(table, classes)]), np.zeros((len(own), n, classes), 'float32')
+    n, own = len(table), list({id(f): f for f in folds}.values())
+    labels, target = class_numbers(table, classes), np.zeros((len(own), n, classes), 'float32')
     sealed = [SealedLabels(labels, f) for f in own]
     for i, f in enumerate(own): target[i, f.fit] = np.eye(classes)[sealed[i][f.fit]]
     Z = [network_features(table, f, scope, channels) for f in own]
@@ -362,9 +365,8 @@ def network_seed(fold: Fold, member: int) -> int:
 def run_experts(table, fold: Fold, classes: int, scope: str, runs) -> dict:  # (run, seed, fold, member) -> {'test': probabilities}
     "Every baseline run on one fold."
     _one_thread()
-    names, mods = list(label_names(classes)), {c for _, m in runs for c in m.split('+')}
-    y = SealedLabels(np.array([names.index(e) for e in labels_of(table, classes)]), fold)
-    Z = fold_features(table, fold, scope, [*mods, *EXTENDED])
+    y = SealedLabels(class_numbers(table, classes), fold)
+    Z = fold_features(table, fold, scope, [*{c for _, m in runs for c in m.split('+')}, *EXTENDED])
     return {(run, fold.seed, fold.fold, 0): {'test': p} for run, p in expert_answers(Z, y, fold, runs, classes).items()}
 
 def run_stack(table, tasks: list,  # (fold, member)
@@ -411,7 +413,7 @@ def _assembled(table, run, fold, parts, members, classes):
     if run[0] != 'ensemble': return at(run, 'test')
     networks = lambda rows: mean_log_probability([at(('network', run[1]), rows, m) for m in range(members)])
     two = lambda rows: np.stack([networks(rows), at(_partner(run[1]), rows)], axis=1)
-    y = fold_clips(table, fold, classes, 'train').y
+    y = SealedLabels(class_numbers(table, classes), fold)
     return log_pool(two('test'), pool_weights(two('val'), y[fold.val], PULL))
 
 # %% ../nbs/09_training.ipynb #8ac6693c
