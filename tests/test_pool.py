@@ -5,7 +5,7 @@ import pytest
 from emotion_study import training
 from emotion_study.core import SettingError
 from emotion_study.features import EXTENDED
-from emotion_study.pool import POOL_EXPERTS, inner_folds, log_pool, opinions, pool_parts, pool_weights, pooled
+from emotion_study.pool import ENCODER_SCALE, POOL_EXPERTS, inner_folds, log_pool, opinions, pool_parts, pool_weights, pooled
 from emotion_study.protocols import LeakageError, make_folds
 from test_pipeline import toy_table
 from test_training import with_blocks
@@ -70,6 +70,22 @@ def test_every_part_and_expert_has_a_weight():
     assert set(weights.index) == {(p, k) for p in parts for k in POOL_EXPERTS} | {(EXTENDED[0], 'subclass')}
     assert (weights >= 0).all() and weights.sum() > 0
     assert [name for name, *_ in pool_parts(Z, ['face'], fold.fit)] == ['face'], 'the encoder belongs to the voice'
+
+
+def test_a_channel_weighs_the_same_however_many_columns_it_has():
+    "Everything put together: repeating the face's columns changes no distance, and Whisper counts for four channels."
+    table = with_blocks(toy_table())
+    fold = make_folds(table, 'actor')[0]
+    Z = training.fold_features(table, fold, 'train', ['voice', 'face', *EXTENDED])
+    def between(Z):
+        joint, = (X[fold.fit] for name, X, _ in pool_parts(Z, ['voice', 'face'], fold.fit) if name == 'voice+face+whisper')
+        return ((joint[:40, None] - joint[None, :40]) ** 2).sum(axis=-1)
+    even = lambda X: X / np.sqrt((X[fold.fit] ** 2).sum(axis=1).mean())
+    whisper = np.hstack([Z[f] for f in EXTENDED if f in Z])
+    rows = np.hstack([even(Z['voice']), even(Z['face']), ENCODER_SCALE * even(whisper)])[fold.fit][:40]
+    by_hand = ((rows[:, None] - rows[None]) ** 2).sum(axis=-1)
+    assert np.allclose(between(Z), by_hand, rtol=1e-3, atol=1e-5)
+    assert np.allclose(between(Z | {'face': np.tile(Z['face'], 5)}), by_hand, rtol=1e-3, atol=1e-5)
 
 
 def test_an_unknown_expert_is_told():
