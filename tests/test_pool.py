@@ -73,7 +73,7 @@ def test_every_part_and_expert_has_a_weight():
 
 
 def test_a_channel_weighs_the_same_however_many_columns_it_has():
-    "Everything put together: repeating the face's columns changes no distance, and Whisper counts for four channels."
+    "Everything put together: distances are those worked out by hand, and repeating the face's columns changes none."
     table = with_blocks(toy_table())
     fold = make_folds(table, 'actor')[0]
     Z = training.fold_features(table, fold, 'train', ['voice', 'face', *EXTENDED])
