@@ -25,10 +25,10 @@ from . import face, media, speech
 from .core import LABEL_COLUMNS, ROOT, SettingError, Settings, cache_folder, code_digest, file_digest, load_row, \
     parse_code, provenance, store_row, text_digest
 from .corpus import ZENODO, check_space, fetch_archive, film_archives, load_corpus
-from .whisper import EXTENDED, weights_digests, whisper_features
+from .whisper import COPIES, EXTENDED, weights_digests, whisper_features
 
 # %% ../nbs/06_features.ipynb #10e16c20
-FAMILIES = {'voice': ('mfcc', 'dmfcc', 'ddmfcc', 'chroma', 'logmel', 'spectral', 'energy', 'f0', 'time', *EXTENDED),
+FAMILIES = {'voice': ('mfcc', 'dmfcc', 'ddmfcc', 'chroma', 'logmel', 'spectral', 'energy', 'f0', 'time', *COPIES),
             'face': ('face', 'facetime', 'mini', 'au', 'deepface'),
             'words': ('text',)}
 CHANNELS = tuple(FAMILIES)

@@ -6,10 +6,11 @@
 __all__ = ['MODELS', 'EXPERT_MODELS', 'CLIP', 'COMPONENTS', 'SHARE_MIX', 'SHARE_COLUMNS', 'SHARE_CHANNELS', 'BATCH', 'RATE',
            'DECAY', 'TEMPERATURES', 'STACK', 'PULL', 'KEYS', 'run_list', 'feature_parts', 'fold_features',
            'late_groups', 'expert_answers', 'class_numbers', 'fold_clips', 'run_pool', 'components', 'network_columns',
-           'network_features', 'presence', 'uniform', 'altered', 'NetworkStack', 'network_stack', 'stopping_epoch',
-           'best_temperature', 'tempered', 'StackData', 'stack_data', 'fit_stack', 'stack_outputs', 'network_of',
-           'predictions_rows', 'network_seed', 'run_experts', 'run_stack', 'cross_validate', 'save_predictions',
-           'save_network', 'train_folds', 'train_models', 'load_network', 'apply_scaler', 'evaluate_models']
+           'copied_features', 'network_features', 'presence', 'uniform', 'altered', 'NetworkStack', 'network_stack',
+           'stopping_epoch', 'best_temperature', 'tempered', 'StackData', 'stack_data', 'fit_stack', 'stack_outputs',
+           'network_of', 'predictions_rows', 'network_seed', 'run_experts', 'run_stack', 'cross_validate',
+           'save_predictions', 'save_network', 'train_folds', 'train_models', 'load_network', 'apply_scaler',
+           'evaluate_models']
 
 # %% ../nbs/09_training.ipynb #7c5614ba
 import json
@@ -24,11 +25,12 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from .core import SettingError, label_names, provenance, set_seeds
-from .features import CHANNELS, EXTENDED, feature_columns
+from .features import CHANNELS, COPIES, EXTENDED, FAMILIES, feature_columns
 from .metrics import RUN
 from .pool import Clips, log_pool, pool_weights, pooled
 from .protocols import (PROTOCOLS, SCOPES, Fold, LeakageError, SealedLabels, labels_of, make_folds, moments,
                                      normalise, standardise)
+from .whisper import SPEEDS
 
 # %% ../nbs/09_training.ipynb #21f72563
 MODELS = {'svm': ('voice', 'face', 'voice+face'), 'linear': ('voice', 'face', 'voice+face'),
@@ -59,10 +61,12 @@ CLIP = 5.0
 
 def feature_parts(table: pd.DataFrame) -> dict:  # name -> columns
     "The channels of a table, and each block of a pretrained encoder by itself."
-    wide = {f: feature_columns(table, families=[f]) for f in EXTENDED}
-    taken = {c for columns in wide.values() for c in columns}
-    plain = {c: [n for n in feature_columns(table, [c]) if n not in taken] for c in CHANNELS}
-    return {name: columns for name, columns in (plain | wide).items() if columns}
+    channel = {f: c for c, families in FAMILIES.items() for f in families}
+    parts = {name: [] for name in (*CHANNELS, *COPIES)}
+    for n in feature_columns(table):
+        family = n.split('.')[0]
+        parts[family if family in parts and family not in CHANNELS else channel[family]].append(n)
+    return {name: columns for name, columns in parts.items() if columns}
 
 def fold_features(table: pd.DataFrame, fold: Fold, scope: str, parts=None) -> dict:  # part -> (n, d) float32
     "Normalised features of each part of the table (or of some)."
@@ -109,19 +113,20 @@ def run_pool(table, fold: Fold, classes: int, scope: str, run: tuple) -> dict:  
     "The pool on one fold."
     _one_thread()
     channels = run[1].split('+')
-    Z = fold_features(table, fold, scope, [*channels, *EXTENDED])
+    Z = fold_features(table, fold, scope, [*channels, *COPIES])
     with threadpool_limits(1): pool = pooled(Z, channels, fold_clips(table, fold, classes, scope), fold)
     return {(run, fold.seed, fold.fold, 0): {'test': pool.test, 'val': pool.val}}
 
 # %% ../nbs/09_training.ipynb #95483942
-COMPONENTS = 128
+COMPONENTS = 256
 
-def components(Z: np.ndarray, fold: Fold) -> np.ndarray:  # (n, COMPONENTS) float32
+def components(Z: np.ndarray,  # (copies, n, d)
+               fold: Fold) -> np.ndarray:  # (copies, n, COMPONENTS) float32
     "Leading principal components of the training part, each with variance 1 there."
     from sklearn.decomposition import PCA
-    kept = min(COMPONENTS, *Z[fold.fit].shape)
-    pca = PCA(kept, whiten=True, svd_solver='randomized', random_state=0).fit(Z[fold.fit])
-    return np.clip(pca.transform(Z), -CLIP, CLIP).astype('float32')
+    kept = min(COMPONENTS, *Z[0, fold.fit].shape)
+    pca = PCA(kept, whiten=True, svd_solver='randomized', random_state=0).fit(Z[0, fold.fit])
+    return np.clip([pca.transform(z) for z in Z], -CLIP, CLIP).astype('float32')
 
 def network_columns(table: pd.DataFrame, channels) -> dict:  # channel -> column names
     "The names of what a network reads."
@@ -129,11 +134,18 @@ def network_columns(table: pd.DataFrame, channels) -> dict:  # channel -> column
     blocks = [f'{f}.pc{i:03d}.value' for f in EXTENDED if f in parts for i in range(min(COMPONENTS, len(parts[f])))]
     return {c: parts[c] + (blocks if c == 'voice' else []) for c in channels}
 
+def copied_features(table: pd.DataFrame, fold: Fold, scope: str, channels) -> dict:  # channel -> (copies, n, d) float32
+    "What a network reads of every clip and of its copies; only the voice has copies, the other channels are repeated."
+    parts = feature_parts(table)
+    wide = [f for f in EXTENDED if f in parts] if 'voice' in channels else []
+    copies = [s for s in SPEEDS if not s or wide and all(f + s in parts for f in wide)]
+    Z = fold_features(table, fold, scope, [*channels, *(f + s for f in wide for s in copies)])
+    blocks = lambda c: [components(np.stack([Z[f + s] for s in copies]), fold) for f in wide if c == 'voice']
+    return {c: np.concatenate([np.repeat(Z[c][None], len(copies), axis=0), *blocks(c)], axis=2) for c in channels}
+
 def network_features(table: pd.DataFrame, fold: Fold, scope: str, channels) -> dict:  # channel -> (n, d) float32
-    "What a network reads of every clip."
-    wide = [f for f in EXTENDED if f in feature_parts(table)] if 'voice' in channels else []
-    Z = fold_features(table, fold, scope, [*channels, *wide])
-    return {c: np.hstack([Z[c], *(components(Z[f], fold) for f in wide if c == 'voice')]) for c in channels}
+    "What a network reads of every clip as it was recorded."
+    return {c: z[0] for c, z in copied_features(table, fold, scope, channels).items()}
 
 def presence(table: pd.DataFrame, channels) -> np.ndarray:  # (n, C) float32
     "Which channels of which clip are valid."
@@ -278,12 +290,17 @@ def tempered(p: np.ndarray, temperature: float) -> np.ndarray:  # (n, K), rows s
 @dataclass
 class StackData:
     "What a stack learns from."
-    x: dict              # channel -> (folds * n, d)
-    present: np.ndarray  # (n, C)
-    target: np.ndarray   # (folds * n, K), zero outside of each fold's training part
+    x: dict              # channel -> (folds * copies * n, d)
+    present: np.ndarray  # (copies * n, C)
+    target: np.ndarray   # (folds * copies * n, K), zero outside of each fold's training part
     place: np.ndarray    # (R,) where the fold of each network begins
     folds: list          # the fold of each network
     truth: list          # validation classes of each network
+    copies: int = 1      # of each clip
+
+    @property
+    def shifts(self):  # from a clip to its copies
+        return len(self.present) // self.copies * np.arange(self.copies, dtype='int32')
 
 def stack_data(table: pd.DataFrame, folds: list, classes: int, scope: str, channels) -> StackData:
     "Rows of the folds of a stack; labels of test rows are not part of it."
@@ -291,25 +308,39 @@ def stack_data(table: pd.DataFrame, folds: list, classes: int, scope: str, chann
     labels, target = class_numbers(table, classes), np.zeros((len(own), n, classes), 'float32')
     sealed = [SealedLabels(labels, f) for f in own]
     for i, f in enumerate(own): target[i, f.fit] = np.eye(classes)[sealed[i][f.fit]]
-    Z = [network_features(table, f, scope, channels) for f in own]
-    of = [next(i for i, g in enumerate(own) if g is f) for f in folds]
-    return StackData({c: np.concatenate([z[c] for z in Z]) for c in channels}, presence(table, channels),
-                     target.reshape(-1, classes), n * np.array(of, 'int32'), list(folds), [sealed[i][own[i].val] for i in of])
+    Z = [copied_features(table, f, scope, channels) for f in own]
+    copies, of = len(Z[0][channels[0]]), [next(i for i, g in enumerate(own) if g is f) for f in folds]
+    return StackData({c: np.concatenate([x for z in Z for x in z[c]]) for c in channels}, np.tile(presence(table, channels), (copies, 1)),
+                     np.tile(target, (1, copies, 1)).reshape(-1, classes), copies * n * np.array(of, 'int32'), list(folds),
+                     [sealed[i][own[i].val] for i in of], copies)
 
 # %% ../nbs/09_training.ipynb #9a8ef6a1
 def _even(rows: list) -> np.ndarray:  # (R, longest)
     "Rows of each network, the shorter ones begun again."
     return np.stack([np.resize(r, max(map(len, rows))) for r in rows]).astype('int32')
 
-def _train(stack, tensors, rows: list, lengths: np.ndarray, seeds, after=None):
+def _dealt(rng, rows, shape, shifts):
+    "Rows in a random order, each clip as one of its copies."
+    order = np.resize(rng.permutation(rows), shape)
+    return order + rng.choice(shifts, shape) if len(shifts) > 1 else order
+
+def _train(stack, tensors, rows: list, lengths: np.ndarray, seeds, shifts, after=None):
     "Train every network for its own number of epochs."
     rngs, size = [np.random.default_rng([int(s), len(r)]) for s, r in zip(seeds, rows)], min(BATCH, min(map(len, rows)))
     steps = max(map(len, rows)) // size
     for e in range(int(lengths.max())):
         stack.rate.assign((RATE * .5 * (1 + np.cos(np.pi * np.minimum(e / lengths, 1)))).astype('float32'))
-        order = np.stack([np.resize(g.permutation(r), steps * size).reshape(steps, size) for g, r in zip(rngs, rows)], 1)
+        order = np.stack([_dealt(g, r, (steps, size), shifts) for g, r in zip(rngs, rows)], 1)
         stack.epoch(*tensors, stack.tf.constant(order, stack.tf.int32))
         if after: after()
+
+def _asked(stack, x, present, place, rows, shifts) -> dict:  # name -> (R, B, …)
+    "Outputs for rows; the fused answer is the pool of what was said of a clip's copies."
+    said = [{k: v.numpy() for k, v in stack.answers(x, present, place, stack.tf.constant(rows + s)).items()} for s in shifts]
+    if len(said) == 1: return said[0]
+    R, B, K = said[0]['fused'].shape
+    fused = np.stack([s['fused'].reshape(R * B, K) for s in said], axis=1)
+    return said[0] | {'fused': log_pool(fused, np.full(len(said), 1 / len(said))).reshape(R, B, K)}
 
 # %% ../nbs/09_training.ipynb #21e77143
 def fit_stack(stack: NetworkStack, data: StackData, seeds, epochs: int) -> np.ndarray:  # (R,) epochs trained
@@ -317,15 +348,15 @@ def fit_stack(stack: NetworkStack, data: StackData, seeds, epochs: int) -> np.nd
     tf, folds = stack.tf, data.folds
     tensors = [tf.nest.map_structure(tf.constant, v) for v in (data.x, data.present, data.target, data.place)]
     val, truth, said = _even([f.val for f in folds]), _even(data.truth), []
-    ask = lambda rows: stack.answers(tensors[0], tensors[1], tensors[3], tf.constant(rows))
+    ask = lambda rows: _asked(stack, tensors[0], tensors[1], tensors[3], rows, data.shifts)
     stack.reset(seeds)
-    _train(stack, tensors, [f.train for f in folds], np.full(len(folds), epochs), seeds,
-           after=lambda: said.append(ask(val)['fused'].numpy()))
+    _train(stack, tensors, [f.train for f in folds], np.full(len(folds), epochs), seeds, data.shifts,
+           after=lambda: said.append(ask(val)['fused']))
     stop = stopping_epoch(np.array([(p.argmax(-1) == truth).mean(1) for p in said]))
     at_stop = np.array([said[e - 1][r] for r, e in enumerate(stop)])
     lengths = np.maximum(stop, epochs // 2)
     stack.reset(seeds)
-    _train(stack, tensors, [f.fit for f in folds], lengths, seeds)
+    _train(stack, tensors, [f.fit for f in folds], lengths, seeds, data.shifts)
     stack.temperature.assign(best_temperature(at_stop, truth).astype('float32'))
     stack.heard = [tempered(p, t)[:len(f.val)] for p, t, f in zip(at_stop, stack.temperature.numpy(), folds)]
     return lengths
@@ -334,9 +365,9 @@ def fit_stack(stack: NetworkStack, data: StackData, seeds, epochs: int) -> np.nd
 def stack_outputs(stack: NetworkStack, data: StackData, rows: list = None, present=None) -> list:  # dict per network
     "What each network says of its rows (of its test rows when none are named)."
     tf, rows = stack.tf, [f.test for f in data.folds] if rows is None else rows
-    out = stack.answers({c: tf.constant(v) for c, v in data.x.items()}, tf.constant(data.present if present is None else present),
-                        tf.constant(data.place), tf.constant(_even(rows)))
-    return [{k: v.numpy()[r, :len(own)] for k, v in out.items()} for r, own in enumerate(rows)]
+    out = _asked(stack, {c: tf.constant(v) for c, v in data.x.items()}, tf.constant(data.present if present is None else present),
+                 tf.constant(data.place), _even(rows), data.shifts)
+    return [{k: v[r, :len(own)] for k, v in out.items()} for r, own in enumerate(rows)]
 
 def network_of(stack: NetworkStack, r: int):  # keras.Model
     "One network of a stack as a plain Keras model."
@@ -493,7 +524,7 @@ def save_network(model, table, fold, scope, out: Path, name: str) -> dict:
 def train_folds(table: pd.DataFrame, folds: list, classes: int, scope: str, epochs: int, member: int = 0,
                 channels=None) -> list:  # a Keras model for each fold
     "The network of each fold, trained as one stack; of a pretrained encoder's columns a saved network makes no use."
-    plain = table.drop(columns=feature_columns(table, families=EXTENDED))
+    plain = table.drop(columns=feature_columns(table, families=COPIES))
     channels = channels or [c for c in CHANNELS if feature_columns(plain, [c])]
     stack = network_stack(network_columns(plain, channels), classes, len(folds))
     fit_stack(stack, stack_data(plain, folds, classes, scope, channels), [network_seed(f, member) for f in folds], epochs)
@@ -507,7 +538,7 @@ def train_models(table: pd.DataFrame, protocol: str = 'actor', classes: int = 8,
     out = Path(out); out.mkdir(parents=True, exist_ok=True)
     folds = [f for f in make_folds(table, protocol, classes, seed) if only is None or f.fold in only]
     for fold, network in zip(folds, train_folds(table, folds, classes, scope, epochs)):
-        save_network(network, table.drop(columns=feature_columns(table, families=EXTENDED)), fold, scope, out, f'fold{fold.fold}')
+        save_network(network, table.drop(columns=feature_columns(table, families=COPIES)), fold, scope, out, f'fold{fold.fold}')
     return out
 
 # %% ../nbs/09_training.ipynb #cbfcd897

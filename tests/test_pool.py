@@ -4,9 +4,10 @@ import pytest
 
 from emotion_study import training
 from emotion_study.core import SettingError
-from emotion_study.features import EXTENDED
+from emotion_study.fusion import make_expert
 from emotion_study.pool import ENCODER_SCALE, POOL_EXPERTS, inner_folds, log_pool, opinions, pool_parts, pool_weights, pooled
 from emotion_study.protocols import LeakageError, make_folds
+from emotion_study.whisper import COPIES, EXTENDED, SPEEDS
 from test_pipeline import toy_table
 from test_training import with_blocks
 
@@ -35,7 +36,7 @@ def test_labels_of_test_rows_are_sealed():
     clips = training.fold_clips(table, fold, 8, 'train')
     for sealed in (clips.y, clips.fine):
         with pytest.raises(LeakageError): sealed[fold.test]
-    with pytest.raises(LeakageError): opinions(np.ones((len(table), 3)), ['lda'], clips, fold.test, fold.val)
+    with pytest.raises(LeakageError): opinions(np.ones((1, len(table), 3)), ['lda'], clips, fold.test, fold.val)
 
 
 @pytest.mark.parametrize('protocol', ['actor', 'loso', 'statement'])
@@ -54,7 +55,7 @@ def test_scope_train_does_not_tell_who_speaks():
     table = toy_table()
     fold = make_folds(table, 'random')[0]
     clips = training.fold_clips(table, fold, 8, 'train')
-    X = training.fold_features(table, fold, 'train', ['voice'])['voice']
+    X = training.fold_features(table, fold, 'train', ['voice'])['voice'][None]
     told, = opinions(X, ['speaker'], clips, fold.fit, fold.test)
     clips.speakers = clips.speakers.copy(); clips.speakers[fold.test] = 99
     untold, = opinions(X, ['speaker'], clips, fold.fit, fold.test)
@@ -78,7 +79,7 @@ def test_a_channel_weighs_the_same_however_many_columns_it_has():
     fold = make_folds(table, 'actor')[0]
     Z = training.fold_features(table, fold, 'train', ['voice', 'face', *EXTENDED])
     def between(Z):
-        joint, = (X[fold.fit] for name, X, _ in pool_parts(Z, ['voice', 'face'], fold.fit) if name == 'voice+face+whisper')
+        joint, = (X[0, fold.fit] for name, X, _ in pool_parts(Z, ['voice', 'face'], fold.fit) if name == 'voice+face+whisper')
         return ((joint[:40, None] - joint[None, :40]) ** 2).sum(axis=-1)
     even = lambda X: X / np.sqrt((X[fold.fit] ** 2).sum(axis=1).mean())
     whisper = np.hstack([Z[f] for f in EXTENDED if f in Z])
@@ -88,11 +89,37 @@ def test_a_channel_weighs_the_same_however_many_columns_it_has():
     assert np.allclose(between(Z | {'face': np.tile(Z['face'], 5)}), by_hand, rtol=1e-3, atol=1e-5)
 
 
+def test_copies_are_learnt_from_and_what_is_said_of_them_is_averaged():
+    table = with_blocks(toy_table(), copies=SPEEDS)
+    fold = make_folds(table, 'actor')[0]
+    Z = training.fold_features(table, fold, 'train', ['voice', 'face', *COPIES])
+    parts = {name: X for name, X, _ in pool_parts(Z, ['voice', 'face'], fold.fit)}
+    assert {name: len(X) for name, X in parts.items()} == {'voice': 1, 'face': 1, 'voice+face': 1, 'whisper': 3, 'voice+face+whisper': 3,
+                                                           EXTENDED[0]: 3}
+    X, clips, rows = parts['voice+face+whisper'], training.fold_clips(table, fold, 8, 'train'), fold.fit
+    said, = opinions(X, ['lda'], clips, rows, fold.test)
+    model = make_expert('lda').fit(np.concatenate([x[rows] for x in X]), np.tile(clips.y[rows], 3))
+    by_hand = np.mean([np.log(model.predict_proba(x[fold.test])) for x in X], axis=0)
+    by_hand = np.exp(by_hand) / np.exp(by_hand).sum(axis=1, keepdims=True)
+    assert np.array_equal(model.classes_, np.arange(8)) and np.allclose(said, by_hand, atol=1e-4)
+
+
+def test_copies_of_other_test_clips_change_nothing():
+    table = with_blocks(toy_table(), copies=SPEEDS)
+    fold = make_folds(table, 'actor')[0]
+    Z = training.fold_features(table, fold, 'train', ['voice', 'face', *COPIES])
+    first, moved = pool_of(table, fold, Z=Z), {c: z.copy() for c, z in Z.items()}
+    for z in moved.values(): z[fold.test[1:]] += 3
+    second = pool_of(table, fold, Z=moved)
+    assert np.allclose(first.weights, second.weights, atol=1e-6) and np.allclose(first.test[0], second.test[0], atol=1e-6)
+    assert not np.allclose(first.test[1:], second.test[1:])
+
+
 def test_an_unknown_expert_is_told():
     table = toy_table()
     fold = make_folds(table, 'actor')[0]
     with pytest.raises(SettingError, match='oracle'):
-        opinions(np.ones((len(table), 3)), ['oracle'], training.fold_clips(table, fold, 8, 'train'), fold.fit, fold.test)
+        opinions(np.ones((1, len(table), 3)), ['oracle'], training.fold_clips(table, fold, 8, 'train'), fold.fit, fold.test)
 
 
 def test_the_ensemble_is_networks_and_pool_with_weights_from_validation():

@@ -1,4 +1,6 @@
 """The stack of networks: variants, company, missing channels, the encoder's blocks, calibration."""
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,14 +9,15 @@ from emotion_study import training
 from emotion_study.core import SettingError
 from emotion_study.features import CHANNELS, EXTENDED
 from emotion_study.protocols import LeakageError, SealedLabels, make_folds
+from emotion_study.whisper import SPEEDS
 from test_pipeline import toy_table
 
 
-def with_blocks(table, seed=1):
-    "The toy table with two columns of an encoder's first block."
+def with_blocks(table, seed=1, copies=('',)):
+    "The toy table with four columns of an encoder's first block (and of its copies)."
     rng = np.random.default_rng(seed)
-    blocks = pd.DataFrame(rng.normal(size=(len(table), 4)), columns=[f'{EXTENDED[0]}.{i:03d}.mean' for i in range(4)])
-    return pd.concat([table, blocks], axis=1)
+    names = [f'{EXTENDED[0]}{copy}.{i:03d}.mean' for copy in copies for i in range(4)]
+    return pd.concat([table, pd.DataFrame(rng.normal(size=(len(table), len(names))), columns=names)], axis=1)
 
 
 def trained(table, folds, scope='train', fusion='both', epochs=3, channels=CHANNELS, **alterations):
@@ -107,9 +110,35 @@ def test_components_know_nothing_of_test_rows():
     fold = make_folds(table, 'actor')[0]
     Z = training.fold_features(table, fold, 'train')[EXTENDED[0]]
     other = Z.copy(); other[fold.test[1:]] += 1
-    a, b = (training.components(z, fold) for z in (Z, other))
+    a, b = (training.components(z[None], fold)[0] for z in (Z, other))
     rest = np.setdiff1d(np.arange(len(table)), fold.test[1:])
     assert np.array_equal(a[rest], b[rest]) and not np.array_equal(a, b)
+
+
+def test_a_network_learns_from_copies_and_is_asked_about_all_of_them():
+    table, channels, n = with_blocks(toy_table(), copies=SPEEDS), ('voice', 'face'), len(toy_table())
+    folds = make_folds(table, 'actor')[:2]
+    stack, data = trained(table, folds, channels=channels)
+    assert data.copies == 3 and data.shifts.tolist() == [0, n, 2 * n] and len(data.present) == 3 * n
+    for f, at in zip(folds, data.place):
+        labelled = data.target[at:at + 3 * n].sum(axis=1).reshape(3, n)
+        assert not labelled[:, f.test].any() and labelled[:, f.fit].all(), 'no copy of a test clip has a label'
+    x = [{c: v.copy() for c, v in data.x.items()} for _ in range(3)]
+    for i, only in enumerate(x):  # every copy is the same copy
+        for at in data.place: only['voice'][at:at + 3 * n] = np.tile(only['voice'][at + i * n:at + (i + 1) * n], (3, 1))
+    one_by_one = [training.stack_outputs(stack, replace(data, x=only)) for only in x]
+    for r, out in enumerate(training.stack_outputs(stack, data)):
+        said = np.log(np.stack([o[r]['fused'] for o in one_by_one]).clip(1e-6)).mean(axis=0)
+        assert np.allclose(out['fused'], np.exp(said) / np.exp(said).sum(-1, keepdims=True), atol=1e-5)
+        assert np.abs(one_by_one[0][r]['fused'] - one_by_one[1][r]['fused']).max() > 1e-3
+
+
+def test_a_batch_holds_each_clip_as_one_of_its_copies():
+    rows, shifts = np.arange(10, 30), np.array([0, 100, 200])
+    dealt = training._dealt(np.random.default_rng(0), rows, (2, 10), shifts)
+    assert sorted(dealt.ravel() % 100) == rows.tolist() and set(dealt.ravel() // 100) == {0, 1, 2}
+    alone = training._dealt(np.random.default_rng(0), rows, (2, 10), shifts[:1])
+    assert np.array_equal(alone, np.random.default_rng(0).permutation(rows).reshape(2, 10)), 'without copies nothing else is drawn'
 
 
 def test_a_saved_network_makes_no_use_of_the_encoder(tmp_path):

@@ -31,7 +31,8 @@ def fake(monkeypatch):
     def blocks(samples, name):
         heard.append(name)
         k, width = whisper.SHAPES[name]
-        return np.ones((k, 1500, width), 'float32') * np.abs(samples).max() * np.arange(1500)[:, None]
+        frames = whisper.window(samples) * whisper.FRAMES
+        return np.ones((k, frames, width), 'float32') * np.abs(samples).max() * np.arange(frames)[:, None]
     monkeypatch.setattr(whisper, 'encoder_blocks', blocks)
     return heard
 
@@ -40,8 +41,9 @@ def fake(monkeypatch):
 
 def test_columns_and_families():
     names = whisper.whisper_columns()
-    assert len(names) == len(set(names)) == 9216 and 'whisper_base_3.017.mean' in names
-    assert tuple(dict.fromkeys(n.split('.')[0] for n in names)) == whisper.EXTENDED == features.EXTENDED
+    assert len(names) == len(set(names)) == 3 * 9216 and {'whisper_base_3.017.mean', 'whisper_base_3_slow.017.std'} <= set(names)
+    assert tuple(dict.fromkeys(n.split('.')[0] for n in names)) == whisper.COPIES and whisper.COPIES[:10] == whisper.EXTENDED
+    assert set(whisper.COPIES) < set(features.FAMILIES['voice'])
     table = pd.DataFrame(columns=['clip', 'mfcc.00.mean', *names[:3], 'face.happy.mean'])
     assert features.feature_columns(table, ['voice']) == ['mfcc.00.mean', *names[:3]]
     assert features.feature_columns(table[['clip', 'mfcc.00.mean']], ['voice']) == ['mfcc.00.mean']
@@ -62,11 +64,33 @@ def test_statistics_are_means_then_deviations_of_a_block():
 
 
 @pytest.mark.parametrize('seconds', [.1, 1, 29.9, 30, 45])
-def test_there_are_active_frames_in_every_sound(seconds):
+@pytest.mark.parametrize('where', ['end', 'both ends'])
+def test_there_are_active_frames_in_every_sound(seconds, where):
     y = np.zeros(int(seconds * SR), 'float32')
     y[-SR // 10:] = HUM[:SR // 10]
-    frames = whisper.active_frames(y)
-    assert 0 <= frames.start and frames.stop <= 1500 and frames.stop - frames.start >= whisper.LEAST
+    if where == 'both ends': y[:SR // 10] = HUM[:SR // 10]
+    cut, frames = whisper.spoken_part(y)
+    window = whisper.window(cut)
+    assert 0 <= frames.start and frames.stop - frames.start >= whisper.LEAST and window == (6 if where == 'end' or seconds < 6 else 30)
+    assert frames.start <= window * whisper.FRAMES - whisper.LEAST, 'what is averaged lies in the window'
+
+
+def test_silence_before_and_after_is_not_heard():
+    y = np.pad(HUM, (SR, SR))
+    cut, frames = whisper.spoken_part(y)
+    assert len(cut) < len(HUM) + 2 * (whisper.MARGIN + .1) * SR
+    for before, after in ((SR // 5, 0), (3 * SR, SR)):
+        again, same = whisper.spoken_part(np.pad(y, (before, after)))
+        assert same == frames and np.array_equal(again, cut)
+
+
+@pytest.mark.parametrize('speed', [.9, 1.1])
+def test_a_copy_is_faster_and_higher(speed):
+    tone = np.sin(2 * np.pi * 400 * SECOND).astype('float32')
+    copy = whisper.at_speed(tone, speed)
+    assert abs(len(copy) - SR / speed) <= 1 and copy.dtype == np.float32
+    assert abs(np.abs(np.fft.rfft(copy)).argmax() * SR / len(copy) - 400 * speed) < 2
+    assert whisper.at_speed(tone, 1.0) is tone
 
 
 # --- weights that are not there, or not whole
@@ -114,17 +138,17 @@ def test_halves_make_one_file(tmp_path):
 def test_kept_rows_are_not_measured_again(tmp_path, fake):
     sf.write(tmp_path / 'hum.wav', HUM, SR)
     first, reason = whisper.whisper_row(tmp_path / 'hum.wav', tmp_path / 'cache')
-    assert fake == ['tiny', 'base'] and reason == '' and np.isfinite(first).all()
+    assert fake == ['tiny', 'base'] * 3 and reason == '' and np.isfinite(first).all()
     again, _ = whisper.whisper_row(tmp_path / 'hum.wav', tmp_path / 'cache')
-    assert len(fake) == 2 and again.tobytes() == first.tobytes()
+    assert len(fake) == 6 and again.tobytes() == first.tobytes()
     frame, _ = whisper.whisper_features(pd.Series({'a': tmp_path / 'hum.wav'}), jobs=2, cache=tmp_path / 'cache')
     assert frame.loc['a'].to_numpy().tobytes() == first.tobytes(), 'no worker, which would have the real encoder'
     whisper.whisper_row(tmp_path / 'hum.wav', tmp_path / 'cache', key='other weights or code')
-    assert len(fake) == 4
+    assert len(fake) == 12
     entry = whisper._entry(tmp_path / 'hum.wav', tmp_path / 'cache', whisper.extended_key())
     entry.write_bytes(entry.read_bytes()[:500])  # a disk that was full
     repaired, _ = whisper.whisper_row(tmp_path / 'hum.wav', tmp_path / 'cache')
-    assert len(fake) == 6 and repaired.tobytes() == first.tobytes() and core.load_row(entry) is not None
+    assert len(fake) == 18 and repaired.tobytes() == first.tobytes() and core.load_row(entry) is not None
 
 
 def test_a_clip_that_cannot_be_measured_has_a_reason(tmp_path, fake):
@@ -134,10 +158,10 @@ def test_a_clip_that_cannot_be_measured_has_a_reason(tmp_path, fake):
     want = dict(silent='silent', short='shorter than', text='undecodable', gone='file missing')
     for name, reason in want.items():
         values, said = whisper.whisper_row(tmp_path / f'{name}.wav', tmp_path / 'cache')
-        assert said.startswith(reason) and values.shape == (9216,) and np.isnan(values).all() and values.dtype == np.float32
+        assert said.startswith(reason) and values.shape == (27648,) and np.isnan(values).all() and values.dtype == np.float32
     frame, reasons = whisper.whisper_features(pd.Series({n: tmp_path / f'{n}.wav' for n in want}), 1, tmp_path / 'cache')
     assert frame.isna().all(axis=None) and list(frame.index) == list(want) == list(reasons.index) and not fake
-    assert (frame.dtypes == 'float32').all() and whisper.whisper_features(pd.Series(dtype=object))[0].shape == (0, 9216)
+    assert (frame.dtypes == 'float32').all() and whisper.whisper_features(pd.Series(dtype=object))[0].shape == (0, 27648)
 
 
 # --- the table
@@ -175,6 +199,6 @@ def test_real_clips_are_the_same_whatever_the_jobs(tmp_path):
     paths = clips.set_index('clip')['path'].iloc[[0, 700, 1439]]
     one, reasons = whisper.whisper_features(paths, jobs=1, cache=tmp_path / 'a')
     two, _ = whisper.whisper_features(paths, jobs=2, cache=tmp_path / 'b')
-    assert np.isfinite(one.to_numpy()).all() and one.shape == (3, 9216) and (reasons == '').all()
+    assert np.isfinite(one.to_numpy()).all() and one.shape == (3, 27648) and (reasons == '').all()
     assert one.to_numpy().tobytes() == two.to_numpy().tobytes()
     assert len(one.round(3).drop_duplicates()) == 3
