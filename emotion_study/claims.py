@@ -6,9 +6,9 @@
 __all__ = ['NETWORK', 'LATE', 'POOL', 'ENSEMBLE', 'PUBLISHED', 'SETTINGS', 'TABLE', 'COLUMNS', 'OTHERS', 'BESIDE', 'SHORTCUTS',
            'HEADLINES', 'CLAIMS', 'Claim', 'run', 'Ledger', 'extended', 'claim_level', 'claim_even', 'claim_gain',
            'claim_text', 'claim_network', 'claim_blocks', 'wilson', 'claim_verified', 'claim_robust', 'readme_table',
-           'readme_splits', 'readme_words', 'readme_late', 'readme_shortcuts', 'claim_better', 'readme_pool',
-           'readme_ensemble', 'readme_leaks', 'corpus_facts', 'overlap_facts', 'outside_facts', 'make_ledger',
-           'numbers_in', 'unheld', 'claims_page', 'write_whole', 'write_ledger']
+           'readme_splits', 'readme_words', 'readme_late', 'readme_shortcuts', 'both_sets', 'claim_better',
+           'readme_pool', 'readme_ensemble', 'readme_speeds', 'readme_leaks', 'corpus_facts', 'overlap_facts',
+           'outside_facts', 'make_ledger', 'numbers_in', 'unheld', 'claims_page', 'write_whole', 'write_ledger']
 
 # %% ../nbs/12c_claims.ipynb #5b33d4db
 import json, re
@@ -282,9 +282,10 @@ def readme_shortcuts(L: Ledger):
 # %% ../nbs/12c_claims.ipynb #fae68dde
 HEADLINES = [('random', 7, 'actor'), ('actor', 8, 'actor'), ('actor', 8, 'train')]
 
+def both_sets(*ways): return [*ways, *((extended(a), extended(b)) for a, b in ways)]
+
 def claim_better(L: Ledger, c: Claim, ways):
     "Settle a claim by whether each second model of `ways` is better than the first."
-    ways = [*ways, *((extended(a), extended(b)) for a, b in ways)]
     pairs = [(run(*s, *a), run(*s, *b)) for s in HEADLINES for a, b in ways if L.has(run(*s, *a), run(*s, *b))]
     if not pairs: return L.untestable(c)
     found = [L.figure(c, 'accuracy_difference', b, a) for a, b in pairs]
@@ -296,14 +297,20 @@ def readme_pool(L: Ledger):
     "That learnt weights and more experts beat equal votes."
     c = Claim('readme-pool', 'README', 'the pool of experts with learnt weights is better than late fusion', 'the interval of the difference '
               'does not lie above zero', 'paired difference over actors', '11_extended_voice.ipynb#The-runs')
-    claim_better(L, c, [(LATE, POOL)])
+    claim_better(L, c, both_sets((LATE, POOL)))
 
 def readme_ensemble(L: Ledger):
     "That networks add something to the experts."
     c = Claim('readme-ensemble', 'README', 'networks and pool together are better than late fusion, and than the pool alone',
               'the interval of the difference does not lie above zero', 'paired difference over actors',
               '10_claims_ledger.ipynb#Does-text-help,-does-the-network')
-    claim_better(L, c, [(LATE, ENSEMBLE), (POOL, ENSEMBLE)])
+    claim_better(L, c, both_sets((LATE, ENSEMBLE), (POOL, ENSEMBLE)))
+
+def readme_speeds(L: Ledger):
+    "That copies at other speeds are worth their price."
+    c = Claim('readme-speeds', 'README', 'hearing each clip at three speeds helps every model that does so', 'the interval of the difference does not lie '
+              'above zero', 'paired difference over actors', '97_three_speeds.ipynb#What-the-copies-add')
+    claim_better(L, c, [((f'{extended(m)[0]}, one speed', m[1]), extended(m)) for m in (POOL, NETWORK, ENSEMBLE)])
 
 def readme_leaks(L: Ledger):
     "That sharing speakers is the dearest shortcut."
@@ -322,7 +329,7 @@ def readme_leaks(L: Ledger):
 
 CLAIMS = [lambda L, m=m: claim_level(L, m) for m in PUBLISHED] + [claim_even, claim_text, claim_network, claim_blocks,
                                                                   claim_verified, claim_robust,
-          readme_table, readme_splits, readme_words, readme_late, readme_pool, readme_ensemble, readme_leaks, readme_shortcuts]
+          readme_table, readme_splits, readme_words, readme_late, readme_pool, readme_ensemble, readme_speeds, readme_leaks, readme_shortcuts]
 
 # %% ../nbs/12c_claims.ipynb #b9c13c47
 def corpus_facts(runs: Runs, record: dict = None  # run.json
