@@ -312,6 +312,7 @@ def readme_speeds(L: Ledger):
               'above zero', 'paired difference over actors', '97_three_speeds.ipynb#What-the-copies-add')
     claim_better(L, c, [((f'{extended(m)[0]}, one speed', m[1]), extended(m)) for m in (POOL, NETWORK, ENSEMBLE)])
 
+# %% ../nbs/12c_claims.ipynb #7b3e91c4
 def readme_leaks(L: Ledger):
     "That sharing speakers is the dearest shortcut."
     c = Claim('readme-speakers', 'README', 'the step from random splits to new speakers costs more than the choice '
