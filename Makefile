@@ -30,7 +30,7 @@ make study    the whole study: makes .venv, runs the study notebooks, writes rep
                 SEEDS=N                    seeds per protocol (as the profile says when not given)
                 OUT=folder                 where the report goes
                 STRICT=1                   stop when clips are missing, instead of going on and saying so
-                ONLY=name                  one notebook, e.g. ONLY=03_new_speakers
+                ONLY=names                 some notebooks, e.g. ONLY=03_new_speakers or ONLY='09 10'
 make test     the same environment, then everything that CI runs
 make lock     writes requirements.lock and environment.yml anew from settings.ini
 make readme   writes README.md from nbs/index.ipynb
@@ -45,7 +45,7 @@ help:
 # --- wrong values are told in one line, before anything is built
 ifneq ($(filter study,$(MAKECMDGOALS)),)
   SETTINGS := CORPUS PROFILE SEEDS OUT STRICT ONLY PYTHON
-  UNKNOWN := $(filter-out $(SETTINGS),$(foreach s,$(filter-out -%,$(-*-command-variables-*-)),$(firstword $(subst =, ,$(subst :=,=,$(s))))))
+  UNKNOWN := $(filter-out $(SETTINGS),$(foreach s,$(filter-out -%,$(subst \ ,_,$(-*-command-variables-*-))),$(firstword $(subst =, ,$(subst :=,=,$(s))))))
   $(if $(UNKNOWN),$(error $(UNKNOWN) is no setting of make study; there are $(SETTINGS)))
   $(if $(filter-out auto ravdess twin,$(or $(CORPUS),''))$(word 2,$(CORPUS)),$(error CORPUS=$(CORPUS) is not one of auto, ravdess, twin))
   $(if $(filter-out quick full,$(or $(PROFILE),''))$(word 2,$(PROFILE)),$(error PROFILE=$(PROFILE) is not one of quick, full))

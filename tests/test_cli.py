@@ -7,13 +7,17 @@ import nbformat, nbformat.v4 as v4
 import pytest
 from emotion_study import cli
 from emotion_study.core import ROOT, SettingError
+from emotion_study.corpus import find_ravdess
+from emotion_study.features import compile_once
 from emotion_study.report import SYNTHETIC, build_report
+
+
+CODE = 'import sys; from emotion_study.cli import main; main()'
 
 
 def run(*args, timeout=120, **kw):
     "The command in a process of its own, as users start it."
-    code = 'import sys; from emotion_study.cli import main; main()'
-    return subprocess.run([sys.executable, '-c', code, *map(str, args)], capture_output=True, text=True, cwd=ROOT,
+    return subprocess.run([sys.executable, '-c', CODE, *map(str, args)], capture_output=True, text=True, cwd=ROOT,
                           timeout=timeout, stdin=subprocess.DEVNULL, **kw)
 
 
@@ -184,23 +188,36 @@ def check_study(folder, synthetic):
     assert {Path(r['notebook']).stem for r in results} <= set(record['notebooks'])
 
 
-def whole_study(corpus, out):
-    began = time.monotonic()
-    done = run('study', '--corpus', corpus, '--profile', 'quick', '--out', out, timeout=1800)
-    print(f'study on {corpus}, quick: {time.monotonic() - began:.0f} s')
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    assert str(out / 'index.html') in done.stdout
+@pytest.fixture(scope='module')
+def studies(tmp_path_factory):
+    "Whole quick studies, begun together, as each leaves a core idle much of the time: corpus -> (process, log, report)."
+    compile_once(); cli.have_samples()  # here, so that the two don't write the same files at once
+    begun = {}
+    for corpus in ('twin', 'ravdess') if find_ravdess() else ('twin',):
+        folder = tmp_path_factory.mktemp(corpus)
+        log, out = folder / 'log', folder / 'report'
+        asked = ['study', '--corpus', corpus, '--profile', 'quick', '--out', str(out)]
+        begun[corpus] = subprocess.Popen([sys.executable, '-c', CODE, *asked], cwd=ROOT, stdin=subprocess.DEVNULL,
+                                         stdout=log.open('w'), stderr=subprocess.STDOUT), log, out
+    yield begun
+    for process, *_ in begun.values(): process.kill(); process.wait()
 
 
-def test_study_on_the_twin(tmp_path):
-    whole_study('twin', tmp_path / 'twin')
-    check_study(tmp_path / 'twin', synthetic=True)
+def whole_study(process, log, out):
+    code = process.wait(timeout=1800)
+    said = log.read_text()
+    assert code == 0, said[-3000:]
+    assert str(out / 'index.html') in said
+    return out
+
+
+def test_study_on_the_twin(studies):
+    check_study(whole_study(*studies['twin']), synthetic=True)
 
 
 @pytest.mark.realdata
-def test_study_on_real_clips(tmp_path):
-    whole_study('ravdess', tmp_path / 'ravdess')
-    check_study(tmp_path / 'ravdess', synthetic=False)
+def test_study_on_real_clips(studies):
+    check_study(whole_study(*studies['ravdess']), synthetic=False)
 
 
 # --- the published modes

@@ -130,6 +130,7 @@ def make(*args):
     (['CORPUS=mars'], 'CORPUS=mars is not one of auto, ravdess, twin'),
     (['PROFILE=fast'], 'PROFILE=fast is not one of quick, full'),
     (['SEEDS=0'], 'SEEDS=0 is not a whole number of 1 or more'),
+    (['ONLY=09 10', 'OUT=a folder', 'SEEDS=0'], 'SEEDS=0 is not'),  # names with spaces are in order
     (['SEEDS=2.5'], 'SEEDS=2.5 is not a whole number'),
     (['corpus=twin'], 'corpus is no setting'),
     (['STRICT=no'], 'STRICT=no is not 1'),
