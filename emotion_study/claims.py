@@ -8,7 +8,8 @@ __all__ = ['NETWORK', 'LATE', 'POOL', 'ENSEMBLE', 'PUBLISHED', 'SETTINGS', 'TABL
            'claim_text', 'claim_network', 'claim_blocks', 'wilson', 'claim_verified', 'claim_robust', 'readme_table',
            'readme_splits', 'readme_words', 'readme_late', 'readme_shortcuts', 'both_sets', 'claim_better',
            'readme_pool', 'readme_ensemble', 'readme_speeds', 'readme_leaks', 'corpus_facts', 'overlap_facts',
-           'outside_facts', 'make_ledger', 'numbers_in', 'unheld', 'claims_page', 'write_whole', 'write_ledger']
+           'time_facts', 'outside_facts', 'make_ledger', 'numbers_in', 'unheld', 'claims_page', 'write_whole',
+           'write_ledger']
 
 # %% ../nbs/12c_claims.ipynb #5b33d4db
 import json, re
@@ -371,6 +372,14 @@ def overlap_facts(runs: Runs) -> dict:
                   f'{protocol}_other_take_seen_percent': round(seen(key), 1)}
     return facts
 
+# %% ../nbs/12c_claims.ipynb #a95e3c77
+def time_facts(record: dict  # run.json
+               ) -> dict:
+    "Minutes on the machine of the run: all notebooks before the ledger, and each later one."
+    took = {n: s / 60 for n, s in record.get('notebooks', {}).items()}
+    later = {f'minutes {n}': round(m, 1) for n, m in took.items() if n >= '11'}
+    return {'minutes before the ledger': round(sum(m for n, m in took.items() if n < '10'), 1)} | later
+
 # %% ../nbs/12c_claims.ipynb #aaa099ef
 def outside_facts(entries: list) -> dict:
     "Figures of results.json that come from outside of the predictions."
@@ -387,7 +396,8 @@ def make_ledger(folder  # of a report
     read = lambda name: json.loads((folder / name).read_text(encoding='utf-8')) if (folder / name).is_file() else None
     L = Ledger(Runs(pd.read_parquet(folder / 'predictions.parquet')), read('results.json') or [])
     for judge in CLAIMS: judge(L)
-    facts = corpus_facts(L.runs, read('run.json') or {}) | overlap_facts(L.runs) | outside_facts(read('results.json') or [])
+    record = read('run.json') or {}
+    facts = corpus_facts(L.runs, record) | time_facts(record) | overlap_facts(L.runs) | outside_facts(read('results.json') or [])
     return dict(facts=facts, claims=[asdict(c) for c in L.claims]), list(L.made.values())
 
 # %% ../nbs/12c_claims.ipynb #7ac8aaab

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['STUDY', 'KERNEL_ENV', 'Corpus', 'AnyCorpus', 'Jobs', 'app', 'data', 'number_list', 'declared', 'select', 'plan',
            'open_folder', 'default_folder', 'kernel_env', 'strip_traces', 'StudyError', 'run_notebook', 'say',
-           'write_record', 'clock', 'run_all', 'have_samples', 'start', 'run_study', 'study', 'table_of', 'features',
-           'transcribe', 'film_table', 'train', 'evaluate', 'report', 'audit', 'ravdess', 'deepface', 'samples',
-           'vosk_en', 'verify', 'main']
+           'write_record', 'clock', 'run_all', 'have_samples', 'start', 'unfinished_folder', 'run_study', 'study',
+           'table_of', 'features', 'transcribe', 'film_table', 'train', 'evaluate', 'report', 'audit', 'ravdess',
+           'deepface', 'samples', 'vosk_en', 'verify', 'main']
 
 # %% ../nbs/14_cli.ipynb #f359f29d
 import ast, contextlib, json, os, re, shutil, sys, tempfile, time
@@ -16,7 +16,7 @@ from typing import Annotated
 
 # %% ../nbs/14_cli.ipynb #419fe1dd
 import typer
-from .core import ROOT, Settings, SettingError, label_names, provenance
+from .core import ROOT, Settings, SettingError, cache_folder, label_names, provenance, text_digest
 
 # %% ../nbs/14_cli.ipynb #881ccc1a
 def number_list(text: str  # such as `1-3,7`
@@ -114,11 +114,11 @@ KERNEL_ENV = dict(PYTHONHASHSEED='0', TF_ENABLE_ONEDNN_OPTS='0', CUDA_VISIBLE_DE
                   MPLBACKEND='module://matplotlib_inline.backend_inline', JUPYTER_PATH=f'{sys.prefix}/share/jupyter')
 
 @contextlib.contextmanager
-def kernel_env():
+def kernel_env(**more):
     "The environment in which kernels are started; the old one comes back at the end."
     before = dict(os.environ)
     with tempfile.TemporaryDirectory(prefix='emotion-study-') as tmp:
-        os.environ.update(KERNEL_ENV, IPYTHONDIR=f'{tmp}/ipython', JUPYTER_RUNTIME_DIR=f'{tmp}/runtime')
+        os.environ.update(KERNEL_ENV, **more, IPYTHONDIR=f'{tmp}/ipython', JUPYTER_RUNTIME_DIR=f'{tmp}/runtime')
         try: yield
         finally: os.environ.clear(); os.environ.update(before)
 
@@ -206,6 +206,16 @@ def start(settings: Settings, only: list) -> tuple:  # paths, report folder, rec
     write_record(folder, record)
     return paths, folder, record
 
+# %% ../nbs/14_cli.ipynb #60f8ab1d
+def unfinished_folder(folder: Path  # the report's
+                      ) -> Path:
+    "Where an unfinished study keeps its units; removes what other code or packages have left there."
+    home = cache_folder() / 'unfinished' / text_digest(str(folder))[:16]
+    mine = home / text_digest(json.dumps(provenance(), sort_keys=True))[:16]
+    for old in home.glob('*'):
+        if old != mine: shutil.rmtree(old)
+    return mine
+
 # %% ../nbs/14_cli.ipynb #f2beb06f
 def run_study(settings: Settings, only: list = ()) -> Path:  # the report's index.html
     "Run the study notebooks and build the report."
@@ -214,7 +224,12 @@ def run_study(settings: Settings, only: list = ()) -> Path:  # the report's inde
     out = folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder
     settings = dict(corpus=record['corpus'], profile=settings.profile, seeds=settings.seeds, strict=settings.strict,
                     out=str(out))
-    with kernel_env(): run_all(paths, folder, settings, record)
+    unfinished = unfinished_folder(folder)
+    if unfinished.exists():
+        record['resumed'] = True
+        say('an earlier start was not finished: what it had cross-validated is not computed again')
+    with kernel_env(EMOTION_STUDY_UNFINISHED=str(unfinished)): run_all(paths, folder, settings, record)
+    shutil.rmtree(unfinished, ignore_errors=True)
     for path in paths: record['skipped'].pop(path.stem, None)
     write_record(folder, record)
     return build_report(folder)

@@ -13,7 +13,7 @@ __all__ = ['MODELS', 'EXPERT_MODELS', 'CLIP', 'COMPONENTS', 'SHARE_MIX', 'SHARE_
            'evaluate_models']
 
 # %% ../nbs/09_training.ipynb #7c5614ba
-import json
+import json, os
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -466,21 +466,29 @@ def _units(table, folds, need, classes, scope, epochs):  # (function, arguments)
     for f in folds:
         if experts: yield here.run_experts, (table, f, classes, scope, experts)
 
+# %% ../nbs/09_training.ipynb #e3b0914c
+def _kept(f):
+    "The function; within a study its answers are kept until the study is finished."
+    folder = os.environ.get('EMOTION_STUDY_UNFINISHED')
+    return joblib.Memory(folder, verbose=0).cache(f) if folder else f
+
 # %% ../nbs/09_training.ipynb #e30d3075
 def cross_validate(table: pd.DataFrame,  # feature table
                    protocol: str = 'actor', classes: int = 8, scope: str = 'train',
                    models=tuple(MODELS),  # names, or pairs (model, modalities)
                    seeds=1,  # a number, or a list of seeds
                    epochs: int = 40, members: int = 3,  # networks of an ensemble
-                   jobs: int = -1, progress: bool = False,
+                   jobs: int = -1,
+                   progress: bool = False,  # a bar; within a study finished units are kept as well
                    label: str = ''  # added to the models' names, such as 'extended'
                    ) -> pd.DataFrame:  # the predictions table
     "Train and test every model on every fold of a protocol."
     if scope not in SCOPES: raise SettingError(f"scope {scope!r} is not one of {', '.join(SCOPES)}")
     runs = run_list(table, models)
     folds = [f for s in (range(seeds) if isinstance(seeds, int) else seeds) for f in make_folds(table, protocol, classes, s)]
+    kept = _kept if progress else lambda f: f
     units, parts = list(_units(table, folds, _needed(runs, members), classes, scope, epochs)), {}
-    work = joblib.Parallel(n_jobs=jobs, return_as='generator_unordered')(joblib.delayed(f)(*a) for f, a in units)
+    work = joblib.Parallel(n_jobs=jobs, return_as='generator_unordered')(joblib.delayed(kept(f))(*a) for f, a in units)
     for part in tqdm(work, total=len(units), desc=f'{protocol} {classes} classes, scope {scope}', unit='unit', disable=not progress):
         parts |= part
     named = lambda run: (f'{run[0]}, {label}' if label else run[0], run[1])

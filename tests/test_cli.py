@@ -127,6 +127,24 @@ def test_a_named_notebook_adds_to_a_report(study, tmp_path, capfd):
     assert 'use the same settings' in capfd.readouterr().err
 
 
+def test_an_interrupted_study_says_that_it_goes_on(study, tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv('EMOTION_STUDY_CACHE', str(tmp_path / 'cache'))
+    broken = nbformat.read(study / '02_fails.ipynb', 4)
+    broken.cells[-1].source = """
+import os
+from pathlib import Path
+unfinished = Path(os.environ['EMOTION_STUDY_UNFINISHED'])
+if not unfinished.exists(): unfinished.mkdir(parents=True); raise ValueError('no power')"""
+    nbformat.write(broken, study / '02_fails.ipynb')
+    out, left = tmp_path / 'report', lambda: list((tmp_path / 'cache' / 'unfinished').glob('*/*'))
+    record = lambda: json.loads((out / 'run.json').read_text())
+    assert command('study', '--corpus', 'twin', '--out', out) == 2 and len(left()) == 1 and 'resumed' not in record()
+    assert 'not computed again' not in capfd.readouterr().out
+    assert command('study', '--corpus', 'twin', '--out', out) == 0 and not left() and record()['resumed'] is True
+    assert 'not computed again' in capfd.readouterr().out
+    assert command('study', '--corpus', 'twin', '--out', out, '--only', '01a') == 0 and 'resumed' not in record()
+
+
 def test_kernels_of_the_user_do_not_shadow_ours(study, tmp_path, monkeypatch):
     spec = tmp_path / 'home' / 'kernels' / 'python3'; spec.mkdir(parents=True)
     broken = dict(argv=['/bin/false', '{connection_file}'], display_name='x', language='python')

@@ -1,4 +1,5 @@
-"""The stack of networks: variants, company, missing channels, the encoder's blocks, calibration."""
+"""The stack of networks: variants, company, missing channels, the encoder's blocks, calibration; a run that is killed."""
+import os, signal, subprocess, sys, time
 from dataclasses import replace
 
 import numpy as np
@@ -152,3 +153,32 @@ def test_temperature_moves_no_answer():
     truth = np.random.default_rng(1).integers(0, 8, (2, 50))
     cold = p.argmax(-1)
     for t in training.best_temperature(p, truth): assert (np.log(p) / t).argmax(-1).tolist() == cold.tolist()
+
+
+# --- a run that is killed
+
+KILLED = """
+import pandas as pd, sys
+from emotion_study.training import cross_validate
+cross_validate(pd.read_pickle(sys.argv[1]), 'actor', 8, 'train', [('linear', 'voice'), ('svm', 'face')], seeds=40, jobs=2, progress=True)
+"""
+
+def test_a_killed_cross_validation_goes_on_where_it_was(tmp_path, monkeypatch):
+    "With a table that is large enough to reach the workers as a file, which must not change the digest of a unit."
+    table, rng = toy_table(), np.random.default_rng(0)
+    more = pd.DataFrame(rng.normal(size=(len(table), 3_000)), columns=[f'mfcc.{i:04d}.mean' for i in range(1_000, 4_000)])
+    pd.concat([table, more], axis=1).to_pickle(tmp_path / 'table.pkl')
+    monkeypatch.setenv('EMOTION_STUDY_UNFINISHED', str(tmp_path / 'units'))
+    finished = lambda: {p: p.stat().st_mtime_ns for p in (tmp_path / 'units').rglob('output.pkl')}
+    run = subprocess.Popen([sys.executable, '-c', KILLED, str(tmp_path / 'table.pkl')], start_new_session=True)
+    while len(finished()) < 8 and run.poll() is None: time.sleep(.02)
+    os.killpg(run.pid, signal.SIGKILL); run.wait()
+    before, table = finished(), pd.read_pickle(tmp_path / 'table.pkl')
+    asked = dict(models=[('linear', 'voice'), ('svm', 'face')], seeds=40, jobs=2)
+    again = training.cross_validate(table, 'actor', 8, 'train', progress=True, **asked)
+    after = finished()
+    assert 8 <= len(before) < len(after), 'it was killed in the middle'
+    assert all(after[p] == before[p] for p in before) and len(after) == again[['seed', 'fold']].drop_duplicates().shape[0]
+    fresh = training.cross_validate(table, 'actor', 8, 'train', **asked)
+    pd.testing.assert_frame_equal(again, fresh)
+    assert finished() == after, 'calls without a bar, which may be timed, find nothing and keep nothing'
