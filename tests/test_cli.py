@@ -208,7 +208,7 @@ def check_study(folder, synthetic):
 
 @pytest.fixture(scope='module')
 def studies(tmp_path_factory):
-    "Whole quick studies, begun together, as each leaves a core idle much of the time: corpus -> (process, log, report)."
+    "Whole quick studies, begun together, as each leaves a core idle now and then: corpus -> (process, log, report)."
     compile_once(); cli.have_samples()  # here, so that the two don't write the same files at once
     begun = {}
     for corpus in ('twin', 'ravdess') if find_ravdess() else ('twin',):
