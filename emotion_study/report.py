@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['STYLE', 'SYNTHETIC', 'RESULT_KEYS', 'respell', 'outline', 'formula_svg', 'tall_fractions', 'display_svg',
-           'for_reading', 'exporter', 'with_palette', 'picture_files', 'read_json', 'mend_links', 'style_sheet',
-           'banners', 'framed', 'read_results', 'in_unit', 'interval', 'result_row', 'result_groups', 'index_body',
-           'corpus_words', 'report_title', 'clear_pages', 'page_name', 'report_parts', 'build_report']
+           'for_reading', 'exporter', 'picture_files', 'read_json', 'mend_links', 'style_sheet', 'banners', 'framed',
+           'read_results', 'in_unit', 'interval', 'result_row', 'result_groups', 'index_body', 'corpus_words',
+           'report_title', 'clear_pages', 'page_name', 'report_parts', 'build_report']
 
 # %% ../nbs/12a_report.ipynb #fe6b8057
-import base64, functools, hashlib, html, io, json, math, re
+import base64, functools, hashlib, html, json, math, re
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -107,15 +107,9 @@ def exporter():
     return made
 
 # %% ../nbs/12a_report.ipynb #1d5d331e
-def with_palette(data: bytes) -> bytes:
-    "A PNG of at most 256 colours, or the data as they are when that saves nothing."
-    from PIL import Image
-    made = io.BytesIO()
-    Image.open(io.BytesIO(data)).convert('RGB').quantize(256, dither=Image.Dither.NONE).save(made, 'PNG', optimize=True)
-    return min(data, made.getvalue(), key=len)
-
 def picture_files(body: str, folder: Path) -> str:
     "HTML whose embedded pictures are files of the report folder."
+    from emotion_study.figures import with_palette  # not at the top: it brings matplotlib along
     known = {hashlib.sha256(p.read_bytes()).hexdigest(): p for p in sorted((folder / 'figures').glob('*.png'))}
     captions = read_json(folder / 'figures' / 'captions.json', {})
     def refer(m):
