@@ -1,11 +1,12 @@
 """The pool of experts: sealed test rows, strangers kept strangers, and what the ensemble makes of it."""
 import numpy as np
 import pytest
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from emotion_study import training
 from emotion_study.core import SettingError
 from emotion_study.fusion import make_expert
-from emotion_study.pool import ENCODER_SCALE, POOL_EXPERTS, inner_folds, log_pool, opinions, pool_parts, pool_weights, pooled
+from emotion_study.pool import ENCODER_SCALE, POOL_EXPERTS, ShrinkageLDA, inner_folds, log_pool, opinions, pool_parts, pool_weights, pooled
 from emotion_study.protocols import LeakageError, make_folds
 from emotion_study.whisper import COPIES, EXTENDED, SPEEDS
 from test_pipeline import toy_table
@@ -113,6 +114,18 @@ def test_copies_of_other_test_clips_change_nothing():
     second = pool_of(table, fold, Z=moved)
     assert np.allclose(first.weights, second.weights, atol=1e-6) and np.allclose(first.test[0], second.test[0], atol=1e-6)
     assert not np.allclose(first.test[1:], second.test[1:])
+
+
+@pytest.mark.parametrize('n, d, classes', [(80, 5, 2), (300, 400, 6), (400, 50, 15), (60, 300, 2), (12, 10, 3), (9, 40, 4)])
+def test_the_faster_discriminant_analysis_is_the_same_function(n, d, classes):
+    rng = np.random.default_rng(n)
+    y = rng.permutation(np.arange(n) % classes) * 3 + 1
+    X = rng.normal(size=(n, d)) @ rng.normal(size=(d, d)) / d ** .5 + .5 * rng.normal(size=(classes, d))[y // 3]
+    X[:, 0], X[y == 1, 1] = 2, 7  # a constant column, and one that is constant within a class
+    others = rng.normal(size=(50, d))
+    theirs, ours = (model.fit(X, y) for model in (LinearDiscriminantAnalysis(solver='lsqr', shrinkage='auto'), ShrinkageLDA()))
+    assert np.allclose(theirs.covariance_, ours.covariance_, atol=1e-12) and (theirs.classes_ == ours.classes_).all()
+    assert np.allclose(theirs.predict_proba(others), ours.predict_proba(others), atol=1e-9) and (theirs.predict(others) == ours.predict(others)).all()
 
 
 def test_an_unknown_expert_is_told():
