@@ -10,7 +10,7 @@ __all__ = ['STUDY', 'KERNEL_ENV', 'Corpus', 'AnyCorpus', 'Jobs', 'app', 'data', 
            'deepface', 'samples', 'vosk_en', 'verify', 'main']
 
 # %% ../nbs/14_cli.ipynb #f359f29d
-import ast, contextlib, json, os, re, shutil, sys, tempfile, time
+import ast, base64, contextlib, json, os, re, shutil, sys, tempfile, time
 from pathlib import Path
 from typing import Annotated
 
@@ -124,15 +124,21 @@ def kernel_env(**more):
 
 # %% ../nbs/14_cli.ipynb #35a9eedf
 def strip_traces(path: Path):
-    "Take times, paths and the error stream (progress bars, warnings: the log has them) out of an executed notebook."
+    "Take times, paths and the error stream (progress bars, warnings: the log has them) out of an executed notebook, and colours out of its pictures."
     import nbformat
     if not path.exists(): return
     nb = nbformat.read(path, 4)
     nb.metadata.pop('papermill', None)
     for cell in nb.cells:
         cell.metadata = {'tags': cell.metadata['tags']} if cell.metadata.get('tags') else {}
-        if 'outputs' in cell: cell.outputs = [o for o in cell.outputs if o.get('name') != 'stderr']
+        if 'outputs' in cell: cell.outputs = [_with_palettes(o) for o in cell.outputs if o.get('name') != 'stderr']
     nbformat.write(nb, path)
+
+def _with_palettes(output):
+    from emotion_study.figures import with_palette
+    if picture := output.get('data', {}).get('image/png'):
+        output['data']['image/png'] = base64.b64encode(with_palette(base64.b64decode(picture))).decode()
+    return output
 
 # %% ../nbs/14_cli.ipynb #6af33d26
 class StudyError(SettingError):
@@ -257,13 +263,13 @@ def study(corpus: Corpus = 'auto',
     say(f"\nThe report is ready. Open this file in a browser:\n  {index}")
 
 # %% ../nbs/14_cli.ipynb #1dbb01c5
-def table_of(corpus: str, jobs: int = -1, words: str = 'script', extended: bool = False):
+def table_of(corpus: str, jobs: int = -1, words: str = 'script', encoders=()):
     "The feature table of a corpus."
     from emotion_study.corpus import load_corpus
     from emotion_study.features import feature_table
     clips = load_corpus(corpus)
     if clips.notice: say(clips.notice)
-    return feature_table(clips, jobs=jobs, progress=True, words=words, extended=extended)
+    return feature_table(clips, jobs=jobs, progress=True, words=words, encoders=encoders)
 
 @app.command()
 def features(clips: Annotated[str, typer.Argument(help="the corpus, instead of --corpus", show_default=False)] = '',
@@ -273,16 +279,17 @@ def features(clips: Annotated[str, typer.Argument(help="the corpus, instead of -
              detector: Annotated[str, typer.Option(help="deepface: opencv, mtcnn, retinaface, yunet or skip")] = 'opencv',
              words: Annotated[str, typer.Option(help="script, or a recogniser: auto, vosk, whisper, pocketsphinx")] =
              'script',
-             extended: Annotated[bool, typer.Option('--extended', help="add what Whisper's encoder makes of the voice")] = False,
+             extended: Annotated[bool, typer.Option('--extended', help="add what Whisper's encoders, tiny and base, make of the voice")] = False,
+             small: Annotated[bool, typer.Option('--small', help="and Whisper small: see `emotion-study data whisper-small`")] = False,
              out: Annotated[Path, typer.Option(help="the table to write")] = Path('features.parquet')):
     "Measure voice, face and words: one row of numbers per clip."
     if out.suffix != '.parquet': raise SettingError(f"--out {out} must end in .parquet")
     if face not in ('tables', 'deepface'): raise SettingError(f"--face {face} is not one of tables, deepface")
     from emotion_study.features import write_table
-    if extended:
-        from emotion_study.whisper import weights_digests
-        weights_digests()  # a package that is missing is told before anything is measured
-    asked = (clips or corpus, jobs, words, extended)
+    from emotion_study.whisper import PACKAGED, weights_digests
+    encoders = PACKAGED * (extended or small) + ('small',) * small
+    weights_digests(encoders)  # weights that are missing are told before anything is measured
+    asked = (clips or corpus, jobs, words, encoders)
     table = table_of(*asked) if face == 'tables' else film_table(*asked, rate, detector, out)
     write_table(table, out)
     say(f"{len(table):,} clips x {table.shape[1]:,} columns in {out}")
@@ -301,7 +308,7 @@ def transcribe(clips: Annotated[list[Path], typer.Argument(help="sound files, or
         for w in heard.words: say(f"  {w.start:6.2f} - {w.end:6.2f} s  {w.confidence:.2f}  {w.text}")
 
 # %% ../nbs/14_cli.ipynb #68ee45bd
-def film_table(corpus: str, jobs: int, words: str, extended: bool, rate: float, detector: str, out: Path):
+def film_table(corpus: str, jobs: int, words: str, encoders, rate: float, detector: str, out: Path):
     "A feature table whose face columns DeepFace measured on the films; its frames go beside it."
     from emotion_study.corpus import load_corpus
     from emotion_study.face import DETECTORS, choose_weights, deepface_features
@@ -315,7 +322,7 @@ def film_table(corpus: str, jobs: int, words: str, extended: bool, rate: float, 
     frames = deepface_scores(clips, FaceSettings(rate, detector), jobs, progress=True, say=say)
     frames.to_parquet(out.with_suffix('.frames.parquet'), index=False)
     say(f"{len(frames):,} frames, {frames['found'].mean():.1%} with a face, in {out.with_suffix('.frames.parquet')}")
-    return feature_table(clips, jobs=jobs, progress=True, words=words, faces=deepface_features(frames), extended=extended)
+    return feature_table(clips, jobs=jobs, progress=True, words=words, faces=deepface_features(frames), encoders=encoders)
 
 # %% ../nbs/14_cli.ipynb #27f32efd
 @app.command()

