@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['NETWORK', 'LATE', 'POOL', 'ENSEMBLE', 'PUBLISHED', 'SETTINGS', 'TABLE', 'COLUMNS', 'OTHERS', 'BESIDE', 'SHORTCUTS',
-           'HEADLINES', 'CLAIMS', 'Claim', 'run', 'Ledger', 'extended', 'claim_level', 'claim_even', 'claim_gain',
-           'claim_text', 'claim_network', 'claim_blocks', 'wilson', 'claim_verified', 'claim_robust', 'readme_table',
-           'readme_splits', 'readme_words', 'readme_late', 'readme_shortcuts', 'both_sets', 'claim_better',
-           'readme_pool', 'readme_ensemble', 'readme_speeds', 'readme_leaks', 'corpus_facts', 'overlap_facts',
-           'time_facts', 'outside_facts', 'make_ledger', 'numbers_in', 'unheld', 'claims_page', 'write_whole',
-           'write_ledger']
+           'HEADLINES', 'CLAIMS', 'Claim', 'run', 'Ledger', 'extended', 'with_small', 'claim_level', 'claim_even',
+           'claim_gain', 'claim_text', 'claim_network', 'claim_blocks', 'wilson', 'claim_verified', 'claim_robust',
+           'readme_table', 'readme_splits', 'readme_words', 'readme_late', 'readme_shortcuts', 'both_sets',
+           'claim_better', 'readme_pool', 'readme_ensemble', 'readme_larger', 'readme_speeds', 'readme_leaks',
+           'corpus_facts', 'overlap_facts', 'time_facts', 'outside_facts', 'make_ledger', 'numbers_in', 'unheld',
+           'claims_page', 'write_whole', 'write_ledger']
 
 # %% ../nbs/12c_claims.ipynb #5b33d4db
 import json, re
@@ -73,6 +73,7 @@ class Ledger:
 NETWORK, LATE = ('network', 'voice+face+words'), ('late', 'voice+face')
 POOL, ENSEMBLE = ('pool', 'voice+face'), ('ensemble', 'voice+face+words')
 def extended(model): return f'{model[0]}, extended', model[1]
+def with_small(model): return f'{model[0]}, Whisper small', model[1]
 PUBLISHED = {'accuracy': CLAIM, 'precision': 97.24, 'uar': 96.67, 'f1': 96.93}  # percent
 _NAMES = {'accuracy': 'accuracy', 'precision': 'macro precision', 'uar': 'macro recall', 'f1': 'macro F1'}
 
@@ -209,7 +210,7 @@ def claim_robust(L: Ledger):
 TABLE = [('random', 7, 'actor'), ('random', 7, 'train'), ('actor', 7, 'actor'), ('actor', 7, 'train'), ('actor', 8,
     'actor'), ('actor', 8, 'train')]
 COLUMNS = [('late', 'voice'), ('late', 'face'), LATE, NETWORK]
-OTHERS = [POOL, ENSEMBLE, ('network', 'voice+face'), *map(extended, (('late', 'voice'), LATE, POOL, NETWORK, ENSEMBLE)),
+OTHERS = [POOL, ENSEMBLE, ('network', 'voice+face'), *map(extended, (('late', 'voice'), LATE, POOL, NETWORK, ENSEMBLE)), *map(with_small, (POOL, NETWORK, ENSEMBLE)),
           *((m, 'voice') for m in ('pool', 'network', 'ensemble'))]
 BESIDE = [run(p, 8, 'train', *m) for p in ('loso', 'statement') for m in (LATE, POOL, NETWORK)]
 
@@ -307,6 +308,12 @@ def readme_ensemble(L: Ledger):
               '10_claims_ledger.ipynb#Does-text-help,-does-the-network')
     claim_better(L, c, both_sets((LATE, ENSEMBLE), (POOL, ENSEMBLE)))
 
+def readme_larger(L: Ledger):
+    "That a larger encoder hears more."
+    c = Claim('readme-larger', 'README', 'hearing the voice with Whisper small as well is better than with tiny and base alone', 'the interval of the '
+              'difference does not lie above zero', 'paired difference over actors', '12_larger_ear.ipynb#What-the-larger-ear-adds')
+    claim_better(L, c, [(extended(m), with_small(m)) for m in (POOL, NETWORK, ENSEMBLE)])
+
 def readme_speeds(L: Ledger):
     "That copies at other speeds are worth their price."
     c = Claim('readme-speeds', 'README', 'hearing each clip at three speeds helps every model that does so', 'the interval of the difference does not lie '
@@ -331,7 +338,7 @@ def readme_leaks(L: Ledger):
 
 CLAIMS = [lambda L, m=m: claim_level(L, m) for m in PUBLISHED] + [claim_even, claim_text, claim_network, claim_blocks,
                                                                   claim_verified, claim_robust,
-          readme_table, readme_splits, readme_words, readme_late, readme_pool, readme_ensemble, readme_speeds, readme_leaks, readme_shortcuts]
+          readme_table, readme_splits, readme_words, readme_late, readme_pool, readme_ensemble, readme_speeds, readme_larger, readme_leaks, readme_shortcuts]
 
 # %% ../nbs/12c_claims.ipynb #b9c13c47
 def corpus_facts(runs: Runs, record: dict = None  # run.json
