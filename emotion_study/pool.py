@@ -62,7 +62,7 @@ def _shrinkage(Z: np.ndarray) -> tuple:  # share of the target, its level
     (n, d), G = Z.shape, Z @ Z.T
     level, square = np.trace(G) / (n * d), (G ** 2).sum() / n ** 2
     far = square / d - level ** 2
-    noise = min((np.diag(G) ** 2).sum() / n - square, far * n * d) / (n * d)
+    noise = min(((np.diag(G) ** 2).sum() / n - square) / (n * d), far)
     return (noise / far if noise > 0 else 0.), level
 
 class ShrinkageLDA(LinearDiscriminantAnalysis):

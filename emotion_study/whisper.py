@@ -107,6 +107,7 @@ def download_small(folder=None,  # data/whisper by default
     if path.is_file() and 'sha256:' + file_digest(path) == SMALL.checksum:
         say(f'{relative(path)}: already there')
         return path
+    if path.parent.exists() and not path.parent.is_dir(): raise SettingError(f'{relative(path.parent)} is a file where a folder is needed')
     path.parent.mkdir(parents=True, exist_ok=True)
     check_space(path.parent, 3 * SMALL.bytes)
     say(f'Whisper small, encoder in 8 bits (MIT): {size_text(SMALL.bytes)} to fetch')
@@ -188,10 +189,13 @@ def read_onnx(path) -> dict:  # name as in CTranslate2's files -> float32 array
         graph = onnx.load(str(path)).graph
         arrays = {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer}
         found = {_ours(k): v for k, v in (arrays | dict(_products(graph, arrays))).items() if v.dtype == 'float32' and v.ndim}
-        for i in range(sum(k.endswith('/ffn/linear_0/bias') for k in found)): _fuse(found, f'layer_{i}/self_attn')
+        layers = {k.split('/')[0] for k in found if re.match(r'layer_\d', k)}
+        for layer in layers: _fuse(found, f'{layer}/self_attn')
+        lacking = {k.replace(k.split('/')[0], layer, 1) for k in found if k.split('/')[0] in layers for layer in layers} - set(found)
+        if lacking: raise KeyError(min(lacking))
         return found | {'num_heads': np.int64(found['layer_norm/gamma'].size // 64)}
     except (DecodeError, KeyError, ValueError) as e:
-        raise SettingError(f"{relative(path)}: no 8-bit encoder of Whisper in ONNX ({type(e).__name__}); delete it and run "
+        raise SettingError(f"{relative(path)}: no 8-bit encoder of Whisper in ONNX ({e}); delete it and run "
                            "`emotion-study data whisper-small`") from None
 
 def _fuse(found, head):

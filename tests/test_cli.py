@@ -60,6 +60,7 @@ def test_every_command_has_help(command):
     'report {tmp}/none', 'audit {tmp}/none', 'audit {tmp}/taken', 'report {tmp}/taken', 'transcribe {tmp}/none.wav',
     'transcribe {tmp}/file --engine ears', 'features --corpus twin --words whisper', 'features --corpus twin --face deepface',
     'features --face mirror', 'features --corpus samples --face deepface --detector magic', 'data vosk-en --to {tmp}/file',
+    'data whisper-small --to {tmp}/file', 'features --corpus twin --small',
     'data ravdess --actors 3-99', 'data ravdess --to {tmp}/d --what music'])
 def test_wrong_values_are_one_line(line, tmp_path):
     (tmp_path / 'taken').mkdir()

@@ -1,12 +1,13 @@
 """The pool of experts: sealed test rows, strangers kept strangers, and what the ensemble makes of it."""
 import numpy as np
 import pytest
+from sklearn.covariance import ledoit_wolf_shrinkage
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from emotion_study import training
 from emotion_study.core import SettingError
 from emotion_study.fusion import make_expert
-from emotion_study.pool import ENCODER_SCALE, POOL_EXPERTS, ShrinkageLDA, inner_folds, log_pool, opinions, pool_parts, pool_weights, pooled
+from emotion_study.pool import ENCODER_SCALE, POOL_EXPERTS, ShrinkageLDA, _shrinkage, inner_folds, log_pool, opinions, pool_parts, pool_weights, pooled
 from emotion_study.protocols import LeakageError, make_folds
 from emotion_study.whisper import COPIES, EXTENDED, SPEEDS
 from test_pipeline import toy_table
@@ -126,6 +127,17 @@ def test_the_faster_discriminant_analysis_is_the_same_function(n, d, classes):
     theirs, ours = (model.fit(X, y) for model in (LinearDiscriminantAnalysis(solver='lsqr', shrinkage='auto'), ShrinkageLDA()))
     assert np.allclose(theirs.covariance_, ours.covariance_, atol=1e-12) and (theirs.classes_ == ours.classes_).all()
     assert np.allclose(theirs.predict_proba(others), ours.predict_proba(others), atol=1e-9) and (theirs.predict(others) == ours.predict(others)).all()
+
+
+def test_columns_with_nothing_in_common_are_shrunk_in_full_and_no_further():
+    shares = []
+    for seed in range(20):
+        Z = np.random.default_rng(seed).normal(size=(200, 20))
+        Z = (Z - Z.mean(0)) / Z.std(0)
+        share, level = _shrinkage(Z)
+        assert np.isclose(share, ledoit_wolf_shrinkage(Z)) and np.isclose(level, 1)
+        shares.append(share)
+    assert max(shares) == 1 and shares.count(1) > 3
 
 
 def test_an_unknown_expert_is_told():
