@@ -271,6 +271,7 @@ def table_of(corpus: str, jobs: int = -1, words: str = 'script', encoders=()):
     if clips.notice: say(clips.notice)
     return feature_table(clips, jobs=jobs, progress=True, words=words, encoders=encoders)
 
+# %% ../nbs/14_cli.ipynb #6f3a90d4
 @app.command()
 def features(clips: Annotated[str, typer.Argument(help="the corpus, instead of --corpus", show_default=False)] = '',
              corpus: AnyCorpus = 'auto', jobs: Jobs = -1,

