@@ -181,7 +181,7 @@ def run_all(paths: list, folder: Path, settings: dict, record: dict):
     for i, path in enumerate(paths):
         say(f"[{i + 1}/{len(paths)}] {path.stem}  ({clock(time.monotonic() - began)} so far)")
         seconds = run_notebook(path, folder, settings)
-        record['notebooks'][path.stem] = round(seconds, 1)
+        record['notebooks'][path.stem], record['code'][path.stem] = round(seconds, 1), record['provenance']['code']
         write_record(folder, record)
         say(f"      done in {clock(seconds)}")
 
@@ -207,7 +207,7 @@ def start(settings: Settings, only: list) -> tuple:  # paths, report folder, rec
     folder = Path(settings.out).resolve() if settings.out else default_folder(corpus.name, settings.profile)
     old = open_folder(folder, asked, keep=bool(only))
     record = asked | dict(synthetic=corpus.synthetic, strict=settings.strict, clips=len(corpus), notice=corpus.notice,
-                          notebooks=old.get('notebooks', {}), skipped=old.get('skipped', skipped),
+                          notebooks=old.get('notebooks', {}), code=old.get('code', {}), skipped=old.get('skipped', skipped),
                           provenance=provenance(**asked))
     write_record(folder, record)
     return paths, folder, record

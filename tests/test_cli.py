@@ -113,6 +113,7 @@ def test_a_failing_notebook_stops_the_study_and_keeps_what_was_made(study, tmp_p
     assert '[1/2] 01a_writes' in shown.out and '01_real_only, it needs ravdess' in shown.out
     record = json.loads((out / 'run.json').read_text())
     assert list(record['notebooks']) == ['01a_writes'] and record['synthetic'] is True
+    assert record['code'] == {'01a_writes': record['provenance']['code']}
     assert set(record['skipped']) == {'01_real_only', '09_optional'}
     assert (out / 'notebooks' / '01a_writes.log').read_text() == '3 0\n', 'the seeds that were asked for, hashes fixed'
     assert (out / 'prefix.txt').read_text() == sys.prefix, 'the kernel of this environment'
@@ -122,7 +123,10 @@ def test_a_failing_notebook_stops_the_study_and_keeps_what_was_made(study, tmp_p
 def test_a_named_notebook_adds_to_a_report(study, tmp_path, capfd):
     out = tmp_path / 'report'
     assert command('study', '--corpus', 'twin', '--out', out, '--only', '01a') == 0
+    record = json.loads((out / 'run.json').read_text())
+    (out / 'run.json').write_text(json.dumps(record | {'code': {'01a_writes': 'other'}}))
     assert command('study', '--corpus', 'twin', '--out', out, '--only', '09_optional') == 0
+    assert json.loads((out / 'run.json').read_text())['code'] == {'01a_writes': 'other', '09_optional': record['provenance']['code']}
     assert {p.name for p in out.glob('*.html')} == {'index.html', '01a_writes.html', '09_optional.html'}
     assert command('study', '--corpus', 'twin', '--out', out, '--only', '09', '--seeds', '7') == 2
     assert 'use the same settings' in capfd.readouterr().err

@@ -191,6 +191,15 @@ def test_verdicts_follow_the_figures():
     assert verdict(.6, .8) == 'holds' and verdict(.8, .6).startswith('fails (it is worse') and verdict(.7, .7) == 'fails'
 
 
+def test_the_voice_alone_has_to_be_above_the_published_figure_for_certain():
+    def verdict(rate):
+        runs = [answers(r, i).assign(**{k: str(v) for k, v in a.items()}) for i, (a, r) in enumerate(zip(claims.ALONE, (.5, .6, rate)))]
+        L = claims.Ledger(Runs(pd.concat(runs)), [])
+        claims.readme_voice(L)
+        return L.claims[0].verdict
+    assert verdict(.98) == 'holds' and verdict(.8) == verdict(.82) == 'fails'
+
+
 def test_a_claim_without_its_runs_is_not_judged():
     L = claims.Ledger(Runs(answers(.7, 0).assign(protocol='loso', scope='train', model='lda', modalities='voice')), [])
     for judge in claims.CLAIMS: judge(L)
