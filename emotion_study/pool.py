@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['POOL_EXPERTS', 'ENOUGH', 'ENCODER_SCALE', 'INNER', 'PULLS', 'log_pool', 'shared_and_own', 'ShrinkageLDA', 'centred',
            'Clips', 'opinions', 'spanned', 'evened', 'pool_parts', 'inner_folds', 'pool_weights', 'choose_pull',
-           'Pooled', 'pooled']
+           'Pooled', 'Judged', 'ask_all', 'cross_fitted', 'pooled', 'taught', 'self_trained']
 
 # %% ../nbs/08a_pool.ipynb #c9e50e3b
 from dataclasses import dataclass
@@ -218,16 +218,72 @@ class Pooled:
     val: np.ndarray     # (validation rows, classes), by experts that were not fitted on them
     weights: pd.Series  # of each (part, expert)
 
+@dataclass
+class Judged:
+    "Cross-fitted opinions about the training part of a fold."
+    cut: list          # (rows fitted on, rows judged) of each inner fold
+    rows: np.ndarray   # (n,) all rows judged
+    inner: np.ndarray  # (n,) number of the inner fold of each
+    y: np.ndarray      # (n,) class numbers
+    said: np.ndarray   # (n, M, classes)
+
+    def add(self, more: np.ndarray):  # with the opinions of more experts
+        return Judged(self.cut, self.rows, self.inner, self.y, np.concatenate([self.said, more], axis=1))
+
+    def weights(self): return pool_weights(self.said, self.y, choose_pull(self.said, self.y, self.inner))
+
+def ask_all(parts, clips: Clips, fit, rows) -> np.ndarray:  # (len(rows), M, classes)
+    "What every expert of every part, fitted on rows `fit`, says of some rows."
+    return np.stack([p for _, X, kinds in parts for p in opinions(X, kinds, clips, fit, rows)], axis=1)
+
+def cross_fitted(parts, clips: Clips, fold: Fold) -> Judged:
+    "The training part judged by experts that were not fitted on what they judge."
+    cut = inner_folds(fold, clips.y, clips.speakers)
+    rows = np.concatenate([b for _, b in cut])
+    return Judged(cut, rows, np.repeat(np.arange(len(cut)), [len(b) for _, b in cut]), clips.y[rows],
+                  np.concatenate([ask_all(parts, clips, a, b) for a, b in cut]))
+
+def _answer(parts, kinds, judged: Judged, of_test, fold) -> Pooled:
+    weights = judged.weights()
+    at = pd.Series(np.arange(len(judged.rows)), judged.rows)[fold.val].to_numpy()
+    names = pd.MultiIndex.from_tuples([(name, k) for name, _, own in parts for k in own] + kinds, names=['part', 'expert'])
+    return Pooled(log_pool(of_test, weights), log_pool(judged.said[at], weights), pd.Series(weights, names))
+
 def pooled(Z: dict,  # name -> (n, d) normalised features: channels, blocks
            channels, clips: Clips, fold: Fold) -> Pooled:
     "Fit the experts of a fold, learn whom to trust, and answer for the test rows."
     parts = pool_parts(Z, channels, fold.fit)
-    ask = lambda fit, rows: np.stack([p for _, X, kinds in parts for p in opinions(X, kinds, clips, fit, rows)], axis=1)
-    cut = inner_folds(fold, clips.y, clips.speakers)
-    judged = np.concatenate([b for _, b in cut])
-    said, inner = np.concatenate([ask(a, b) for a, b in cut]), np.repeat(np.arange(len(cut)), [len(b) for _, b in cut])
-    y = clips.y[judged]
-    weights = pool_weights(said, y, choose_pull(said, y, inner))
-    at = pd.Series(np.arange(len(judged)), judged)[fold.val].to_numpy()
-    names = pd.MultiIndex.from_tuples([(name, k) for name, _, kinds in parts for k in kinds], names=['part', 'expert'])
-    return Pooled(log_pool(ask(fold.fit, fold.test), weights), log_pool(said[at], weights), pd.Series(weights, names))
+    return _answer(parts, [], cross_fitted(parts, clips, fold), ask_all(parts, clips, fold.fit, fold.test), fold)
+
+# %% ../nbs/08a_pool.ipynb #89bfc0fb
+def taught(X: np.ndarray,  # (copies, n, d) features of one part
+           clips: Clips, fit, ask,
+           guess  # (len(ask),) class numbers
+           ) -> np.ndarray:  # (len(ask), classes)
+    "What the expert `speaker` says of each row of `ask`, having learnt the rows `fit` and the guesses about the others."
+    copies, n, _ = X.shape
+    X = np.vstack([centred(x, clips.groups, fit) for x in X]).astype('float64')
+    first, rows = copies * len(fit), np.concatenate([_of_all_copies(r, copies, n) for r in (fit, ask)])
+    X, speakers = X[rows], np.tile(clips.speakers, copies)[rows]
+    size = (X[:first] ** 2).sum(axis=1).mean() or 1.0
+    Y = np.eye(clips.classes)[np.concatenate([np.tile(clips.y[fit], copies), np.tile(guess, copies)])] - 1 / clips.classes
+    K = shared_and_own(linear_kernel(X) / size, speakers, np.arange(len(X)), True)
+    G = np.linalg.inv(K + .1 * np.eye(len(K)))
+    B = first + np.arange(len(ask))[:, None] + len(ask) * np.arange(copies)
+    f = Y[B] - np.linalg.solve(G[B[:, :, None], B[:, None, :]], (G @ Y)[B])
+    return log_pool(softmax(8 * f, axis=2), np.full(copies, 1 / copies))
+
+# %% ../nbs/08a_pool.ipynb #8b5ccade
+def self_trained(Z: dict, channels, clips: Clips, fold: Fold) -> Pooled:
+    "The pool with experts that have also learnt the pool's answers about the test clips of known speakers."
+    if clips.groups is None or fold.protocol in SPEAKER_DISJOINT:
+        raise SettingError('self-training needs unlabelled clips of known speakers: protocol random, scope actor')
+    parts = pool_parts(Z, channels, fold.fit)
+    judged, of_test = cross_fitted(parts, clips, fold), ask_all(parts, clips, fold.fit, fold.test)
+    wide = [(name, X) for name, X, kinds in parts if 'speaker' in kinds]
+    again = lambda fit, rows, guess: np.stack([taught(X, clips, fit, rows, guess) for _, X in wide], axis=1)
+    guesses = [log_pool(judged.said[out], pool_weights(judged.said[~out], judged.y[~out], choose_pull(judged.said, judged.y, judged.inner))).argmax(1)
+               for out in (judged.inner == i for i in range(len(judged.cut)))]
+    more = np.concatenate([again(a, b, g) for (a, b), g in zip(judged.cut, guesses)])
+    last = again(fold.fit, fold.test, log_pool(of_test, judged.weights()).argmax(1))
+    return _answer(parts, [(name, 'taught') for name, _ in wide], judged.add(more), np.concatenate([of_test, last], axis=1), fold)
