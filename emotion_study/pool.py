@@ -230,7 +230,7 @@ class Judged:
     def add(self, more: np.ndarray):  # with the opinions of more experts
         return Judged(self.cut, self.rows, self.inner, self.y, np.concatenate([self.said, more], axis=1))
 
-    def weights(self): return pool_weights(self.said, self.y, choose_pull(self.said, self.y, self.inner))
+    def pull(self) -> float: return choose_pull(self.said, self.y, self.inner)
 
 def ask_all(parts, clips: Clips, fit, rows) -> np.ndarray:  # (len(rows), M, classes)
     "What every expert of every part, fitted on rows `fit`, says of some rows."
@@ -244,7 +244,7 @@ def cross_fitted(parts, clips: Clips, fold: Fold) -> Judged:
                   np.concatenate([ask_all(parts, clips, a, b) for a, b in cut]))
 
 def _answer(parts, kinds, judged: Judged, of_test, fold) -> Pooled:
-    weights = judged.weights()
+    weights = pool_weights(judged.said, judged.y, judged.pull())
     at = pd.Series(np.arange(len(judged.rows)), judged.rows)[fold.val].to_numpy()
     names = pd.MultiIndex.from_tuples([(name, k) for name, _, own in parts for k in own] + kinds, names=['part', 'expert'])
     return Pooled(log_pool(of_test, weights), log_pool(judged.said[at], weights), pd.Series(weights, names))
@@ -282,8 +282,10 @@ def self_trained(Z: dict, channels, clips: Clips, fold: Fold) -> Pooled:
     judged, of_test = cross_fitted(parts, clips, fold), ask_all(parts, clips, fold.fit, fold.test)
     wide = [(name, X) for name, X, kinds in parts if 'speaker' in kinds]
     again = lambda fit, rows, guess: np.stack([taught(X, clips, fit, rows, guess) for _, X in wide], axis=1)
-    guesses = [log_pool(judged.said[out], pool_weights(judged.said[~out], judged.y[~out], choose_pull(judged.said, judged.y, judged.inner))).argmax(1)
-               for out in (judged.inner == i for i in range(len(judged.cut)))]
+    pull, guesses = judged.pull(), []
+    for i in range(len(judged.cut)):
+        out = judged.inner == i
+        guesses.append(log_pool(judged.said[out], pool_weights(judged.said[~out], judged.y[~out], pull)).argmax(1))
     more = np.concatenate([again(a, b, g) for (a, b), g in zip(judged.cut, guesses)])
-    last = again(fold.fit, fold.test, log_pool(of_test, judged.weights()).argmax(1))
+    last = again(fold.fit, fold.test, log_pool(of_test, pool_weights(judged.said, judged.y, pull)).argmax(1))
     return _answer(parts, [(name, 'taught') for name, _ in wide], judged.add(more), np.concatenate([of_test, last], axis=1), fold)

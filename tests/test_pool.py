@@ -7,7 +7,7 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from emotion_study import training
 from emotion_study.core import SettingError
 from emotion_study.fusion import make_expert
-from emotion_study.pool import ENCODER_SCALE, POOL_EXPERTS, ShrinkageLDA, _shrinkage, inner_folds, log_pool, opinions, pool_parts, pool_weights, pooled
+from emotion_study.pool import ENCODER_SCALE, POOL_EXPERTS, ShrinkageLDA, _shrinkage, inner_folds, log_pool, opinions, pool_parts, pool_weights, pooled, self_trained, taught
 from emotion_study.protocols import LeakageError, make_folds
 from emotion_study.whisper import COPIES, EXTENDED, SPEEDS
 from test_pipeline import toy_table
@@ -138,6 +138,34 @@ def test_columns_with_nothing_in_common_are_shrunk_in_full_and_no_further():
         assert np.isclose(share, ledoit_wolf_shrinkage(Z)) and np.isclose(level, 1)
         shares.append(share)
     assert max(shares) == 1 and shares.count(1) > 3
+
+
+def test_a_clip_is_judged_without_the_guess_about_it():
+    table = toy_table()
+    fold = make_folds(table, 'random')[0]
+    clips, X = training.fold_clips(table, fold, 8, 'actor'), training.fold_features(table, fold, 'actor', ['voice'])['voice'][None]
+    guess = np.arange(len(fold.test)) % 8
+    other = np.r_[(guess[0] + 1) % 8, guess[1:]]
+    first, second = (taught(np.concatenate([X, X + .1]), clips, fold.fit, fold.test, g) for g in (guess, other))
+    assert np.allclose(first[0], second[0], atol=1e-9) and not np.allclose(first[1:], second[1:])
+
+
+def test_the_self_trained_pool_adds_an_expert_to_each_wide_part_and_keeps_the_others_opinions():
+    table = toy_table()
+    fold = make_folds(table, 'random')[0]
+    Z, clips = training.fold_features(table, fold, 'actor', ['voice', 'face']), training.fold_clips(table, fold, 8, 'actor')
+    plain, more = (make(Z, ['voice', 'face'], clips, fold) for make in (pooled, self_trained))
+    assert list(more.weights.index) == [*plain.weights.index, *((c, 'taught') for c in ('voice', 'face', 'voice+face'))]
+    assert more.test.shape == plain.test.shape and more.val.shape == plain.val.shape and np.allclose(more.test.sum(axis=1), 1)
+    ran = training.cross_validate(table, 'random', 8, 'actor', [('self-trained', 'voice+face')], jobs=1)
+    order = np.argsort(table['clip'].to_numpy()[fold.test])
+    assert np.allclose(ran.filter(like='p_').to_numpy(), more.test[order], atol=1e-4)
+
+
+@pytest.mark.parametrize('protocol, scope', [('random', 'train'), ('actor', 'actor')])
+def test_self_training_is_refused_where_the_speaker_is_new_or_the_other_clips_are_not_to_be_used(protocol, scope):
+    with pytest.raises(SettingError, match='known speakers'):
+        training.cross_validate(toy_table(), protocol, 8, scope, [('self-trained', 'voice+face')], jobs=1)
 
 
 def test_an_unknown_expert_is_told():
