@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['POOL_EXPERTS', 'ENOUGH', 'ENCODER_SCALE', 'INNER', 'PULLS', 'log_pool', 'shared_and_own', 'ShrinkageLDA', 'centred',
-           'Clips', 'opinions', 'spanned', 'evened', 'pool_parts', 'inner_folds', 'pool_weights', 'choose_pull',
-           'Pooled', 'Judged', 'ask_all', 'cross_fitted', 'pooled', 'taught', 'self_trained']
+           'Clips', 'opinions', 'spanned', 'evened', 'pool_parts', 'inner_folds', 'Judged', 'ask_all', 'cross_fitted',
+           'pool_weights', 'choose_pull', 'Pooled', 'pooled', 'taught', 'self_trained']
 
 # %% ../nbs/08a_pool.ipynb #c9e50e3b
 from dataclasses import dataclass
@@ -181,6 +181,30 @@ def inner_folds(fold: Fold, y, speakers, k: int = INNER) -> list:  # (rows to fi
     else: cut = StratifiedKFold(k, shuffle=True, random_state=fold.seed).split(rows, y[rows])
     return [(rows[a], rows[b]) for a, b in cut]
 
+# %% ../nbs/08a_pool.ipynb #9a43d03c
+@dataclass
+class Judged:
+    "Cross-fitted opinions about the training part of a fold."
+    cut: list          # (rows fitted on, rows judged) of each inner fold
+    rows: np.ndarray   # (n,) all rows judged
+    inner: np.ndarray  # (n,) number of the inner fold of each
+    y: np.ndarray      # (n,) class numbers
+    said: np.ndarray   # (n, M, classes)
+
+    def add(self, more: np.ndarray):  # with the opinions of more experts
+        return Judged(self.cut, self.rows, self.inner, self.y, np.concatenate([self.said, more], axis=1))
+
+def ask_all(parts, clips: Clips, fit, rows) -> np.ndarray:  # (len(rows), M, classes)
+    "What every expert of every part, fitted on rows `fit`, says of some rows."
+    return np.stack([p for _, X, kinds in parts for p in opinions(X, kinds, clips, fit, rows)], axis=1)
+
+def cross_fitted(parts, clips: Clips, fold: Fold) -> Judged:
+    "The training part judged by experts that were not fitted on what they judge."
+    cut = inner_folds(fold, clips.y, clips.speakers)
+    rows = np.concatenate([b for _, b in cut])
+    return Judged(cut, rows, np.repeat(np.arange(len(cut)), [len(b) for _, b in cut]), clips.y[rows],
+                  np.concatenate([ask_all(parts, clips, a, b) for a, b in cut]))
+
 # %% ../nbs/08a_pool.ipynb #1eadf035
 PULLS = (.003, .03, .3)
 
@@ -218,33 +242,8 @@ class Pooled:
     val: np.ndarray     # (validation rows, classes), by experts that were not fitted on them
     weights: pd.Series  # of each (part, expert)
 
-@dataclass
-class Judged:
-    "Cross-fitted opinions about the training part of a fold."
-    cut: list          # (rows fitted on, rows judged) of each inner fold
-    rows: np.ndarray   # (n,) all rows judged
-    inner: np.ndarray  # (n,) number of the inner fold of each
-    y: np.ndarray      # (n,) class numbers
-    said: np.ndarray   # (n, M, classes)
-
-    def add(self, more: np.ndarray):  # with the opinions of more experts
-        return Judged(self.cut, self.rows, self.inner, self.y, np.concatenate([self.said, more], axis=1))
-
-    def pull(self) -> float: return choose_pull(self.said, self.y, self.inner)
-
-def ask_all(parts, clips: Clips, fit, rows) -> np.ndarray:  # (len(rows), M, classes)
-    "What every expert of every part, fitted on rows `fit`, says of some rows."
-    return np.stack([p for _, X, kinds in parts for p in opinions(X, kinds, clips, fit, rows)], axis=1)
-
-def cross_fitted(parts, clips: Clips, fold: Fold) -> Judged:
-    "The training part judged by experts that were not fitted on what they judge."
-    cut = inner_folds(fold, clips.y, clips.speakers)
-    rows = np.concatenate([b for _, b in cut])
-    return Judged(cut, rows, np.repeat(np.arange(len(cut)), [len(b) for _, b in cut]), clips.y[rows],
-                  np.concatenate([ask_all(parts, clips, a, b) for a, b in cut]))
-
 def _answer(parts, kinds, judged: Judged, of_test, fold) -> Pooled:
-    weights = pool_weights(judged.said, judged.y, judged.pull())
+    weights = pool_weights(judged.said, judged.y, choose_pull(judged.said, judged.y, judged.inner))
     at = pd.Series(np.arange(len(judged.rows)), judged.rows)[fold.val].to_numpy()
     names = pd.MultiIndex.from_tuples([(name, k) for name, _, own in parts for k in own] + kinds, names=['part', 'expert'])
     return Pooled(log_pool(of_test, weights), log_pool(judged.said[at], weights), pd.Series(weights, names))
@@ -282,7 +281,7 @@ def self_trained(Z: dict, channels, clips: Clips, fold: Fold) -> Pooled:
     judged, of_test = cross_fitted(parts, clips, fold), ask_all(parts, clips, fold.fit, fold.test)
     wide = [(name, X) for name, X, kinds in parts if 'speaker' in kinds]
     again = lambda fit, rows, guess: np.stack([taught(X, clips, fit, rows, guess) for _, X in wide], axis=1)
-    pull, guesses = judged.pull(), []
+    pull, guesses = choose_pull(judged.said, judged.y, judged.inner), []
     for i in range(len(judged.cut)):
         out = judged.inner == i
         guesses.append(log_pool(judged.said[out], pool_weights(judged.said[~out], judged.y[~out], pull)).argmax(1))
