@@ -312,6 +312,7 @@ def readme_ensemble(L: Ledger):
               '10_claims_ledger.ipynb#Does-text-help,-does-the-network')
     claim_better(L, c, both_sets((LATE, ENSEMBLE), (POOL, ENSEMBLE)))
 
+# %% ../nbs/12c_claims.ipynb #2a49ae2f
 def readme_larger(L: Ledger):
     "That a larger encoder hears more."
     c = Claim('readme-larger', 'README', 'hearing the voice with Whisper small as well is better than with tiny and base alone', 'the interval of the '

@@ -150,7 +150,7 @@ def test_a_clip_is_judged_without_the_guess_about_it():
     assert np.allclose(first[0], second[0], atol=1e-9) and not np.allclose(first[1:], second[1:])
 
 
-def test_the_self_trained_pool_adds_an_expert_to_each_wide_part_and_keeps_the_others_opinions():
+def test_the_self_trained_pool_adds_an_expert_to_each_wide_part():
     table = toy_table()
     fold = make_folds(table, 'random')[0]
     Z, clips = training.fold_features(table, fold, 'actor', ['voice', 'face']), training.fold_clips(table, fold, 8, 'actor')
