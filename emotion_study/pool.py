@@ -277,6 +277,8 @@ def self_trained(Z: dict, channels, clips: Clips, fold: Fold) -> Pooled:
     "The pool with experts that have also learnt the pool's answers about the test clips of known speakers."
     if clips.groups is None or fold.protocol in SPEAKER_DISJOINT:
         raise SettingError('self-training needs unlabelled clips of known speakers: protocol random, scope actor')
+    least = min((clips.groups[fold.fit] == g).sum() for g in np.unique(clips.groups[fold.test]))
+    if least < ENOUGH: raise SettingError(f'self-training needs {ENOUGH} training clips of each speaker and sentence, one has {least}: use model pool')
     parts = pool_parts(Z, channels, fold.fit)
     judged, of_test = cross_fitted(parts, clips, fold), ask_all(parts, clips, fold.fit, fold.test)
     wide = [(name, X) for name, X, kinds in parts if 'speaker' in kinds]

@@ -168,6 +168,14 @@ def test_self_training_is_refused_where_the_speaker_is_new_or_the_other_clips_ar
         training.cross_validate(toy_table(), protocol, 8, scope, [('self-trained', 'voice+face')], jobs=1)
 
 
+def test_self_training_is_refused_where_a_speaker_is_hardly_known():
+    table = toy_table()
+    fold = make_folds(table, 'random')[0]
+    Z, clips = training.fold_features(table, fold, 'actor', ['voice', 'face']), training.fold_clips(table, fold, 8, 'actor')
+    clips.groups = np.where(np.arange(len(table)) == fold.test[0], clips.groups.max() + 1, clips.groups)
+    with pytest.raises(SettingError, match='one has 0'): self_trained(Z, ['voice', 'face'], clips, fold)
+
+
 def test_an_unknown_expert_is_told():
     table = toy_table()
     fold = make_folds(table, 'actor')[0]
