@@ -17,29 +17,47 @@ import pandas as pd
 
 from . import statistics as tests
 from .core import CodeError, SettingError, describe, expected_codes, label_names, parse_code
-from .metrics import METRICS, RUN, _per_seed, bootstrap_weights, confusion_by_actor, hits, measures, summary
-from .protocols import PROTOCOLS, SPEAKER_DISJOINT, make_folds
+from .metrics import (METRICS, RUN, _per_seed, bootstrap_weights, confusion_by_actor, hits, measures, run_name, summary,
+                                   with_folds)
+from .protocols import FOLDS, PROTOCOLS, SPEAKER_DISJOINT, make_folds
 
 # %% ../nbs/12b_audit.ipynb #a70d2f73
 class Runs:
     "The runs of a predictions table."
     def __init__(self, predictions: pd.DataFrame):
-        self.rows = {tuple(map(str, k)): g for k, g in predictions.groupby(list(RUN), observed=True, sort=True)}
+        self.rows = {tuple(map(str, k)): g for k, g in with_folds(predictions).groupby(list(RUN), observed=True, sort=True)}
         self._summaries, self._again = {}, {}
 
-    def __getitem__(self, about: dict) -> pd.DataFrame:
-        key = tuple(str(about[k]) for k in RUN)
-        if key not in self.rows: raise SettingError(f"predictions.parquet has no run {'/'.join(key)}")
-        return self.rows[key]
+    def __contains__(self, about: dict): return len(self._keys(about)) == 1
+
+    def __getitem__(self, about: dict) -> pd.DataFrame: return self.rows[self.key(about)]
+
+    def _keys(self, about):
+        wanted = [(i, str(about[k])) for i, k in enumerate(RUN) if about.get(k) is not None]
+        keys = [key for key in self.rows if all(key[i] == value for i, value in wanted)]
+        usual = [key for key in keys if key[-1] == str(FOLDS.get(about['protocol']))]
+        return usual if len(keys) > 1 and usual else keys
+
+    def key(self, about: dict) -> tuple:
+        "The run that is meant."
+        keys = self._keys(about)
+        if not keys: raise SettingError(f"predictions.parquet has no run {run_name(about)}")
+        if len(keys) > 1: raise SettingError(f"predictions.parquet has run {run_name(about)} with {', '.join(k[-1] for k in keys)} folds: say which")
+        return keys[0]
+
+    def named(self, about: dict) -> dict:
+        "All that makes a run, the number of folds included."
+        run = dict(zip(RUN, self.key(about)))
+        return run | dict(classes=int(run['classes']), folds=int(run['folds']))
 
     def summary(self, about: dict) -> pd.DataFrame:
-        key = tuple(str(about[k]) for k in RUN)
-        if key not in self._summaries: self._summaries[key] = summary(self[about])
+        key = self.key(about)
+        if key not in self._summaries: self._summaries[key] = summary(self.rows[key])
         return self._summaries[key]
 
     def again(self, about: dict) -> dict:
-        key = tuple(str(about[k]) for k in RUN)
-        if key not in self._again: self._again[key] = by_sklearn(self[about])
+        key = self.key(about)
+        if key not in self._again: self._again[key] = by_sklearn(self.rows[key])
         return self._again[key]
 
 # %% ../nbs/12b_audit.ipynb #9675dba7
@@ -154,14 +172,14 @@ UNITS = ({m: 'percent' for m in (*METRICS, 'share_reaching_claim', 'recall', 'ac
 
 # %% ../nbs/12b_audit.ipynb #e3c84065
 def make_entry(runs: Runs, metric: str,  # one of `DERIVED`
-               about: dict,  # the run: protocol, classes, scope, model, modalities
+               about: dict,  # the run: some of `RUN`
                notebook: str, against: dict = None,  # the run that it is compared with
                **more  # such as emotion='angry'
                ) -> dict:
     "An entry of results.json."
-    about = {k: about[k] for k in RUN} | {'classes': int(about['classes'])}
+    about, against = runs.named(about), runs.named(against) if against else None
     e = about | dict(metric=metric, notebook=notebook, unit=UNITS.get(metric, '')) | more
-    if against: e['against'] = {k: against[k] for k in RUN} | {'classes': int(against['classes'])}
+    if against: e['against'] = against
     found, digits = DERIVED[metric](runs, e), DIGITS[e['unit']]
     numbers = {k: None if found.get(k) is None else round(float(found[k]), digits) for k in ('value', 'lo', 'hi')}
     sizes = _sizes(runs[e]) | {k: found[k] for k in ('n', 'actors') if k in found}
@@ -169,9 +187,8 @@ def make_entry(runs: Runs, metric: str,  # one of `DERIVED`
 
 def entry_id(metric: str, about: dict, against: dict = None, **more) -> str:
     "The id of an entry: its run, its metric, and what else it depends on."
-    tail = [metric, *map(str,
-                         more.values())] + (['against ' + '/'.join(str(against[k]) for k in RUN)] if against else [])
-    return '/'.join([*(str(about[k]) for k in RUN), *tail])
+    tail = [f'against {run_name(against)}'] if against else []
+    return '/'.join([run_name(about), metric, *map(str, more.values()), *tail])
 
 def _sizes(rows):
     seeds = rows['seed'].nunique()
@@ -248,19 +265,19 @@ def check_rows(table: pd.DataFrame) -> list:
 # %% ../nbs/12b_audit.ipynb #290d7eba
 def check_folds(table: pd.DataFrame,
                 grid: pd.DataFrame = None  # all clips of the corpus with labels; None: those in the table
-                ) -> tuple:  # faults, number of (protocol, classes, seed) whose folds were made again
+                ) -> tuple:  # faults, number of (protocol, classes, seed, folds) whose folds were made again
     "Test folds against what each protocol promises."
     faults, again = [], 0
     grid = label_table(table) if grid is None else grid
-    for (protocol, classes, seed), rows in table.groupby(['protocol', 'classes', 'seed']):
+    for (protocol, classes, seed, k), rows in with_folds(table).groupby(['protocol', 'classes', 'seed', 'folds']):
         if protocol not in PROTOCOLS: continue
-        where, first = f'{protocol}, {classes} classes, seed {seed}', rows.drop_duplicates(['clip', 'fold'])
+        where, first = f'{protocol}, {classes} classes, seed {seed}, {k} folds', rows.drop_duplicates(['clip', 'fold'])
         if first['clip'].duplicated().any(): faults.append(f'{where}: runs were tested on different folds'); continue
         if any(len(g) != len(first) for _, g in rows.groupby(['scope', 'model', 'modalities'])):
             faults.append(f'{where}: a run has not answered every test clip')
         if protocol in SPEAKER_DISJOINT: faults += [f'{where}: {f}' for f in _speaker_faults(protocol, first)]
-        try: made = {c: f.fold for f in make_folds(grid, protocol, int(classes),
-                                                   int(seed)) for c in grid['clip'].to_numpy()[f.test]}
+        try: made = {c: f.fold for f in make_folds(grid, protocol, int(classes), int(seed), int(k))
+                     for c in grid['clip'].to_numpy()[f.test]}
         except ValueError as error: faults.append(f'{where}: {error}'); continue
         again += 1
         if made != dict(zip(first['clip'], first['fold'])): faults.append(f'{where}: the test folds are not those '
@@ -330,8 +347,9 @@ def audit_report(folder  # of a report: predictions.parquet, results.json, run.j
     "Derive every number of a report anew and check its predictions."
     folder = Path(folder)
     table, entries, run = (_read(folder, n) for n in ('predictions.parquet', 'results.json', 'run.json'))
-    missing = [c for c in (*RUN, 'seed', 'fold', 'clip', 'actor', 'emotion') if c not in table]
+    missing = [c for c in (*RUN[:-1], 'seed', 'fold', 'clip', 'actor', 'emotion') if c not in table]
     if missing: raise SettingError(f"predictions.parquet: column(s) missing: {', '.join(missing)}")
+    table = with_folds(table)
     runs = Runs(table)
     faults, derived, outside = check_results(runs, entries)
     fold_faults, again = check_folds(table, label_table(table, whole=run.get('clips') == 1440))

@@ -21,8 +21,7 @@ import numpy as np
 import pandas as pd
 
 from .audit import CLAIM, Runs, entry_id, make_entry
-from .core import describe, label_names, parse_code, to_label
-from .metrics import RUN
+from .core import check_open, describe, label_names, parse_code, to_label
 from .protocols import make_folds
 
 # %% ../nbs/12c_claims.ipynb #79a110e2
@@ -50,11 +49,11 @@ class Ledger:
         self.runs, self.notebook, self.claims, self.made = runs, notebook, [], {}
         self.known = {e['id']: e for e in entries if e['notebook'] != notebook}
 
-    def has(self, *abouts): return all(tuple(str(a[k]) for k in RUN) in self.runs.rows for a in abouts)
+    def has(self, *abouts): return all(a in self.runs for a in abouts)
 
     def figure(self, claim: Claim, metric: str, about: dict, against: dict = None, **more) -> dict:
         "The entry of a figure, noted under the claim."
-        id = entry_id(metric, about, against, **more)
+        id = entry_id(metric, self.runs.named(about), self.runs.named(against) if against else None, **more)
         if id not in self.known:
             self.known[id] = self.made[id] = make_entry(self.runs, metric, about, self.notebook, against, **more)
         e = self.known[id]
@@ -483,5 +482,6 @@ def write_whole(path, text: str) -> Path:
 
 def write_ledger(folder, ledger: dict) -> Path:
     "Write claims.json and the body of claims.html."
-    write_whole(Path(folder) / 'parts' / 'claims.html', claims_page(ledger))
-    return write_whole(Path(folder) / 'claims.json', json.dumps(ledger, indent=1) + '\n')
+    folder = check_open(folder)
+    write_whole(folder / 'parts' / 'claims.html', claims_page(ledger))
+    return write_whole(folder / 'claims.json', json.dumps(ledger, indent=1) + '\n')

@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 # %% ../nbs/01_corpus.ipynb #ecb1f2ad
 import numpy as np, pandas as pd, soundfile as sf
-from .core import (EMOTIONS, LABEL_COLUMNS, ROOT, CodeError, SettingError, describe, expected_codes,
+from .core import (EMOTIONS, LABEL_COLUMNS, ROOT, CodeError, SettingError, check_open, describe, expected_codes,
                                 file_digest, parse_code, provenance, relative, text_digest)
 
 # %% ../nbs/01_corpus.ipynb #4a7606ef
@@ -316,7 +316,7 @@ def audit(corpus: Corpus, jobs: int = -1  # threads; -1: one per processor
 def write_audit(summary: dict, path) -> Path:
     "Write the audit with its provenance as JSON; the same corpus gives the same bytes."
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    check_open(path.parent).mkdir(parents=True, exist_ok=True)
     record = dict(audit=summary, provenance=provenance({'sounds': summary['sounds']}, silence=SILENCE, rate=RATE))
     path.write_text(json.dumps(record, indent=1, sort_keys=True, ensure_ascii=False) + '\n', encoding='utf-8')
     return path

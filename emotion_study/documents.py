@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from .claims import LATE, NETWORK, run, write_whole
-from .core import ROOT
+from .core import ROOT, check_open
 from .people import LISTENERS
 
 # %% ../nbs/12d_documents.ipynb #8f3d6bfd
@@ -196,4 +196,4 @@ def write_documents(folder) -> Path:
     jinja = Environment(autoescape=True)
     jinja.filters['code'] = lambda text: Markup(re.sub('`([^`]*)`', r'<code>\1</code>', str(escape(text))))
     body = jinja.from_string(_PAGE).render(parts=documents(document_facts(folder)).items())
-    return write_whole(Path(folder) / 'parts' / 'checklists.html', body)
+    return write_whole(check_open(folder) / 'parts' / 'checklists.html', body)

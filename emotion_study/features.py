@@ -22,8 +22,8 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from . import face, media, speech
-from .core import LABEL_COLUMNS, ROOT, SettingError, Settings, cache_folder, code_digest, file_digest, load_row, \
-    parse_code, provenance, store_row, text_digest
+from .core import LABEL_COLUMNS, SettingError, Settings, cache_folder, code_digest, file_digest, identity, load_row, \
+    open_report, parse_code, provenance, store_row, text_digest
 from .corpus import ZENODO, check_space, fetch_archive, film_archives, load_corpus
 from .whisper import COPIES, EXTENDED, PACKAGED, weights_digests, whisper_features
 
@@ -342,14 +342,17 @@ class Study:
     notice: str
 
 # %% ../nbs/06_features.ipynb #4db9d6c8
-def open_study(corpus='auto', profile='quick', seeds=0, out='', strict=False,
-               encoders=()  # of Whisper, whose columns are added
+def open_study(corpus='auto', profile=None, seeds=None, out='', strict=None,
+               encoders=(),  # of Whisper, whose columns are added
+               seed=None,  # the first seed
+               notebook: str = 'a_notebook'  # the caller's name
                ) -> Study:
-    "Resolve settings, load the corpus and its feature table."
-    settings = Settings(corpus=corpus, profile=profile, seeds=seeds, out=out, strict=strict)
-    loaded = load_corpus(corpus, strict=strict)
-    table = feature_table(loaded, encoders=encoders)
-    folder = ROOT / (out or f'reports/{loaded.name}')
-    folder.mkdir(parents=True, exist_ok=True)
+    "Resolve settings, load the corpus, open the report folder and make the feature table."
+    given = dict(profile=profile, seeds=seeds, seed=seed, strict=strict)
+    given = {k: v for k, v in given.items() if v is not None}
+    settings = Settings(corpus=corpus, out=out, **given)
+    loaded = load_corpus(settings.corpus, strict=settings.strict)
+    asked = {k: getattr(settings, k) for k in given} | identity(loaded)
+    folder = open_report(notebook, settings.out, asked)
     notice = 'SYNTHETIC: sampled from a statistical model, no person spoke' if loaded.synthetic else loaded.notice
-    return Study(settings, loaded, table, folder, notice)
+    return Study(settings, loaded, feature_table(loaded, encoders=encoders), folder, notice)

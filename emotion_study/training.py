@@ -24,9 +24,9 @@ import pandas as pd
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from .core import SettingError, label_names, provenance, set_seeds
+from .core import SettingError, check_open, label_names, provenance, set_seeds
 from .features import CHANNELS, COPIES, EXTENDED, FAMILIES, feature_columns
-from .metrics import RUN
+from .metrics import RUN, with_folds
 from .pool import Clips, log_pool, pool_weights, pooled, self_trained
 from .protocols import (PROTOCOLS, SCOPES, Fold, LeakageError, SealedLabels, labels_of, make_folds, moments,
                                      normalise, standardise)
@@ -382,7 +382,7 @@ def predictions_rows(table, fold, run, p, classes, scope) -> pd.DataFrame:
     "Rows of the predictions table for one run on one fold."
     test = table.iloc[fold.test]
     rows = pd.DataFrame({'protocol': fold.protocol, 'classes': classes, 'scope': scope, 'model': run[0], 'modalities': run[1],
-                         'seed': fold.seed, 'fold': fold.fold, 'clip': test['clip'].to_numpy(),
+                         'folds': np.int16(fold.folds), 'seed': fold.seed, 'fold': fold.fold, 'clip': test['clip'].to_numpy(),
                          'actor': test['actor'].to_numpy(), 'emotion': test['emotion'].to_numpy()})
     names = label_names(classes)
     return rows.assign(**{f'p_{n}': p[:, i].round(4).astype('float32') for i, n in enumerate(names)})
@@ -497,13 +497,13 @@ def cross_validate(table: pd.DataFrame,  # feature table
     return pd.concat(rows, ignore_index=True).sort_values([*RUN, 'seed', 'fold', 'clip'], ignore_index=True)
 
 # %% ../nbs/09_training.ipynb #e481e30a
-KEYS = ('protocol', 'classes', 'scope', 'model', 'modalities', 'seed', 'fold', 'clip', 'actor', 'emotion')
+KEYS = (*RUN, 'seed', 'fold', 'clip', 'actor', 'emotion')
 
 def save_predictions(folder, predictions: pd.DataFrame) -> Path:
     "Put runs into `<folder>/predictions.parquet`, replacing earlier rows of the same runs."
-    path = Path(folder) / 'predictions.parquet'
+    path, predictions = check_open(folder) / 'predictions.parquet', with_folds(predictions)
     if path.exists():
-        old, run = pd.read_parquet(path), list(RUN)
+        old, run = with_folds(pd.read_parquet(path)), list(RUN)
         again = pd.MultiIndex.from_frame(old[run]).isin(pd.MultiIndex.from_frame(predictions[run].drop_duplicates()))
         predictions = pd.concat([old[~again], predictions])
     predictions = predictions.sort_values(list(KEYS), ignore_index=True)
@@ -523,7 +523,7 @@ def save_network(model, table, fold, scope, out: Path, name: str) -> dict:
     model.save(out / f'{name}.keras')
     clips, channels = table['clip'].to_numpy(), [c for c in model.input if c != 'present']
     card = dict(name=name, classes=int(model.output['fused'].shape[-1]), scope=scope, protocol=fold.protocol, seed=fold.seed,
-                fold=fold.fold, channels={c: feature_columns(table, [c]) for c in channels},
+                fold=fold.fold, folds=fold.folds, channels={c: feature_columns(table, [c]) for c in channels},
                 scaler=_scaler(table, fold, scope, channels), test=clips[fold.test].tolist(),
                 fit=clips[fold.fit].tolist(), synthetic=bool(table.attrs.get('synthetic', False)), provenance=provenance())
     (out / f'{name}.json').write_text(json.dumps(card, indent=1) + '\n', encoding='utf-8')
@@ -583,7 +583,7 @@ def evaluate_models(folder, table: pd.DataFrame) -> pd.DataFrame:  # the predict
         rows = np.flatnonzero(table['clip'].isin(card['test']))
         if not len(rows): raise SettingError(f'{path.name}: none of its test clips is in this corpus')
         x = {c: z[rows] for c, z in apply_scaler(table, card).items()} | {'present': presence(table, card['channels'])[rows]}
-        fold = Fold(card['protocol'], card['seed'], card['fold'], rows, rows, rows)
+        fold = Fold(card['protocol'], card['seed'], card['fold'], rows, rows, rows, card.get('folds', 1))
         run = ('network', '+'.join(card['channels']))
         parts.append(predictions_rows(table, fold, run, model(x, training=False)['fused'].numpy(), card['classes'], card['scope']))
     return pd.concat(parts, ignore_index=True)
