@@ -116,7 +116,7 @@ def save_results(folder, entries: list, notebook: str) -> Path:
     "Put a notebook's entries into `<folder>/results.json`."
     path = check_open(folder) / 'results.json'
     old = json.loads(path.read_text(encoding='utf-8')) if path.exists() else []
-    kept = [e for e in old if e['notebook'] != notebook]
+    kept, entries = [e for e in old if e['notebook'] != notebook], [e | dict(folds=e.get('folds')) for e in entries]
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix('.part')
     part.write_text(json.dumps(sorted(kept + entries, key=lambda e: e['id']), indent=1) + '\n', encoding='utf-8')
