@@ -193,7 +193,7 @@ def write_documents(folder) -> Path:
     import re
     from jinja2 import Environment
     from markupsafe import Markup, escape
-    jinja = Environment(autoescape=True)
+    folder, jinja = check_open(folder), Environment(autoescape=True)
     jinja.filters['code'] = lambda text: Markup(re.sub('`([^`]*)`', r'<code>\1</code>', str(escape(text))))
     body = jinja.from_string(_PAGE).render(parts=documents(document_facts(folder)).items())
-    return write_whole(check_open(folder) / 'parts' / 'checklists.html', body)
+    return write_whole(folder / 'parts' / 'checklists.html', body)
