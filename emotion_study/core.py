@@ -304,8 +304,8 @@ def other_code(record: dict, notebooks=()) -> list:  # names
 
 def misfit(record: dict, asked: dict) -> str:  # '' where all fits
     "How the settings of a report differ from what is asked for now."
-    named = lambda key, value: 'other clips or face tables' if key == 'content' else f'{key} {value!r}'
-    return ', '.join(named(k, record[k]) for k, v in asked.items() if k in record and record[k] != v)
+    def named(key): return 'other clips or face tables' if key == 'content' else f'{key} {record[key]!r}, not {asked[key]!r}'
+    return '; '.join(named(k) for k, v in asked.items() if k in record and record[k] != v)
 
 # %% ../nbs/00_core.ipynb #68d15561
 def check_place(folder: Path):
@@ -351,7 +351,7 @@ def open_report(notebook: str,  # its name, such as '02_published_claim'
                 asked: dict = {}  # the settings that decide about its figures, and the clips' `identity`
                 ) -> Path:
     "The folder that a notebook's results go to, after a check that they fit."
-    folder = (ROOT / (out or f'reports/scratch/{notebook}')).resolve()
+    folder = (ROOT / Path(out or f'reports/scratch/{notebook}').expanduser()).resolve()
     ours = os.environ.get('EMOTION_STUDY_REPORT') == str(folder)
     if not ours: check_place(folder)
     if not out:
@@ -367,7 +367,10 @@ def open_report(notebook: str,  # its name, such as '02_published_claim'
 
 def _note(folder, notebook, asked):
     "Write down what a direct run was asked for, so that the next addition can be checked."
-    record = read_record(folder) or dict(asked, notebooks={}, code={}, provenance=provenance(**asked))
+    record = read_record(folder)
+    if record is None:
+        record = dict(asked, notebooks={}, code={}, provenance=provenance(**asked))
+        if folder.is_relative_to(ROOT): (folder / '.gitignore').write_text('*\n')  # `git status` stays as it was
     write_record(folder, asked | record | dict(code=record.get('code', {}) | {notebook: code_digest()}))
 
 # %% ../nbs/00_core.ipynb #c6232778

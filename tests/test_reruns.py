@@ -242,7 +242,7 @@ def test_a_notebook_run_directly_leaves_every_report_and_the_checkout_alone(chec
     assert after == before and git(co, 'status', '--porcelain') == ''
 
 
-@pytest.mark.parametrize('given, said', [(('out', 'reports/twin'), "was made with profile 'full'"), (('sedes', '1'), "no parameter 'sedes'")])
+@pytest.mark.parametrize('given, said', [(('out', 'reports/twin'), "profile 'full', not 'quick'"), (('sedes', '1'), "no parameter 'sedes'")])
 def test_papermill_is_refused_in_one_line(checkout, tmp_path, given, said):
     co = checkout
     before = digests(co / 'reports')
