@@ -22,8 +22,9 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from . import face, media, speech
-from .core import LABEL_COLUMNS, SettingError, Settings, cache_folder, code_digest, file_digest, identity, load_row, \
-    open_report, parse_code, provenance, store_row, text_digest
+from emotion_study.core import (LABEL_COLUMNS, SettingError, Settings, cache_folder, code_digest,
+    file_digest, identity, keep, load_row, open_report, parse_code, provenance, store_row,
+    text_digest)
 from .corpus import ZENODO, check_space, fetch_archive, film_archives, load_corpus
 from .whisper import COPIES, EXTENDED, PACKAGED, weights_digests, whisper_features
 
@@ -129,11 +130,9 @@ def film_scores(paths: dict,  # clip -> film
 # %% ../nbs/06_features.ipynb #8916d2be
 def write_film(entry: Path, frames: pd.DataFrame, reason: str):
     "Store one film's frames."
-    entry.parent.mkdir(parents=True, exist_ok=True)
-    part = entry.with_suffix(f'.{os.getpid()}.part')
     table = pa.Table.from_pandas(frames, preserve_index=False)
-    pq.write_table(table.replace_schema_metadata({**(table.schema.metadata or {}), b'reason': reason.encode()}), part)
-    part.replace(entry.with_suffix('.parquet'))
+    table = table.replace_schema_metadata({**(table.schema.metadata or {}), b'reason': reason.encode()})
+    keep(entry.with_suffix('.parquet'), lambda part: pq.write_table(table, part))
 
 def read_film(entry: Path) -> tuple:  # frames, reason; None when it is not there
     "One film's frames from the cache."

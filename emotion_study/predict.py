@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .core import ROOT, CodeError, LABEL_COLUMNS, SettingError, describe, label_names, parse_code
+from .core import CodeError, LABEL_COLUMNS, SettingError, describe, label_names, packaged, parse_code
 from .corpus import FaceSources
 from .features import join_channels, voice_features
 from .face import face_features
 from .training import apply_scaler, load_network, presence
 
 # %% ../nbs/13_predict.ipynb #b5846337
-SHIPPED = ROOT / 'data' / 'models' / 'without_actors_01_04.json'
+SHIPPED = packaged('models', 'without_actors_01_04.json')
 
 # %% ../nbs/13_predict.ipynb #594c2a05
 def clip_words(clips: pd.DataFrame,  # `LABEL_COLUMNS`

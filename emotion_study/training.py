@@ -24,7 +24,8 @@ import pandas as pd
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from .core import SettingError, check_open, label_names, provenance, set_seeds
+from emotion_study.core import (SettingError, check_keras, check_open, label_names, provenance,
+    set_seeds)
 from .features import CHANNELS, COPIES, EXTENDED, FAMILIES, feature_columns
 from .metrics import RUN, with_folds
 from .pool import Clips, log_pool, pool_weights, pooled, self_trained
@@ -553,6 +554,7 @@ def train_models(table: pd.DataFrame, protocol: str = 'actor', classes: int = 8,
 # %% ../nbs/09_training.ipynb #cbfcd897
 def load_network(card_path) -> tuple:  # Keras model, card
     "A saved network and its card; nothing in either file is code."
+    check_keras()
     import emotion_study.fusion as fusion
     card_path = Path(card_path)
     try: card = json.loads(card_path.read_text(encoding='utf-8'))
