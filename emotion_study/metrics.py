@@ -88,7 +88,7 @@ def result_entries(predictions: pd.DataFrame, notebook: str) -> list:  # list of
         about = dict(zip(RUN, run)) | {'classes': int(run[1]), 'notebook': notebook, 'unit': 'percent'}
         for metric, row in summary(group).iterrows():
             entries.append({'id': '/'.join(map(str, (*run, metric))), 'metric': metric} | about |
-                           {k: round(100 * float(row[k]), 2) for k in ('value', 'lo', 'hi')} |
+                           {k: 100 * float(row[k]) for k in ('value', 'lo', 'hi')} |
                            {k: int(row[k]) for k in ('n', 'actors', 'seeds')})
     return entries
 
