@@ -39,7 +39,8 @@ class Quotes:
 
     def part(self, name: str, field: str = 'value'):
         "A field of an entry, or of a fact."
-        value = self.entries[name].get(field) if name in self.entries else self.facts.get(name + ENDS.get(field, '?'))
+        fact = self.facts.get(name + ENDS.get(field, '?'))
+        value = self.entries[name].get(field) if name in self.entries else fact
         if value is None: raise SettingError(f'neither results.json nor the ledger has {name}: {field}')
         return value
 
@@ -63,12 +64,14 @@ class Quotes:
 
     def claim(self, id: str) -> str:
         "The mark of a sentence that makes a claim of the ledger; the claim must hold."
-        if self.verdicts.get(id) != 'holds': raise SettingError(f"claim {id}: {self.verdicts.get(id, 'not in the ledger')}")
+        verdict = self.verdicts.get(id, 'not in the ledger')
+        if verdict != 'holds': raise SettingError(f'claim {id}: {verdict}')
         return f'<!-- claim: {id} -->'
 
 def quotes_of(folder) -> Quotes:
     "Quotes from a report."
-    return Quotes(read_json(folder, 'results.json', []), read_json(folder, 'claims.json', dict(facts={}, claims=[])))
+    ledger = read_json(folder, 'claims.json', dict(facts={}, claims=[]))
+    return Quotes(read_json(folder, 'results.json', []), ledger)
 
 # %% ../nbs/12d_documents.ipynb #79f8bf6c
 _MARK = re.compile(r'<!-- = (?P<name>.+?): (?P<fields>[a-z ]+) -->')
@@ -86,13 +89,14 @@ def without_names(text: str) -> str:
     return re.sub(known, lambda found: found[0] if found['name'] else ' ', _COMMENT.sub(' ', text))
 
 def without_links(text: str, root: Path) -> tuple:  # text, faults
-    "A text in which links are their words; digits that stand in the path of a file are the path's, if it is there."
+    "A text in which links are their words, less the digits that they share with the path of a file."
     faults = []
     def words(link):
         said, target = link['text'], link['target'].partition('#')[0]
         if re.match(r'[a-z]+:', target): return f'{said} {target}'
         if target and not (root / target).exists(): faults.append(f'{target}: no such file')
-        return re.sub(r'\d+', ' ', said) if set(re.findall(r'\d+', said)) <= set(re.findall(r'\d+', target)) else said
+        digits = set(re.findall(r'\d+', target))
+        return re.sub(r'\d+', lambda found: ' ' if found[0] in digits else found[0], said)
     return _LINK.sub(words, text), faults
 
 # %% ../nbs/12d_documents.ipynb #3fbb2bba
@@ -109,24 +113,28 @@ def misquoted(text: str, quotes: Quotes, root=ROOT  # where the links of the tex
     waiting = []
     for token in [*_TOKEN.finditer(text), None]:
         if token and token['number']: waiting.append(token['number']); continue
-        if token and token['name']: faults += _differ(waiting, token['name'], token['fields'].split(), quotes)
+        if token and token['name']: faults += _differ(waiting, token, quotes)
         else: faults += [f'{n}: no mark names it' for n in waiting]
         waiting = []
     return faults
 
-def _differ(numbers, name, fields, quotes):
-    if len(numbers) != len(fields): return [f"{', '.join(numbers) or 'nothing'} stands before {name}: {' '.join(fields)}"]
+def _differ(numbers, named, quotes):
+    name, fields = named['name'], named['fields'].split()
+    if len(numbers) != len(fields):
+        return [f"{', '.join(numbers) or 'nothing'} stands before {name}: {named['fields']}"]
     try: values = [quotes.part(name, f) for f in fields]
     except SettingError as error: return [str(error)]
-    return [f'{n} is not {name}: {f}, which is {v}' for n, f, v in zip(numbers, fields, values) if not same_number(n, v)]
+    return [f'{n} is not {name}: {f}, which is {v}'
+            for n, f, v in zip(numbers, fields, values) if not same_number(n, v)]
 
 # %% ../nbs/12d_documents.ipynb #800e7666
 def unmade(text: str, ledger: dict, source: str = 'README') -> list:  # sentences
-    "Claims of the ledger that its source doesn't make, and marks of claims that the ledger doesn't have or that don't hold."
+    "Claims of the ledger that a text does not make, and claims of the text that do not hold."
     made = re.findall(r'<!-- claim: (\S+) -->', text)
     verdicts = {c['id']: c['verdict'] for c in ledger['claims'] if c['source'] == source}
     faults = [f'{source} does not make the claim {id}' for id in verdicts if id not in made]
-    return faults + [f'{source} claims {id}: {verdicts.get(id, "not in the ledger")}' for id in made if verdicts.get(id) != 'holds']
+    found = {id: verdicts.get(id, 'not in the ledger') for id in made}
+    return faults + [f'{source} claims {id}: {v}' for id, v in found.items() if v != 'holds']
 
 # %% ../nbs/12d_documents.ipynb #8f3d6bfd
 def codes_of(record: dict  # run.json
@@ -262,7 +270,8 @@ def model_card(f: dict) -> list:
              '; '.join(f"{m[0]}: {figure_text(f, 'worst_actor', run('actor', 7, 'train', *m))} and "
                        f"{figure_text(f, 'best_actor', run('actor', 7, 'train', *m))}" for m in (LATE, NETWORK))),
             ('Calibration (expected calibration error, 15 bins, as a share)',
-             '; '.join(f"{n}: {f['entries'][i]['value']:.3f}" for n, a in new.items() if (i := entry_id('ece', a)) in f['entries']) or 'not part of this run'),
+             '; '.join(f"{n}: {f['entries'][i]['value']:.3f}" for n, a in new.items()
+                       if (i := entry_id('ece', a)) in f['entries']) or 'not part of this run'),
             ('Training data', 'See the datasheet. Each figure is for clips that the model had not seen.'),
             ('Caveats', f"Words are two fixed sentences and carry no emotion. Face columns come from third-party "
                         f"tables whose training data is not documented. "
