@@ -320,14 +320,14 @@ def readme_network(L: Ledger):
     "That our network does not reach the published figure, not even where it is easy."
     c = Claim('readme-network', 'README',
               f'on random splits the fusion network stays below {CLAIM} %',
-              f'its interval reaches {CLAIM} %',
+              f'its whole interval lies at or above {CLAIM} %; one that holds it decides nothing',
               'mean over splits with bootstrap over actors',
               '02_published_claim.ipynb#Where-the-claim-falls')
     about = run('random', 7, 'actor', *NETWORK)
     if not L.has(about): return L.untestable(c)
     e, share = L.figure(c, 'accuracy', about), L.figure(c, 'share_reaching_claim', about)
     why = f"{_named(e)}, reached on {share['value']:.0f} % of {share['n']} splits"
-    L.decide(c, [e['hi'] < CLAIM], why)
+    L.decide(c, [less_than(e, CLAIM)], why)
 
 def readme_splits(L: Ledger):
     "That one split is a draw from a wide distribution."
@@ -338,7 +338,7 @@ def readme_splits(L: Ledger):
               f'points between the best and the worst split; share of splits that reach {CLAIM} %',
               '02_published_claim.ipynb#Where-the-claim-falls')
     network, late, *others = (run('random', 7, 'actor', *m) for m in FOUR)
-    if not L.has(network, late): return L.untestable(c)
+    if not L.has(network, late) or L.runs[network]['seed'].nunique() < 2: return L.untestable(c)
     gap, parts, told = L.gain(c, late, network), [], []
     for about in (network, late, *filter(L.has, others)):
         range_, share = L.figure(c, 'split_range', about), L.figure(c, 'share_reaching_claim', about)
