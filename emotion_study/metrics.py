@@ -99,6 +99,7 @@ def with_folds(predictions: pd.DataFrame) -> pd.DataFrame:
     predictions.insert(list(predictions).index('modalities') + 1, 'folds', counted)
     return predictions
 
+
 # %% ../nbs/10_metrics.ipynb #8ac72448
 def result_entries(predictions: pd.DataFrame, notebook: str) -> list:  # list of dicts
     "Entries of results.json for each run of a predictions table."
@@ -107,7 +108,7 @@ def result_entries(predictions: pd.DataFrame, notebook: str) -> list:  # list of
         about = dict(zip(RUN, run)) | {'classes': int(run[1]), 'folds': int(run[5])}
         for metric, row in summary(group).iterrows():
             entries.append({'id': f'{run_name(about)}/{metric}', 'metric': metric} | about | {'notebook': notebook, 'unit': 'percent'} |
-                           {k: round(100 * float(row[k]), 2) for k in ('value', 'lo', 'hi')} |
+                           {k: 100 * float(row[k]) for k in ('value', 'lo', 'hi')} |
                            {k: int(row[k]) for k in ('n', 'actors', 'seeds')})
     return entries
 
