@@ -11,7 +11,7 @@ __all__ = ['STUDY', 'KERNEL_ENV', 'Corpus', 'AnyCorpus', 'Jobs', 'MANIFEST', 'ap
            'vosk_en', 'whisper_small', 'verify', 'main']
 
 # %% ../nbs/14_cli.ipynb #f359f29d
-import ast, base64, contextlib, json, os, re, shutil, sys, tempfile, time
+import ast, base64, contextlib, json, os, re, shlex, shutil, sys, tempfile, time
 from pathlib import Path
 from typing import Annotated
 
@@ -250,6 +250,12 @@ MANIFEST = '\n'.join(['\b', 'A CSV of your own clips: one row per clip; columns'
                       'Emotions, and other names for them:', *(f'  {line}' for line in emotion_lines()),
                       'Separated by comma, semicolon, tab or bar; UTF-8, UTF-16 or the code page of a spreadsheet.'])
 
+app = typer.Typer(name='emotion-study', add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
+                  help="A reproducible study of emotion in voice, face and words.")
+data = typer.Typer(rich_markup_mode=None, help="Download and verify recordings.")
+app.add_typer(data, name='data')
+
+# %% ../nbs/14_cli.ipynb #98e798d2
 def check_numbers(**options):
     "Raise in one line when a number can't be meant."
     for name, (value, lowest) in options.items():
@@ -266,11 +272,6 @@ def check_out(out: Path, folder: bool = False):
     there = next(p for p in (out.absolute(), *out.absolute().parents) if p.exists())
     if there != out.absolute() and not there.is_dir(): raise SettingError(f"--out {out}: {there} is a file, not a folder")
     if not os.access(there, os.W_OK): raise SettingError(f"--out {out}: {there} can't be written to; name another place")
-
-app = typer.Typer(name='emotion-study', add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
-                  help="A reproducible study of emotion in voice, face and words.")
-data = typer.Typer(rich_markup_mode=None, help="Download and verify recordings.")
-app.add_typer(data, name='data')
 
 # %% ../nbs/14_cli.ipynb #d14ddb30
 @app.command()
@@ -379,7 +380,7 @@ def train(out: Annotated[Path, typer.Option(help="folder for the trained models"
     from emotion_study.training import train_models
     train_models(table_of(corpus), protocol=protocol, classes=classes, scope=scope, model=model, seed=seed, out=out,
                  epochs=epochs, say=say)
-    say(f"models in {out}; next: emotion-study evaluate {out} --corpus {corpus}")
+    say(f"models in {out}; next: emotion-study evaluate {shlex.quote(str(out))} --corpus {shlex.quote(corpus)}")
 
 # %% ../nbs/14_cli.ipynb #16900006
 @app.command(epilog=MANIFEST)

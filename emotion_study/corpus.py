@@ -396,14 +396,15 @@ def known_columns(names: list) -> list:  # the name of each column in `COLUMNS`,
 
 def manifest_header(body: str, path, separators=SEPARATORS) -> tuple:  # (known columns, separator)
     "The columns of a manifest and what separates them."
-    names = lambda s: next(csv.reader(io.StringIO(body, newline=''), delimiter=s, strict=True), [])
+    names = lambda s: next(csv.reader(io.StringIO(body, newline=''), delimiter=s), [])
     readings = [(known_columns(names(s)), s) for s in separators]
     header, separator = max(readings, key=lambda r: sum(map(bool, r[0])))
     twice = ', '.join(sorted({c for c in header if c and header.count(c) > 1}))
     if twice: raise SettingError(f"{relative(path)}: several columns mean {twice}: leave one of them")
     if 'path' in header: return header, separator
     line = next(iter(body.splitlines()), '').strip()
-    raise SettingError(f"{relative(path)}: no column path; its first line is {line[:100]!r}")
+    raise SettingError(f"{relative(path)}: no column path; its first line is {line[:100]!r}; "
+                       "give the column with the sound files that name")
 
 # %% ../nbs/01_corpus.ipynb #025f7173
 _END = r'[,;\t| ]*(?:\r\n|\r|\n)'
@@ -506,7 +507,7 @@ def manifest_clip(row: dict, file: Path, folder='.') -> dict:  # the label colum
 # %% ../nbs/01_corpus.ipynb #d79d229d
 def read_manifest(path,  # a table: CSV, or separated by semicolons, tabs or bars
                   strict: bool = False  # raise at the first bad row
-                  ) -> tuple:  # (clips, list of `RowProblem`, encoding)
+                  ) -> tuple:  # (clips with their encoding in `attrs`, list of `RowProblem`)
     "The usable clips of a manifest, and the rows that are not."
     path, clips, problems, used = Path(path), [], [], {}
     rows, encoding = manifest_rows(path)
@@ -520,8 +521,9 @@ def read_manifest(path,  # a table: CSV, or separated by semicolons, tabs or bar
         if reason: problems.append(RowProblem(line, reason)); continue
         clips.append(clip)
         used |= {file: line, name: line}
-    table = pd.DataFrame(clips, columns=[*LABEL_COLUMNS, 'path'])
-    return table.sort_values('clip', ignore_index=True), problems, encoding
+    table = pd.DataFrame(clips, columns=[*LABEL_COLUMNS, 'path']).sort_values('clip', ignore_index=True)
+    table.attrs['encoding'] = encoding
+    return table, problems
 
 # %% ../nbs/01_corpus.ipynb #db77d0cb
 def problem_lines(problems: list) -> list:  # one text for each reason
@@ -531,8 +533,9 @@ def problem_lines(problems: list) -> list:  # one text for each reason
     few = lambda numbers: ', '.join(numbers[:10]) + (', …' if len(numbers) > 10 else '')
     return [f"line {few(numbers)}: {reason}" for reason, numbers in lines.items()]
 
-def manifest_remark(clips: pd.DataFrame, encoding: str) -> str:
+def manifest_remark(clips: pd.DataFrame) -> str:
     "What the user of a manifest should know beside the rows left out; '' when nothing."
+    encoding = clips.attrs['encoding']
     parts = [] if encoding.startswith('utf-8') else [f"read as {encoding}"]
     for column, words in (('emotion', 'have no emotion, so they are neither trained on nor judged'),
                           ('actor', 'name no speaker')):
@@ -543,8 +546,8 @@ def manifest_remark(clips: pd.DataFrame, encoding: str) -> str:
 # %% ../nbs/01_corpus.ipynb #d527880d
 def manifest_corpus(path) -> Corpus:
     "The corpus that a manifest names."
-    clips, problems, encoding = read_manifest(path)
-    reasons, name, remark = problem_lines(problems), Path(path).name, manifest_remark(clips, encoding)
+    clips, problems = read_manifest(path)
+    reasons, name, remark = problem_lines(problems), Path(path).name, manifest_remark(clips)
     if clips.empty: raise SettingError(f"{relative(path)} has no usable row; {reasons[0]}")
     more = f'; and {len(reasons) - 5} more reasons' if len(reasons) > 5 else ''
     notice = f"{name}: {len(problems)} of {len(problems) + len(clips)} rows left out: {'; '.join(reasons[:5])}{more}."
