@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['FAMILIES', 'CHANNELS', 'feature_columns', 'voice_row', 'compile_once', 'voice_features', 'FaceSettings',
            'film_scores', 'write_film', 'read_film', 'zip_scores', 'stream_films', 'join_channels', 'script_features',
-           'deepface_scores', 'transcripts_of', 'words_features', 'voice_channel', 'feature_table', 'write_table',
-           'read_table', 'Study', 'open_study']
+           'deepface_scores', 'transcripts_of', 'words_features', 'voice_channel', 'feature_table', 'sound_digests',
+           'recordings', 'copies_notice', 'write_table', 'read_table', 'Study', 'open_study']
 
 # %% ../nbs/06_features.ipynb #9cd8fdc0
 import contextlib, json, os, shutil, zipfile
@@ -306,6 +306,31 @@ def _sources(corpus, paths) -> dict:
     tables = {k: getattr(corpus.faces, k) for k in ('xception_frames', 'mini_means', 'au_means')}
     return {'audio': sound} | {k: file_digest(p) for k, p in tables.items() if p}
 
+# %% ../nbs/06_features.ipynb #324bcf8d
+def sound_digests(table: pd.DataFrame,
+                  columns=None  # of the voice; without a pretrained encoder's by default
+                  ) -> np.ndarray:  # (n,) text, '' where no voice was measured
+    "A digest of each clip's voice columns."
+    columns = columns or feature_columns(table, families=[f for f in FAMILIES['voice'] if f not in COPIES])
+    X = table.reindex(columns=columns).to_numpy('float32')
+    measured = np.isfinite(X).any(axis=1) & table.get('valid.voice', pd.Series(True, table.index)).to_numpy(bool)
+    X = np.where(np.isnan(X), np.float32('nan'), X + 0)  # one bit pattern for every NaN and zero
+    return np.array([text_digest(x.tobytes().hex())[:16] if m else '' for x, m in zip(X, measured)], dtype=object)
+
+def recordings(table: pd.DataFrame) -> np.ndarray:  # (n,) numbers
+    "Which recording each clip is: clips with one number are copies of each other."
+    digests = sound_digests(table)
+    return pd.factorize(np.array([d or f'row {i}' for i, d in enumerate(digests)], dtype=object))[0]
+
+# %% ../nbs/06_features.ipynb #0d3f35ec
+def copies_notice(table: pd.DataFrame) -> str:
+    "How many recordings have several names; '' when none has."
+    names = [g['clip'].tolist() for _, g in table.groupby(recordings(table)) if len(g) > 1]
+    if not names: return ''
+    shown = '; '.join(' = '.join(map(str, n)) for n in names[:3]) + ('; …' if len(names) > 3 else '')
+    return (f"the same recording under several names: {len(names):,} recording(s), {sum(map(len, names)):,} clips "
+            f"({shown}); copies of test clips are not learnt from")
+
 # %% ../nbs/06_features.ipynb #6c7c1a39
 def write_table(table: pd.DataFrame, path) -> Path:
     "Write a feature table with its provenance record."
@@ -354,4 +379,7 @@ def open_study(corpus='auto', profile=None, seeds=None, out='', strict=None,
     asked = {k: getattr(settings, k) for k in given} | identity(loaded)
     folder = open_report(notebook, settings.out, asked)
     notice = 'SYNTHETIC: sampled from a statistical model, no person spoke' if loaded.synthetic else loaded.notice
-    return Study(settings, loaded, feature_table(loaded, encoders=encoders), folder, notice)
+    table = feature_table(loaded, encoders=encoders)
+    notice = '. '.join(filter(None, (notice, copies_notice(table))))
+    return Study(settings, loaded, table, folder, notice)
+

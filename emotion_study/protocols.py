@@ -4,17 +4,18 @@
 
 # %% auto #0
 __all__ = ['SPEAKER_DISJOINT', 'PROTOCOLS', 'FOLDS', 'CHOSEN', 'SCOPES', 'Fold', 'LeakageError', 'check_fold', 'SealedLabels',
-           'labels_of', 'random_folds', 'actor_groups', 'actor_folds', 'loso_folds', 'statement_folds', 'make_folds',
-           'moments', 'standardise', 'normalise']
+           'labels_of', 'random_folds', 'actor_groups', 'actor_folds', 'loso_folds', 'statement_folds',
+           'without_copies', 'need_speakers', 'make_folds', 'moments', 'standardise', 'normalise']
 
 # %% ../nbs/07_protocols.ipynb #498849ee
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 from sklearn.model_selection import train_test_split
 
 from .core import SettingError, describe, expected_codes, to_label
+from .features import recordings
 
 # %% ../nbs/07_protocols.ipynb #b2371eba
 @dataclass(frozen=True, eq=False)
@@ -27,6 +28,7 @@ class Fold:
     val: np.ndarray
     test: np.ndarray
     folds: int = 1  # of its protocol and seed
+    copies: int = 0  # clips that are in no set, as a copy of them is in a later one
 
     @property
     def fit(self): return np.sort(np.concatenate([self.train, self.val]))
@@ -49,6 +51,12 @@ def check_fold(fold: Fold, table: pd.DataFrame):
         for a, b in kept_apart:
             both = sorted(seen[a] & seen[b])
             if both: raise LeakageError(f'{fold.protocol} fold {fold.fold}: {column} {both[0]} is in {a} and in {b}')
+    numbers = recordings(table)
+    for a, b in pairs:
+        both = np.intersect1d(numbers[sets[a]], numbers[sets[b]])
+        if not both.size: continue
+        names = [table['clip'].to_numpy()[rows[numbers[rows] == both[0]]][0] for rows in (sets[a], sets[b])]
+        raise LeakageError(f'{fold.protocol} fold {fold.fold}: {names[0]} in {a} is the recording {names[1]} in {b}')
     if min(map(len, sets.values())) == 0: raise LeakageError(f'{fold.protocol} fold {fold.fold}: an empty set')
 
 # %% ../nbs/07_protocols.ipynb #35923e04
@@ -123,6 +131,22 @@ def statement_folds(table: pd.DataFrame, classes: int, seed: int, k: int = 12) -
         return Fold('statement', seed, i, keep(fold.train, learnt), keep(fold.val, learnt), keep(fold.test, other), 2 * fold.folds)
     return [half(f, s, 2 * f.fold + j) for f in actor_folds(table, classes, seed, k // 2) for j, s in enumerate(said)]
 
+# %% ../nbs/07_protocols.ipynb #42519d08
+def without_copies(fold: Fold, numbers: np.ndarray  # (n,) the recording of each row
+                   ) -> Fold:
+    "A fold in which no recording is in two sets; the same fold where that is so already."
+    apart = lambda rows, others: rows[~np.isin(numbers[rows], numbers[others])]
+    val = apart(fold.val, fold.test)
+    train = apart(fold.train, np.concatenate([val, fold.test]))
+    copies = len(fold.train) - len(train) + len(fold.val) - len(val)
+    return replace(fold, train=train, val=val, copies=copies) if copies else fold
+
+def need_speakers(table: pd.DataFrame, what: str):
+    "Raise unless every clip names its speaker."
+    blank = int((table['actor'].astype(str).str.strip() == '').sum())
+    if blank: raise SettingError(f"{what} needs the speaker of every clip, and {blank:,} of {len(table):,} name none: "
+                                 "fill the column speaker, or use protocol random and scope train")
+
 # %% ../nbs/07_protocols.ipynb #0d5580ff
 PROTOCOLS = {'random': random_folds, 'actor': actor_folds, 'loso': loso_folds, 'statement': statement_folds}
 FOLDS = {'random': 1, 'actor': 6, 'loso': 24, 'statement': 12}  # on the whole corpus
@@ -133,10 +157,17 @@ def make_folds(table: pd.DataFrame, protocol: str, classes: int = 8, seed: int =
                ) -> list:
     "The checked folds of a protocol."
     if protocol not in PROTOCOLS: raise SettingError(f"protocol {protocol!r} is not one of {', '.join(PROTOCOLS)}")
+    if seed < 0: raise SettingError(f"seed {seed} is not a whole number from 0")
+    if protocol in SPEAKER_DISJOINT: need_speakers(table, f'protocol {protocol}')
     chosen = [k] if k and protocol in CHOSEN else []
-    folds = PROTOCOLS[protocol](table, classes, seed, *chosen)
+    numbers = recordings(table)
+    folds = [without_copies(f, numbers) for f in PROTOCOLS[protocol](table, classes, seed, *chosen)]
     if k and len(folds) != k: raise SettingError(f'protocol {protocol} has {len(folds)} folds here, not {k}')
-    for fold in folds: check_fold(fold, table)
+    for fold in folds:
+        if fold.copies and not min(len(fold.train), len(fold.val)):
+            raise SettingError(f"{protocol} fold {fold.fold}: nothing to learn from is left without the copies of "
+                               "test clips: remove copies, or add clips")
+        check_fold(fold, table)
     return folds
 
 # %% ../nbs/07_protocols.ipynb #9c27a5b1
@@ -164,7 +195,9 @@ def normalise(X: np.ndarray,  # (n, d) raw features of the whole table
               ) -> np.ndarray:  # (n, d) float32
     "Standardise a fold's features in the stated scope."
     if scope not in SCOPES: raise SettingError(f"scope {scope!r} is not one of {', '.join(SCOPES)}")
-    if scope == 'actor': return _by_speaker(X.astype('float64'), actors)
+    if scope == 'actor':
+        need_speakers(pd.DataFrame({'actor': actors}), 'scope actor')
+        return _by_speaker(X.astype('float64'), actors)
     rows = fold.fit if rows is None else np.asarray(rows)
     if np.intersect1d(rows, fold.test).size: raise LeakageError('the scaler would be fitted on test clips')
     return standardise(X, *moments(X[rows].astype('float64')))

@@ -62,11 +62,23 @@ def test_every_command_has_help(command):
     'transcribe {tmp}/file --engine ears', 'features --corpus twin --words whisper', 'features --corpus twin --face deepface',
     'features --face mirror', 'features --corpus samples --face deepface --detector magic', 'data vosk-en --to {tmp}/file',
     'data whisper-small --to {tmp}/file', 'features --corpus twin --small',
-    'data ravdess --actors 3-99', 'data ravdess --to {tmp}/d --what music'])
+    'data ravdess --actors 3-99', 'data ravdess --to {tmp}/d --what music',
+    'features --corpus twin --jobs 0', 'features --corpus twin --jobs -2', 'features --corpus twin --rate nan', 'features --rate -1',
+    'features --corpus twin --out {tmp}/taken.parquet', 'features --corpus twin --out {tmp}/file/f.parquet', 'features --corpus {tmp}/table.xlsx',
+    'train --corpus twin --out {tmp}/m --epochs 0', 'train --corpus twin --out {tmp}/m --epochs -3', 'train --corpus twin --out {tmp}/m --seed -1',
+    'train --corpus twin --out {tmp}/file', 'train --corpus twin --out {tmp}/file/m', 'train --corpus twin --out {tmp}/m --scope room',
+    'train --corpus {tmp}/bare.csv --out {tmp}/m', 'evaluate {tmp}/taken', 'evaluate {tmp}/file', 'evaluate {tmp}/broken',
+    'data verify --corpus {tmp}/none.csv', 'data verify --corpus twin', 'data verify --corpus {tmp}/bare.csv --out {tmp}/taken',
+    'transcribe {tmp}/taken'])
 def test_wrong_values_are_one_line(line, tmp_path):
     (tmp_path / 'taken').mkdir()
     (tmp_path / 'taken' / 'thesis.txt').write_text('mine')
     (tmp_path / 'file').write_text('')
+    (tmp_path / 'taken.parquet').mkdir()
+    (tmp_path / 'broken').mkdir()
+    (tmp_path / 'broken' / 'fold0.json').write_text('{}')
+    (tmp_path / 'table.xlsx').write_bytes(b'PK')
+    (tmp_path / 'bare.csv').write_text('path,emotion\nfile,sad\n')
     done = run(*line.format(tmp=tmp_path).split())
     errors = [l for l in done.stderr.splitlines() if l.startswith('error: ')]
     assert done.returncode == 2 and len(errors) == 1 and 'Traceback' not in done.stderr, done.stderr
