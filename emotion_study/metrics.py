@@ -99,7 +99,6 @@ def with_folds(predictions: pd.DataFrame) -> pd.DataFrame:
     predictions.insert(list(predictions).index('modalities') + 1, 'folds', counted)
     return predictions
 
-
 # %% ../nbs/10_metrics.ipynb #8ac72448
 def result_entries(predictions: pd.DataFrame, notebook: str) -> list:  # list of dicts
     "Entries of results.json for each run of a predictions table."
