@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['STUDY', 'KERNEL_ENV', 'Corpus', 'AnyCorpus', 'Jobs', 'app', 'data', 'number_list', 'declared', 'select', 'plan',
-           'open_folder', 'default_folder', 'kernel_env', 'strip_traces', 'StudyError', 'run_notebook', 'say',
-           'write_record', 'clock', 'run_all', 'have_samples', 'start', 'unfinished_folder', 'run_study', 'study',
-           'table_of', 'features', 'transcribe', 'film_table', 'train', 'evaluate', 'report', 'audit', 'ravdess',
-           'deepface', 'samples', 'vosk_en', 'whisper_small', 'verify', 'main']
+           'open_folder', 'default_folder', 'kernel_env', 'strip_traces', 'StudyError', 'kernels_into', 'run_notebook',
+           'say', 'write_record', 'clock', 'run_all', 'have_samples', 'start', 'unfinished_folder', 'run_study',
+           'study', 'table_of', 'features', 'transcribe', 'film_table', 'train', 'evaluate', 'report', 'audit',
+           'ravdess', 'deepface', 'samples', 'vosk_en', 'whisper_small', 'verify', 'main']
 
 # %% ../nbs/14_cli.ipynb #f359f29d
 import ast, base64, contextlib, json, os, re, shutil, sys, tempfile, time
@@ -144,6 +144,13 @@ def _with_palettes(output):
 class StudyError(SettingError):
     "A study notebook that stopped."
 
+def kernels_into(file):  # a class of kernel managers
+    "Kernels whose own words (of compiled code, of their shutdown) go into a file and not onto our screen."
+    from jupyter_client import AsyncKernelManager
+    class Kernels(AsyncKernelManager):
+        def start_kernel(self, **kw): return super().start_kernel(**kw, stdout=file, stderr=file)
+    return Kernels
+
 def run_notebook(path: Path, folder: Path,  # the report's
                  settings: dict,  # parameters; a notebook gets those that it declares
                  progress: bool = True) -> float:  # seconds
@@ -151,15 +158,19 @@ def run_notebook(path: Path, folder: Path,  # the report's
     import papermill
     from papermill.exceptions import PapermillExecutionError
     target, began, takes = folder / 'notebooks' / path.name, time.monotonic(), declared(path)
-    bar = dict(desc='  cells', unit='cell', leave=False) if progress else False
-    with open(target.with_suffix('.log'), 'w', encoding='utf-8') as log:
+    bar = dict(desc='  cells', unit='cell', leave=False, disable=None) if progress else False  # None: a terminal only
+    with open(target.with_suffix('.log'), 'w', encoding='utf-8') as log, tempfile.TemporaryFile('w+') as aside:
         try: papermill.execute_notebook(
             str(path), str(target), {k: v for k, v in settings.items() if k in takes}, kernel_name='python3',
             language='python', cwd=str(ROOT), progress_bar=bar, stdout_file=log, stderr_file=log,
-            extra_arguments=['--log-level=ERROR'])
+            extra_arguments=['--log-level=ERROR'], kernel_manager_class=kernels_into(aside))
         except PapermillExecutionError as e:
             said = f'{e.ename}: {e.evalue}'.splitlines()[0]
             raise StudyError(f"{path.stem} stopped in cell [{e.exec_count}] with {said} (see {target})") from None
+        except RuntimeError as e:  # not of a cell: the kernel could not start, or was killed
+            aside.seek(0)
+            log.write(aside.read())
+            raise StudyError(f"{path.stem} stopped, as its kernel died ({e}); memory may be short (see {log.name})") from None
         finally: strip_traces(target)
     return time.monotonic() - began
 
@@ -269,7 +280,7 @@ def table_of(corpus: str, jobs: int = -1, words: str = 'script', encoders=()):
     from emotion_study.features import feature_table
     clips = load_corpus(corpus)
     if clips.notice: say(clips.notice)
-    return feature_table(clips, jobs=jobs, progress=True, words=words, encoders=encoders)
+    return feature_table(clips, jobs=jobs, progress=sys.stderr.isatty(), words=words, encoders=encoders)
 
 # %% ../nbs/14_cli.ipynb #6f3a90d4
 @app.command()
@@ -320,10 +331,10 @@ def film_table(corpus: str, jobs: int, words: str, encoders, rate: float, detect
     if clips.synthetic: raise SettingError("the twin has no films: name ravdess, samples or a CSV, or use --face tables")
     if clips.notice: say(clips.notice)
     say(f"emotion weights: {choose_weights()}; detector: {detector}; {rate:g} frames per second")
-    frames = deepface_scores(clips, FaceSettings(rate, detector), jobs, progress=True, say=say)
+    frames = deepface_scores(clips, FaceSettings(rate, detector), jobs, progress=sys.stderr.isatty(), say=say)
     frames.to_parquet(out.with_suffix('.frames.parquet'), index=False)
     say(f"{len(frames):,} frames, {frames['found'].mean():.1%} with a face, in {out.with_suffix('.frames.parquet')}")
-    return feature_table(clips, jobs=jobs, progress=True, words=words, faces=deepface_features(frames), encoders=encoders)
+    return feature_table(clips, jobs=jobs, progress=sys.stderr.isatty(), words=words, faces=deepface_features(frames), encoders=encoders)
 
 # %% ../nbs/14_cli.ipynb #27f32efd
 @app.command()

@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['EMOTIONS', 'STATEMENTS', 'LABEL_COLUMNS', 'PROFILES', 'CORPORA', 'ROOT', 'PACKAGES', 'label_names', 'SettingError',
            'to_label', 'CodeError', 'ClipCode', 'parse_code', 'describe', 'expected_codes', 'Settings', 'relative',
-           'set_seeds', 'file_digest', 'text_digest', 'code_digest', 'cache_folder', 'store_row', 'load_row',
-           'package_folder', 'provenance']
+           'load_tensorflow', 'set_seeds', 'file_digest', 'text_digest', 'code_digest', 'cache_folder', 'store_row',
+           'load_row', 'package_folder', 'provenance']
 
 # %% ../nbs/00_core.ipynb #619c6986
-import configparser, hashlib, importlib.metadata as metadata, importlib.util, json, os, platform, random, sys, zipfile
+import configparser, hashlib, importlib.metadata as metadata, importlib.util, json, os, platform, random, sys, tempfile, zipfile
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -132,6 +132,21 @@ def relative(path) -> str:
 
 # %% ../nbs/00_core.ipynb #b50d4d17
 for _name, _value in dict(TF_ENABLE_ONEDNN_OPTS='0', TF_CPP_MIN_LOG_LEVEL='3').items(): os.environ.setdefault(_name, _value)
+
+# %% ../nbs/00_core.ipynb #3531e847
+def load_tensorflow():  # the module
+    "Import TensorFlow without its greeting, which no setting silences."
+    if 'tensorflow' in sys.modules: return sys.modules['tensorflow']
+    screen = os.dup(2)
+    with tempfile.TemporaryFile() as aside:
+        os.dup2(aside.fileno(), 2)
+        try: import tensorflow
+        except BaseException:
+            aside.seek(0)
+            os.write(screen, aside.read())
+            raise
+        finally: os.dup2(screen, 2); os.close(screen)
+    return tensorflow
 
 # %% ../nbs/00_core.ipynb #96104077
 def set_seeds(seed: int):

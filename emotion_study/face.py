@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from .core import ROOT, CodeError, SettingError, describe, file_digest, parse_code, relative
+from .core import ROOT, CodeError, SettingError, describe, file_digest, load_tensorflow, parse_code, relative
 from .media import Film
 
 # %% ../nbs/04_face.ipynb #7ae25df7
@@ -65,6 +65,7 @@ def check_pin(path: Path):
 def deepface_home(folder: Path):
     "Point DeepFace to a folder of ours, so that importing it leaves nothing in the user's home."
     before = os.environ.get('DEEPFACE_HOME')
+    load_tensorflow()  # DeepFace would load it with its greeting
     (folder / '.deepface' / 'weights').mkdir(parents=True, exist_ok=True)
     os.environ['DEEPFACE_HOME'] = str(folder)
     os.environ.setdefault('DEEPFACE_LOG_LEVEL', '50')  # its messages name folders of this machine

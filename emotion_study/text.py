@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from .core import ROOT, STATEMENTS, SettingError, file_digest, package_folder, relative, text_digest
+from .core import ROOT, STATEMENTS, SettingError, file_digest, load_tensorflow, package_folder, relative, text_digest
 from .corpus import Archive, check_space, disk_need, install_archive, is_unpacked, size_text, zip_bytes
 from .media import SR, Audio, read_audio
 
@@ -329,6 +329,7 @@ def load_encoder(model: str = '', revision: str = ''  # as in `encoder_source`
                  ):  # tokenizer and TensorFlow model
     "A BERT encoder in TensorFlow."
     source, commit = encoder_source(model, revision)
+    load_tensorflow()
     from transformers import AutoTokenizer, TFAutoModel
     from transformers.utils import logging
     logging.set_verbosity_error()

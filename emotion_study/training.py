@@ -24,7 +24,7 @@ import pandas as pd
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from .core import SettingError, label_names, provenance, set_seeds
+from .core import SettingError, label_names, load_tensorflow, provenance, set_seeds
 from .features import CHANNELS, COPIES, EXTENDED, FAMILIES, feature_columns
 from .metrics import RUN
 from .pool import Clips, log_pool, pool_weights, pooled, self_trained
@@ -419,7 +419,7 @@ def _one_thread():
     "One thread for TensorFlow in a worker, which has not loaded it yet."
     import sys
     if 'tensorflow' in sys.modules: return
-    import tensorflow as tf
+    tf = load_tensorflow()
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
 
