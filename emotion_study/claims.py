@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['NETWORK', 'LATE', 'POOL', 'ENSEMBLE', 'SELF_TRAINED', 'PUBLISHED', 'VOICE_ALONE', 'SETTINGS', 'TABLE', 'COLUMNS',
-           'OTHERS', 'BESIDE', 'ALONE', 'SHORTCUTS', 'HEADLINES', 'CLAIMS', 'Claim', 'run', 'Ledger', 'extended',
-           'with_small', 'claim_level', 'claim_even', 'claim_gain', 'claim_text', 'claim_network', 'claim_blocks',
-           'wilson', 'claim_verified', 'claim_robust', 'readme_table', 'readme_splits', 'readme_words', 'readme_late',
-           'readme_shortcuts', 'both_sets', 'claim_better', 'readme_pool', 'readme_ensemble', 'readme_larger',
-           'readme_self_training', 'readme_voice', 'readme_speeds', 'readme_leaks', 'corpus_facts', 'overlap_facts',
-           'time_facts', 'outside_facts', 'make_ledger', 'numbers_in', 'unheld', 'claims_page', 'write_whole',
-           'write_ledger']
+           'OTHERS', 'BESIDE', 'ALONE', 'SHORTCUTS', 'HEADLINES', 'CLAIMS', 'Claim', 'run', 'Undecided', 'Ledger',
+           'extended', 'with_small', 'claim_level', 'claim_even', 'claim_gain', 'claim_text', 'claim_network',
+           'claim_blocks', 'wilson', 'claim_verified', 'claim_robust', 'readme_table', 'readme_splits', 'readme_words',
+           'readme_late', 'readme_shortcuts', 'both_sets', 'claim_better', 'readme_pool', 'readme_ensemble',
+           'readme_larger', 'readme_self_training', 'readme_voice', 'readme_speeds', 'readme_leaks', 'corpus_facts',
+           'overlap_facts', 'time_facts', 'outside_facts', 'make_ledger', 'numbers_in', 'unheld', 'claims_page',
+           'write_whole', 'write_ledger']
 
 # %% ../nbs/12c_claims.ipynb #5b33d4db
 import json, re
@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 
 from .audit import CLAIM, Runs, entry_id, make_entry
-from .core import describe, label_names, parse_code, to_label
+from .core import SettingError, describe, label_names, parse_code, to_label
 from .metrics import RUN
 from .protocols import make_folds
 
@@ -44,6 +44,9 @@ def run(protocol, classes, scope, model, modalities) -> dict:
     return dict(protocol=protocol, classes=classes, scope=scope, model=model, modalities=modalities)
 
 # %% ../nbs/12c_claims.ipynb #59ade7cc
+class Undecided(Exception):
+    "A claim whose figure this run does not allow."
+
 class Ledger:
     "Claims and the entries that they quote."
     def __init__(self, runs: Runs, entries: list, notebook: str = '10_claims_ledger'):
@@ -60,7 +63,13 @@ class Ledger:
         e = self.known[id]
         if id not in [f['id'] for f in claim.figures]:
             claim.figures.append({k: e.get(k) for k in ('id', 'metric', 'value', 'lo', 'hi', 'unit', 'n')})
+        if e.get('reason'): raise Undecided(claim, f"{e['id']}: {e['reason']}")
         return e
+
+    def judge(self, rule):
+        "Settle a claim by its rule, or say why this run can't."
+        try: rule(self)
+        except Undecided as stop: self.judged(stop.args[0], 'not decided', f'this run has no such figure: {stop.args[1]}')
 
     def judged(self, claim: Claim, verdict: str, why: str):
         "Write a claim down with its verdict."
@@ -387,13 +396,16 @@ def corpus_facts(runs: Runs, record: dict = None  # run.json
     return facts | {k: record[k] for k in ('corpus', 'profile', 'synthetic') if k in (record or {})}
 
 # %% ../nbs/12c_claims.ipynb #2c03d960
-def overlap_facts(runs: Runs) -> dict:
+def overlap_facts(runs: Runs,
+                  clips=()  # of the corpus; () means those that were tested
+                  ) -> dict:
     "Shares of test clips whose speaker, or other take, is in training: random and actor, first seed."
-    clips = sorted({c for g in runs.rows.values() for c in g['clip'].unique()})
+    clips = sorted(clips or {c for g in runs.rows.values() for c in g['clip'].unique()})
     grid, facts = pd.DataFrame([describe(parse_code(c)) for c in clips]), {}
     key = grid[['actor', 'emotion', 'intensity', 'statement']].astype(str).agg('/'.join, axis=1)
     for protocol in ('random', 'actor'):
-        folds = make_folds(grid, protocol, 7, 0)
+        try: folds = make_folds(grid, protocol, 7, 0)
+        except SettingError: continue  # too few clips or speakers for this protocol
         seen = lambda column: 100 * float(np.mean(np.concatenate([column.iloc[f.test].isin(column.iloc[f.fit]) for f in folds])))
         facts |= {f'{protocol}_speaker_seen_percent': round(seen(grid['actor']), 1),
                   f'{protocol}_other_take_seen_percent': round(seen(key), 1)}
@@ -422,9 +434,9 @@ def make_ledger(folder  # of a report
     folder = Path(folder)
     read = lambda name: json.loads((folder / name).read_text(encoding='utf-8')) if (folder / name).is_file() else None
     L = Ledger(Runs(pd.read_parquet(folder / 'predictions.parquet')), read('results.json') or [])
-    for judge in CLAIMS: judge(L)
+    for rule in CLAIMS: L.judge(rule)
     record = read('run.json') or {}
-    facts = corpus_facts(L.runs, record) | time_facts(record) | overlap_facts(L.runs) | outside_facts(read('results.json') or [])
+    facts = corpus_facts(L.runs, record) | time_facts(record) | overlap_facts(L.runs, record.get('codes', ())) | outside_facts(read('results.json') or [])
     return dict(facts=facts, claims=[asdict(c) for c in L.claims]), list(L.made.values())
 
 # %% ../nbs/12c_claims.ipynb #7ac8aaab

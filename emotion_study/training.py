@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['MODELS', 'EXPERT_MODELS', 'POOLS', 'CLIP', 'COMPONENTS', 'SHARE_MIX', 'SHARE_COLUMNS', 'SHARE_CHANNELS', 'BATCH',
-           'RATE', 'DECAY', 'TEMPERATURES', 'STACK', 'PULL', 'KEYS', 'run_list', 'feature_parts', 'fold_features',
-           'late_groups', 'expert_answers', 'class_numbers', 'fold_clips', 'run_pool', 'components', 'network_columns',
-           'copied_features', 'network_features', 'presence', 'uniform', 'altered', 'NetworkStack', 'network_stack',
-           'stopping_epoch', 'best_temperature', 'tempered', 'StackData', 'stack_data', 'fit_stack', 'stack_outputs',
-           'network_of', 'predictions_rows', 'network_seed', 'run_experts', 'run_stack', 'cross_validate',
-           'save_predictions', 'save_network', 'train_folds', 'train_models', 'load_network', 'apply_scaler',
-           'evaluate_models']
+           'RATE', 'DECAY', 'TEMPERATURES', 'STACK', 'PULL', 'KEYS', 'run_list', 'possible_runs', 'feature_parts',
+           'fold_features', 'late_groups', 'expert_answers', 'class_numbers', 'fold_clips', 'run_pool', 'components',
+           'network_columns', 'copied_features', 'network_features', 'presence', 'uniform', 'altered', 'NetworkStack',
+           'network_stack', 'stopping_epoch', 'best_temperature', 'tempered', 'StackData', 'stack_data', 'fit_stack',
+           'stack_outputs', 'network_of', 'predictions_rows', 'network_seed', 'run_experts', 'run_stack',
+           'cross_validate', 'save_predictions', 'save_network', 'train_folds', 'train_models', 'load_network',
+           'apply_scaler', 'evaluate_models']
 
 # %% ../nbs/09_training.ipynb #7c5614ba
 import json, os
@@ -25,7 +25,7 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from .core import SettingError, label_names, load_tensorflow, provenance, set_seeds
-from .features import CHANNELS, COPIES, EXTENDED, FAMILIES, feature_columns
+from .features import CHANNELS, COPIES, EXTENDED, FAMILIES, channels_of, feature_columns
 from .metrics import RUN
 from .pool import Clips, log_pool, pool_weights, pooled, self_trained
 from .protocols import (PROTOCOLS, SCOPES, Fold, LeakageError, SealedLabels, labels_of, make_folds, moments,
@@ -45,11 +45,15 @@ def run_list(table: pd.DataFrame, models) -> list:  # [(model, modalities), ...]
     names = [m for m in models if isinstance(m, str)]
     unknown = [m for m in names if m not in MODELS]
     if unknown: raise SettingError(f"model {unknown[0]!r} is not one of {', '.join(MODELS)}")
-    have = [c for c in CHANNELS if feature_columns(table, [c])]
+    have = channels_of(table)
     runs = [(m, mods) for m in names for mods in MODELS[m] if set(mods.split('+')) <= set(have)]
     for m in ('network', 'ensemble'):
         if m in names and (m, '+'.join(have)) not in runs: runs.append((m, '+'.join(have)))
     return runs + [_known(*m, have) for m in models if not isinstance(m, str)]
+
+def possible_runs(table: pd.DataFrame, runs) -> list:  # of (model, modalities)
+    "Those of some runs whose channels a table has."
+    return [(m, mods) for m, mods in runs if set(mods.split('+')) <= set(channels_of(table))]
 
 def _known(model, mods, have):
     "A pair whose model and channels there are."
