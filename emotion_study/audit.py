@@ -58,8 +58,7 @@ def paired_difference(a: pd.DataFrame, b: pd.DataFrame,  # two runs that tested 
                       draws: int = 2000) -> dict:  # value, lo, hi of b - a in points
     "Difference in accuracy with an interval over actors, who are drawn alike for both runs."
     sides = [_per_seed(rows) for rows in (a, b)]
-    if set(a['actor']) != set(b['actor']): raise SettingError('runs that are compared must have tested the same '
-                        'actors')
+    if set(a['actor']) != set(b['actor']): raise NotComputed('the two runs were not tested on the same actors')
     def gap(W):
         first, second = (measures(np.einsum('ba,saij->bsij', W, C))['accuracy'].mean(1) for C in sides)
         return 100 * (second - first)

@@ -36,7 +36,7 @@ def correct_table(runs: dict  # name -> predictions of one run
         index = pd.MultiIndex.from_frame(rows[['seed', 'actor', 'clip']])
         columns[name] = pd.Series((truth == answer).astype(int), index=index).sort_index()
     table = pd.DataFrame(columns)
-    if table.isna().any(axis=None): raise SettingError('a paired test needs runs that answered the same clips under '
+    if table.isna().any(axis=None): raise NotComputed('a paired test needs runs that answered the same clips under '
                                                        'the same seeds')
     return table.astype(int)
 
@@ -81,7 +81,7 @@ def cochran_q(correct  # (n, k) 0/1
 def actor_tests(a: pd.Series, b: pd.Series  # a measure per actor, of two runs
                 ) -> dict:  # difference b - a with interval; Wilcoxon and sign test, two-sided
     "Paired tests of two runs with actors as units."
-    if list(a.index) != list(b.index): raise SettingError('the two runs were not tested on the same actors')
+    if list(a.index) != list(b.index): raise NotComputed('the two runs were not tested on the same actors')
     if len(a) < FEWEST: raise NotComputed(f'{len(a)} speaker(s), and a paired test needs {FEWEST}')
     d = (b - a).to_numpy().round(9)
     moved, up = int((d != 0).sum()), int((d > 0).sum())

@@ -193,8 +193,8 @@ def _loss(out, target, present, channels, classes):  # (R,)
 class NetworkStack:
     "Networks of one form with weights of their own, trained and asked as one."
     def __init__(self, columns: dict, classes: int, size: int, fusion: str = 'both', **alterations):
-        import tensorflow as tf
         from emotion_study import fusion as blocks
+        tf = load_tensorflow()
         self.tf, self.build = tf, lambda: blocks.build_fusion(columns, classes, fusion)
         self.channels, self.classes, self.size, self.alterations = list(columns), classes, size, alterations
         self.model, stacked = self.build(), lambda v: tf.Variable(tf.zeros((size, *v.shape)), trainable=False)
