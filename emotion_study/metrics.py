@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['METRICS', 'FEWEST', 'RUN', 'hits', 'confusion_by_actor', 'measures', 'bootstrap_weights', 'NotComputed', 'spread',
-           'summary', 'rounded', 'no_interval', 'result_entries', 'save_results', 'readable', 'recalls']
+           'summary', 'protocol_name', 'run_name', 'with_folds', 'finite', 'no_interval', 'result_entries',
+           'save_results', 'readable', 'recalls']
 
 # %% ../nbs/10_metrics.ipynb #a10a4405
 import json
@@ -13,7 +14,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .core import SettingError, label_names, to_label
+from .core import SettingError, check_open, label_names, to_label
+from .protocols import FOLDS
 
 # %% ../nbs/10_metrics.ipynb #27041e08
 def hits(predictions: pd.DataFrame  # rows of the predictions table, one value of `classes`
@@ -90,11 +92,29 @@ def summary(predictions: pd.DataFrame,  # one run: one protocol, classes, scope,
     return pd.DataFrame(rows).T.rename_axis('metric')
 
 # %% ../nbs/10_metrics.ipynb #e770dea3
-RUN = ('protocol', 'classes', 'scope', 'model', 'modalities')
+RUN = ('protocol', 'classes', 'scope', 'model', 'modalities', 'folds')
 
-def rounded(x: float, digits: int):  # a number, or None
-    "A number as JSON can hold it: one that is not finite is none."
-    return round(float(x), digits) if x is not None and np.isfinite(x) else None
+def protocol_name(about: dict) -> str:
+    "A protocol, with its number of folds where that is not the usual one."
+    folds, usual = about.get('folds'), FOLDS.get(about['protocol'])
+    return about['protocol'] if None in (folds, usual) or int(folds) == usual else f"{about['protocol']} in {int(folds)} folds"
+
+def run_name(about: dict) -> str:
+    "How ids name a run, such as actor/8/train/late/voice."
+    return '/'.join([protocol_name(about), *(str(about[k]) for k in RUN[1:-1])])
+
+def with_folds(predictions: pd.DataFrame) -> pd.DataFrame:
+    "Predictions with the column `folds`; where an older table lacks it, folds are counted."
+    if 'folds' in predictions: return predictions
+    counted = predictions.groupby([*RUN[:-1], 'seed'], observed=True)['fold'].transform('nunique').astype('int16')
+    predictions = predictions.copy()
+    predictions.insert(list(predictions).index('modalities') + 1, 'folds', counted)
+    return predictions
+
+# %% ../nbs/10_metrics.ipynb #8ac72448
+def finite(x):  # a number, or None
+    "A number as JSON can hold it: what is not finite is none."
+    return float(x) if x is not None and np.isfinite(x) else None
 
 def no_interval(actors: int) -> dict:  # empty, or the reason
     "What an entry says of an interval that it lacks."
@@ -103,20 +123,20 @@ def no_interval(actors: int) -> dict:  # empty, or the reason
 def result_entries(predictions: pd.DataFrame, notebook: str) -> list:  # list of dicts
     "Entries of results.json for each run of a predictions table."
     entries = []
-    for run, group in predictions.groupby(list(RUN), observed=True, sort=True):
-        about = dict(zip(RUN, run)) | {'classes': int(run[1]), 'notebook': notebook, 'unit': 'percent'}
+    for run, group in with_folds(predictions).groupby(list(RUN), observed=True, sort=True):
+        about = dict(zip(RUN, run)) | {'classes': int(run[1]), 'folds': int(run[5])}
         for metric, row in summary(group).iterrows():
-            entries.append({'id': '/'.join(map(str, (*run, metric))), 'metric': metric} | about |
-                           {k: rounded(100 * row[k], 2) for k in ('value', 'lo', 'hi')} |
+            entries.append({'id': f'{run_name(about)}/{metric}', 'metric': metric} | about | {'notebook': notebook, 'unit': 'percent'} |
+                           {k: finite(100 * row[k]) for k in ('value', 'lo', 'hi')} |
                            {k: int(row[k]) for k in ('n', 'actors', 'seeds')} | no_interval(row['actors']))
     return entries
 
 # %% ../nbs/10_metrics.ipynb #1a63b2fd
 def save_results(folder, entries: list, notebook: str) -> Path:
     "Put a notebook's entries into `<folder>/results.json`."
-    path = Path(folder) / 'results.json'
+    path = check_open(folder) / 'results.json'
     old = json.loads(path.read_text(encoding='utf-8')) if path.exists() else []
-    kept = [e for e in old if e['notebook'] != notebook]
+    kept, entries = [e for e in old if e['notebook'] != notebook], [e | dict(folds=e.get('folds')) for e in entries]
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix('.part')
     part.write_text(json.dumps(sorted(kept + entries, key=lambda e: e['id']), indent=1) + '\n', encoding='utf-8')
