@@ -15,6 +15,10 @@ def copied(root):
         copy.mkdir()
         shutil.copy(root / 'settings.ini', copy)
         shutil.copytree(root / 'nbs', copy / 'nbs', ignore=shutil.ignore_patterns('.ipynb_checkpoints'))
+        by_hand = root / 'emotion_study' / '__init__.py'  # nbdev writes only the version in it
+        if by_hand.exists():
+            (copy / 'emotion_study').mkdir()
+            shutil.copy(by_hand, copy / 'emotion_study')
         yield copy
 
 

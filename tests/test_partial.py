@@ -104,7 +104,8 @@ def no_nan(value):
 
 
 @pytest.mark.parametrize('kind', KINDS)
-def test_a_report_on_every_kind_passes_its_audit(kind, tmp_path):
+def test_a_report_on_every_kind_passes_its_audit(kind, tmp_path, monkeypatch):
+    monkeypatch.setenv('EMOTION_STUDY_REPORT', str(tmp_path.resolve()))  # as the command says which report is open
     table = KINDS[kind](whole_grid(actors=4)).reset_index(drop=True)
     ledger = report_of(tmp_path, table)
     assert audit_report(tmp_path).faults == []
