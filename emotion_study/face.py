@@ -21,8 +21,8 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from .core import (ROOT, CodeError, SettingError, check_keras, describe, file_digest, packaged, parse_code,
-                                relative, writable)
+from .core import (ROOT, CodeError, SettingError, check_keras, describe, file_digest, load_tensorflow, packaged,
+                                parse_code, relative, writable)
 from .media import Film
 
 # %% ../nbs/04_face.ipynb #7ae25df7
@@ -66,6 +66,7 @@ def check_pin(path: Path):
 def deepface_home(folder: Path):
     "Point DeepFace to a folder of ours, so that importing it leaves nothing in the user's home."
     before = os.environ.get('DEEPFACE_HOME')
+    load_tensorflow()  # DeepFace would load it with its greeting
     writable(folder / '.deepface' / 'weights')  # DeepFace expects it; where it can't be made, nothing is fetched either
     os.environ['DEEPFACE_HOME'] = str(folder)
     os.environ.setdefault('DEEPFACE_LOG_LEVEL', '50')  # its messages name folders of this machine

@@ -22,8 +22,8 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from .core import (ROOT, STATEMENTS, SettingError, check_keras, file_digest, keep, package_folder, packaged,
-                                relative, text_digest)
+from .core import (ROOT, STATEMENTS, SettingError, check_keras, file_digest, keep, load_tensorflow, package_folder,
+                                packaged, relative, text_digest)
 from .corpus import Archive, check_space, disk_need, install_archive, is_unpacked, size_text, zip_bytes
 from .media import SR, Audio, read_audio
 
@@ -328,6 +328,7 @@ def load_encoder(model: str = '', revision: str = ''  # as in `encoder_source`
     "A BERT encoder in TensorFlow."
     source, commit = encoder_source(model, revision)
     check_keras()
+    load_tensorflow()
     from transformers import AutoTokenizer, TFAutoModel
     from transformers.utils import logging
     logging.set_verbosity_error()

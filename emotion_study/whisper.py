@@ -23,8 +23,8 @@ from joblib.externals.loky import ProcessPoolExecutor
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from .core import ROOT, SettingError, cache_folder, check_keras, code_digest, file_digest, load_row, package_folder, \
-    relative, store_row, text_digest
+from .core import ROOT, SettingError, cache_folder, check_keras, code_digest, file_digest, load_row, load_tensorflow, \
+    package_folder, relative, store_row, text_digest
 from .corpus import Archive, check_space, fetch_archive, size_text
 from .media import SR, read_audio
 from .speech import HOP, Spectra
@@ -225,6 +225,7 @@ FRAMES = 50        # that it makes of a second
 
 def _empty_encoder(weights: dict, seconds: int):
     "transformers' encoder in the size of some weights and a window, not yet filled."
+    load_tensorflow()
     from transformers import WhisperConfig
     from transformers.models.whisper.modeling_tf_whisper import TFWhisperEncoder
     blocks = len({k.split('/')[0] for k in weights if re.match(r'layer_\d', k)})
@@ -235,7 +236,7 @@ def _empty_encoder(weights: dict, seconds: int):
 # %% ../nbs/03a_whisper.ipynb #655d373b
 def _one_thread():
     "Sums are taken in one order only when one thread takes them; too late when TensorFlow has started."
-    import tensorflow as tf
+    tf = load_tensorflow()
     with contextlib.suppress(RuntimeError):
         tf.config.threading.set_intra_op_parallelism_threads(1)
         tf.config.threading.set_inter_op_parallelism_threads(1)
