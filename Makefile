@@ -11,6 +11,7 @@ export PYTHONNOUSERSITE := 1
 CORPUS  ?= auto
 PROFILE ?= quick
 SEEDS   ?=
+SEED    ?=
 OUT     ?=
 STRICT  ?=
 ONLY    ?=
@@ -27,7 +28,8 @@ define HELP
 make study    the whole study: makes .venv, runs the study notebooks, writes reports/<corpus>/index.html
                 CORPUS=auto|ravdess|twin   real RAVDESS, its synthetic twin, or auto: RAVDESS where it is found
                 PROFILE=quick|full         a first look in minutes, or the numbers as reported
-                SEEDS=N                    seeds per protocol (as the profile says when not given)
+                SEEDS=N                    how many seeds per protocol (as the profile says when not given)
+                SEED=N                     the first of them (0 when not given): another one shows another draw
                 OUT=folder                 where the report goes
                 STRICT=1                   stop when clips are missing, instead of going on and saying so
                 ONLY=names                 some notebooks, e.g. ONLY=03_new_speakers or ONLY='09 10'
@@ -44,13 +46,14 @@ help:
 
 # --- wrong values are told in one line, before anything is built
 ifneq ($(filter study,$(MAKECMDGOALS)),)
-  SETTINGS := CORPUS PROFILE SEEDS OUT STRICT ONLY PYTHON
+  SETTINGS := CORPUS PROFILE SEEDS SEED OUT STRICT ONLY PYTHON
   UNKNOWN := $(filter-out $(SETTINGS),$(foreach s,$(filter-out -%,$(subst \ ,_,$(-*-command-variables-*-))),$(firstword $(subst =, ,$(subst :=,=,$(s))))))
   $(if $(UNKNOWN),$(error $(UNKNOWN) is no setting of make study; there are $(SETTINGS)))
   $(if $(filter-out auto ravdess twin,$(or $(CORPUS),''))$(word 2,$(CORPUS)),$(error CORPUS=$(CORPUS) is not one of auto, ravdess, twin))
   $(if $(filter-out quick full,$(or $(PROFILE),''))$(word 2,$(PROFILE)),$(error PROFILE=$(PROFILE) is not one of quick, full))
-  export SEEDS OUT
+  export SEEDS SEED OUT
   $(if $(SEEDS),$(if $(shell [[ "$$SEEDS" =~ ^[1-9][0-9]*$$ ]] && echo yes),,$(error SEEDS=$(SEEDS) is not a whole number of 1 or more)))
+  $(if $(SEED),$(if $(shell [[ "$$SEED" =~ ^[0-9]+$$ ]] && echo yes),,$(error SEED=$(SEED) is not a whole number of 0 or more)))
   $(if $(filter-out 1,$(STRICT)),$(error STRICT=$(STRICT) is not 1; leave it out for no))
 endif
 
@@ -84,7 +87,7 @@ $(HERE): | $(STAMP)
 
 # --- the commands
 study: | $(HERE)
-	@$(BIN)/emotion-study study --corpus '$(CORPUS)' --profile '$(PROFILE)' --seeds '$(or $(SEEDS),0)' --out "$$OUT" \
+	@$(BIN)/emotion-study study --corpus '$(CORPUS)' --profile '$(PROFILE)' --seeds '$(or $(SEEDS),0)' --seed '$(or $(SEED),0)' --out "$$OUT" \
 	  $(if $(STRICT),--strict) $(foreach n,$(ONLY),--only '$(n)')
 
 # study notebooks are run by papermill inside pytest; every part runs, and any that fails makes the whole fail

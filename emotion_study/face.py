@@ -21,7 +21,8 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from .core import ROOT, CodeError, SettingError, describe, file_digest, parse_code, relative
+from .core import (ROOT, CodeError, SettingError, check_keras, describe, file_digest, packaged, parse_code,
+                                relative, writable)
 from .media import Film
 
 # %% ../nbs/04_face.ipynb #7ae25df7
@@ -33,7 +34,7 @@ WEIGHTS_FILE = 'facial_expression_model_weights.h5'  # DeepFace's name for it
 def weights_home(which: str  # 'published' or 'retrained'
                  ) -> Path:  # the folder to be DEEPFACE_HOME
     "Where a set of weights lies."
-    if which == 'retrained': return ROOT / 'data' / 'models' / 'deepface'
+    if which == 'retrained': return packaged('models', 'deepface')
     if which == 'published': return Path(os.environ.get('DEEPFACE_HOME') or ROOT / 'data' / 'deepface')
     raise SettingError(f"weights {which!r}: use auto, published or retrained")
 
@@ -65,7 +66,7 @@ def check_pin(path: Path):
 def deepface_home(folder: Path):
     "Point DeepFace to a folder of ours, so that importing it leaves nothing in the user's home."
     before = os.environ.get('DEEPFACE_HOME')
-    (folder / '.deepface' / 'weights').mkdir(parents=True, exist_ok=True)
+    writable(folder / '.deepface' / 'weights')  # DeepFace expects it; where it can't be made, nothing is fetched either
     os.environ['DEEPFACE_HOME'] = str(folder)
     os.environ.setdefault('DEEPFACE_LOG_LEVEL', '50')  # its messages name folders of this machine
     try: yield
@@ -96,6 +97,7 @@ def fetch_weights(url: str = DEEPFACE_URL,  # a server that has the file
 # %% ../nbs/04_face.ipynb #14a4eb55
 @functools.lru_cache(maxsize=2)
 def _client(which):
+    check_keras()
     with deepface_home(weights_home(which)):
         from deepface.models.demography.tf.Emotion import EmotionClient
         if which == 'published': check_pin(weights_path(which))

@@ -6,8 +6,8 @@
 __all__ = ['FAMILIES', 'CHANNELS', 'feature_columns', 'voice_row', 'compile_once', 'voice_measures', 'voice_features',
            'FaceSettings', 'film_entries', 'film_scores', 'film_verdict', 'write_film', 'read_film', 'zip_scores',
            'stream_films', 'join_channels', 'script_features', 'own_films', 'deepface_scores', 'transcripts_of',
-           'words_features', 'voice_channel', 'feature_table', 'tally', 'channel_lines', 'write_table', 'read_table',
-           'Study', 'open_study']
+           'words_features', 'voice_channel', 'feature_table', 'sound_digests', 'recordings', 'copies_notice', 'tally',
+           'channel_lines', 'write_table', 'read_table', 'Study', 'open_study']
 
 # %% ../nbs/06_features.ipynb #9cd8fdc0
 import contextlib, json, os, shutil, zipfile
@@ -23,8 +23,9 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from . import face, media, speech
-from .core import LABEL_COLUMNS, ROOT, SettingError, Settings, cache_folder, code_digest, file_digest, load_row, \
-    parse_code, provenance, store_row, text_digest
+from emotion_study.core import (LABEL_COLUMNS, SettingError, Settings, cache_folder, code_digest,
+    file_digest, identity, keep, load_row, open_report, parse_code, provenance, store_row,
+    text_digest)
 from .corpus import ZENODO, check_space, fetch_archive, film_archives, load_corpus
 from .whisper import COPIES, EXTENDED, PACKAGED, weights_digests, whisper_features
 
@@ -159,11 +160,9 @@ def film_verdict(frames: pd.DataFrame, told: str) -> dict:  # reason, note
 # %% ../nbs/06_features.ipynb #8916d2be
 def write_film(entry: Path, frames: pd.DataFrame, reason: str):
     "Store one film's frames."
-    entry.parent.mkdir(parents=True, exist_ok=True)
-    part = entry.with_suffix(f'.{os.getpid()}.part')
     table = pa.Table.from_pandas(frames, preserve_index=False)
-    pq.write_table(table.replace_schema_metadata({**(table.schema.metadata or {}), b'reason': reason.encode()}), part)
-    part.replace(entry.with_suffix('.parquet'))
+    table = table.replace_schema_metadata({**(table.schema.metadata or {}), b'reason': reason.encode()})
+    keep(entry.with_suffix('.parquet'), lambda part: pq.write_table(table, part))
 
 def read_film(entry: Path) -> tuple:  # frames, reason; None when it is not there
     "One film's frames from the cache."
@@ -357,6 +356,31 @@ def _digest(path) -> str:
     try: return media.content_digest(path)
     except media.MediaError: return ''
 
+# %% ../nbs/06_features.ipynb #324bcf8d
+def sound_digests(table: pd.DataFrame,
+                  columns=None  # of the voice; without a pretrained encoder's by default
+                  ) -> np.ndarray:  # (n,) text, '' where no voice was measured
+    "A digest of each clip's voice columns."
+    columns = columns or feature_columns(table, families=[f for f in FAMILIES['voice'] if f not in COPIES])
+    X = table.reindex(columns=columns).to_numpy('float32')
+    measured = np.isfinite(X).any(axis=1) & table.get('valid.voice', pd.Series(True, table.index)).to_numpy(bool)
+    X = np.where(np.isnan(X), np.float32('nan'), X + 0)  # one bit pattern for every NaN and zero
+    return np.array([text_digest(x.tobytes().hex())[:16] if m else '' for x, m in zip(X, measured)], dtype=object)
+
+def recordings(table: pd.DataFrame) -> np.ndarray:  # (n,) numbers
+    "Which recording each clip is: clips with one number are copies of each other."
+    digests = sound_digests(table)
+    return pd.factorize(np.array([d or f'row {i}' for i, d in enumerate(digests)], dtype=object))[0]
+
+# %% ../nbs/06_features.ipynb #0d3f35ec
+def copies_notice(table: pd.DataFrame) -> str:
+    "How many recordings have several names; '' when none has."
+    names = [g['clip'].tolist() for _, g in table.groupby(recordings(table)) if len(g) > 1]
+    if not names: return ''
+    shown = '; '.join(' = '.join(map(str, n)) for n in names[:3]) + ('; …' if len(names) > 3 else '')
+    return (f"the same recording under several names: {len(names):,} recording(s), {sum(map(len, names)):,} clips "
+            f"({shown}); copies of test clips are not learnt from")
+
 # %% ../nbs/06_features.ipynb #db9d1ed3
 def tally(phrases) -> str:
     "How often each kind of reason or note occurs, the most frequent first."
@@ -416,14 +440,20 @@ class Study:
     notice: str
 
 # %% ../nbs/06_features.ipynb #4db9d6c8
-def open_study(corpus='auto', profile='quick', seeds=0, out='', strict=False,
-               encoders=()  # of Whisper, whose columns are added
+def open_study(corpus='auto', profile=None, seeds=None, out='', strict=None,
+               encoders=(),  # of Whisper, whose columns are added
+               seed=None,  # the first seed
+               notebook: str = 'a_notebook'  # the caller's name
                ) -> Study:
-    "Resolve settings, load the corpus and its feature table."
-    settings = Settings(corpus=corpus, profile=profile, seeds=seeds, out=out, strict=strict)
-    loaded = load_corpus(corpus, strict=strict)
-    table = feature_table(loaded, encoders=encoders)
-    folder = ROOT / (out or f'reports/{loaded.name}')
-    folder.mkdir(parents=True, exist_ok=True)
+    "Resolve settings, load the corpus, open the report folder and make the feature table."
+    given = dict(profile=profile, seeds=seeds, seed=seed, strict=strict)
+    given = {k: v for k, v in given.items() if v is not None}
+    settings = Settings(corpus=corpus, out=out, **given)
+    loaded = load_corpus(settings.corpus, strict=settings.strict)
+    asked = {k: getattr(settings, k) for k in given} | identity(loaded)
+    folder = open_report(notebook, settings.out, asked)
     notice = 'SYNTHETIC: sampled from a statistical model, no person spoke' if loaded.synthetic else loaded.notice
+    table = feature_table(loaded, encoders=encoders)
+    notice = '. '.join(filter(None, (notice, copies_notice(table))))
     return Study(settings, loaded, table, folder, notice)
+

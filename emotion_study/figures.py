@@ -14,7 +14,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
 
-from .core import EMOTIONS
+from .core import EMOTIONS, check_open
 
 # %% ../nbs/12_figures.ipynb #499e3c9c
 EMOTION_COLOURS = dict(zip(EMOTIONS, ('#8c8c8c', '#56b4e9', '#f0c419', '#0072b2', '#d55e00', '#7b4fa3', '#009e73', '#cc79a7')))
@@ -41,7 +41,7 @@ def save_figure(fig, folder, name: str, caption: str, synthetic: bool = False) -
     if synthetic:
         fig.text(.5, .5, 'SYNTHETIC', fontsize=44, color='#b00020', alpha=.16, ha='center', va='center', rotation=20, zorder=99)
         caption = 'SYNTHETIC: ' + caption
-    target = Path(folder) / 'figures'
+    target = check_open(folder) / 'figures'
     target.mkdir(parents=True, exist_ok=True)
     fig.savefig(drawn := io.BytesIO(), metadata={'Software': None}, bbox_inches='tight', pad_inches=.08)
     (target / f'{name}.png').write_bytes(with_palette(drawn.getvalue()))

@@ -22,7 +22,8 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from .core import ROOT, STATEMENTS, SettingError, code_digest, file_digest, package_folder, relative, text_digest
+from .core import (ROOT, STATEMENTS, SettingError, check_keras, code_digest, file_digest, keep, package_folder, packaged,
+                                relative, text_digest)
 from .corpus import Archive, check_space, disk_need, install_archive, is_unpacked, size_text, zip_bytes
 from .media import SR, Audio, MediaError, content_digest, is_passing, read_audio
 
@@ -234,10 +235,7 @@ def _kept(entry: Path, work) -> dict:
     try: return json.loads(entry.read_text(encoding='utf-8'))
     except (OSError, ValueError): value = work()
     if is_passing(value['reason']): return value
-    entry.parent.mkdir(parents=True, exist_ok=True)
-    part = entry.with_suffix(f'.{os.getpid()}.part')
-    part.write_text(json.dumps(value), encoding='utf-8')
-    part.replace(entry)
+    keep(entry, lambda part: part.write_text(json.dumps(value), encoding='utf-8'))
     return value
 
 # %% ../nbs/05_text.ipynb #fbfa3d59
@@ -290,7 +288,7 @@ def download_vosk(folder=None,  # data/vosk by default
     return model
 
 # %% ../nbs/05_text.ipynb #b76447da
-TRANSCRIPTS = ROOT / 'data' / 'transcripts' / 'ravdess.parquet'
+TRANSCRIPTS = packaged('transcripts', 'ravdess.parquet')
 
 def shipped_transcripts(path=TRANSCRIPTS) -> pd.DataFrame:  # clip, engine, text, words, starts, ends, confidences, reason
     "Transcripts of RAVDESS that came with the study."
@@ -331,6 +329,7 @@ def load_encoder(model: str = '', revision: str = ''  # as in `encoder_source`
                  ):  # tokenizer and TensorFlow model
     "A BERT encoder in TensorFlow."
     source, commit = encoder_source(model, revision)
+    check_keras()
     from transformers import AutoTokenizer, TFAutoModel
     from transformers.utils import logging
     logging.set_verbosity_error()

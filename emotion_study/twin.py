@@ -21,7 +21,7 @@ import pandas as pd
 from scipy.special import ndtr, ndtri
 from scipy.stats import rankdata
 
-from .core import EMOTIONS, LABEL_COLUMNS, ROOT, SettingError, describe, expected_codes, provenance, text_digest
+from .core import EMOTIONS, LABEL_COLUMNS, SettingError, describe, expected_codes, packaged, provenance, text_digest
 
 # %% ../nbs/01a_twin.ipynb #26cff75e
 CHANNELS = {'voice': ('mfcc', 'dmfcc', 'ddmfcc', 'chroma', 'logmel', 'spectral', 'f0', 'energy', 'time'),
@@ -328,7 +328,7 @@ def save_twin(model: TwinModel, folder  # usually data/twin
     return folder
 
 # %% ../nbs/01a_twin.ipynb #dc33764f
-TWIN = ROOT / 'data' / 'twin'
+TWIN = packaged('twin')
 
 def load_twin(folder=TWIN) -> TwinModel:
     "Read a model; one clear error if it isn't there or isn't one."

@@ -382,18 +382,16 @@ def test_good_manifest(mine, encoding, newline):
 
 @pytest.mark.parametrize('text, encoding, words', [
     ('', 'utf-8', 'is empty'), (' \n\n', 'utf-8-sig', 'is empty'), ('path,emotion,speaker\n', 'utf-8', 'no rows'),
-    (GOOD.replace(',', ';'), 'utf-8', "separated by ';'"), (GOOD.replace(',', '\t'), 'utf-8', "separated by '\\\\t'"),
-    (GOOD.replace(',', '|'), 'utf-8-sig', "separated by '|'"),
-    ('path,emotion\ntakes/a.wav,happy\n', 'utf-8', 'no column speaker'),
-    ('takes/a.wav,happy,Ada\n', 'utf-8', 'no column path, emotion, speaker'),
-    (GOOD.replace('speaker', 'speaker,Path'), 'utf-8', 'column path occurs twice'),
-    (GOOD, 'utf-16', 'not UTF-8'), (GOOD, 'utf-16-le', 'not UTF-8'),
-    (GOOD.replace('Ada', 'Zoë'), 'latin-1', 'not UTF-8'),
+    ('emotion,speaker\nhappy,Ada\n', 'utf-8', 'no column path'),
+    ('takes/a.wav,happy,Ada\n', 'utf-8', 'no column path'),
+    (GOOD.replace('speaker', 'speaker,Path'), 'utf-8', 'several columns mean path'),
+    ('file,wav\ntakes/a.wav,takes/a.wav\n', 'utf-8', 'several columns mean path'),
+    (GOOD + '\0', 'utf-8', 'not a text file'), ('PK\3\4' + GOOD, 'utf-8', 'is a workbook'),
     (GOOD + '"takes/c.wav,happy,Ada\n', 'utf-8', 'line 4')])
 def test_a_wrong_table_is_one_error(mine, text, encoding, words):
     path = mine(text, encoding)
     with pytest.raises(SettingError) as e: C.read_manifest(path)
-    assert words.replace('\\\\', '\\') in message(e) and 'clips.csv' in message(e) and '\n' not in message(e)
+    assert words in message(e) and 'clips.csv' in message(e) and '\n' not in message(e)
 
 
 def test_missing_manifest(tmp_path):
@@ -409,8 +407,8 @@ Lovelace",F,2,first
 
 takes/none.wav,happy,Ada,,,
 takes/b.wav,cheerful,Ada,,,
-takes/b.wav,,Ada,,,
-takes/b.wav,happy,,,,
+takes/b.wav,boredom,Ada,,,
+takes/b.wav,3,,,,
 takes/b.wav,happy,Ada,x,,
 takes/b.wav,happy,Ada,,0,
 takes/b.wav,happy,Ada,,,first
@@ -418,19 +416,19 @@ takes/../takes/a.wav,sad,Bo,,,
 takes,sad,Bo,,,
 takes/empty.wav,sad,Bo,,,
 ,sad,Bo,,,
-takes/b.wav,sad
+takes/b.wav,sad,Bo,,,03-01-03-01-01-01-01
 takes/b.wav,sad,Bo,m,1,x,y
-takes\\b.wav,sad,Bo,m,1,,,,
+takes\\b.wav,sad
 ''')
     clips, problems = C.read_manifest(path)
     found = {p.line: p.reason for p in problems}
-    words = {5: 'no such file', 6: "unknown emotion 'cheerful'", 7: "unknown emotion ''", 8: 'speaker is blank',
+    words = {5: 'no such file', 6: "unknown emotion 'cheerful'", 7: 'none of', 8: 'single digit',
              9: "sex 'x'", 10: "repetition '0'", 11: 'taken by line 2', 12: 'same file as on line 2', 13: 'is a folder',
-             14: 'is an empty file', 15: 'path is blank', 16: '4 fewer fields', 17: '1 more fields'}
+             14: 'is an empty file', 15: 'path is blank', 16: "RAVDESS's code for happy", 17: '1 more fields'}
     assert found.keys() == words.keys() and all(w in found[k] for k, w in words.items()), found
-    assert list(clips.sex) == ['male', 'female'] and len(clips) == 2 and 'first' in set(clips['clip'])
+    assert list(clips.actor) == ['', 'Ada\nLovelace'] and list(clips.emotion) == ['sad', 'happy'] and 'first' in set(clips['clip'])
     corpus = C.load_corpus(path)
-    assert corpus.name == 'manifest' and '13 of 15 rows left out (line 5, 6,' in corpus.notice
+    assert corpus.name == 'manifest' and '13 of 15 rows left out: line 5: no such file' in corpus.notice
     with pytest.raises(SettingError, match=r'clips.csv, line 5: no such file'): C.read_manifest(path, strict=True)
     with pytest.raises(SettingError, match='rows left out'): C.load_corpus(path, strict=True)
 

@@ -132,6 +132,7 @@ def make(*args):
     (['SEEDS=0'], 'SEEDS=0 is not a whole number of 1 or more'),
     (['ONLY=09 10', 'OUT=a folder', 'SEEDS=0'], 'SEEDS=0 is not'),  # names with spaces are in order
     (['SEEDS=2.5'], 'SEEDS=2.5 is not a whole number'),
+    (['SEED=one'], 'SEED=one is not a whole number of 0 or more'),
     (['corpus=twin'], 'corpus is no setting'),
     (['STRICT=no'], 'STRICT=no is not 1'),
 ])
