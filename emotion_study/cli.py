@@ -388,25 +388,29 @@ def features(clips: Annotated[str, typer.Argument(help="the corpus, instead of -
     if out.suffix != '.parquet': raise SettingError(f"--out {out} must end in .parquet")
     check_jobs(jobs); check_numbers(rate=(rate, 0)); check_out(out)
     if face not in ('tables', 'deepface'): raise SettingError(f"--face {face} is not one of tables, deepface")
-    from emotion_study.features import write_table
+    from emotion_study.features import channel_lines, write_table
     from emotion_study.whisper import PACKAGED, weights_digests
     encoders = PACKAGED * (extended or small) + ('small',) * small
     weights_digests(encoders)  # weights that are missing are told before anything is measured
     asked = (clips or corpus, jobs, words, encoders)
-    table = table_of(*asked) if face == 'tables' else film_table(*asked, rate, detector, out)
+    table, frames = (table_of(*asked), None) if face == 'tables' else film_table(*asked, rate, detector, out)
     write_table(table, out)
     say(f"{len(table):,} clips x {table.shape[1]:,} columns in {out}")
+    for line in channel_lines(table, frames): say(line)
 
 @app.command()
 def transcribe(clips: Annotated[list[Path], typer.Argument(help="sound files, videos with sound, or a CSV that lists them")],
                engine: Annotated[str, typer.Option(help="auto, vosk, whisper or pocketsphinx")] = 'auto'):
     "Say what a recogniser hears in clips, word by word."
     from emotion_study import text
+    from emotion_study.media import read_audio
     engine, why = text.choose_engine(engine)
     say(f"engine {engine} ({why})")
     for path, name in named_files(clips):
-        heard = text.transcribe(path, engine)
+        audio = read_audio(path)
+        heard = text.transcribe(audio, engine)
         say(f"{name}: {heard.text or 'no words: ' + heard.reason}")
+        for note in audio.notes: say(f"  note: {note}")
         for w in heard.words: say(f"  {w.start:6.2f} - {w.end:6.2f} s  {w.confidence:.2f}  {w.text}")
 
 # %% ../nbs/14_cli.ipynb #8f2610c8
@@ -421,7 +425,7 @@ def named_files(paths: list) -> list:  # of (path, what to call it)
     return [(p, n if names.count(n) == 1 else str(p)) for p, n in zip(files, names)]
 
 # %% ../nbs/14_cli.ipynb #68ee45bd
-def film_table(corpus: str, jobs: int, words: str, encoders, rate: float, detector: str, out: Path):
+def film_table(corpus: str, jobs: int, words: str, encoders, rate: float, detector: str, out: Path) -> tuple:  # table, frames
     "A feature table whose face columns DeepFace measured on the films; its frames go beside it."
     from emotion_study.face import DETECTORS, choose_weights, deepface_features
     from emotion_study.features import FaceSettings, deepface_scores, feature_table
@@ -429,10 +433,15 @@ def film_table(corpus: str, jobs: int, words: str, encoders, rate: float, detect
     clips = clips_of(corpus)
     if clips.synthetic: raise SettingError("the twin has no films: name ravdess, samples or a CSV, or use --face tables")
     say(f"emotion weights: {choose_weights()}; detector: {detector}; {rate:g} frames per second")
-    frames = deepface_scores(clips, FaceSettings(rate, detector), jobs, progress=sys.stderr.isatty(), say=say)
+    frames, verdict = deepface_scores(clips, FaceSettings(rate, detector), jobs, progress=sys.stderr.isatty(), say=say)
     frames.to_parquet(out.with_suffix('.frames.parquet'), index=False)
-    say(f"{len(frames):,} frames, {frames['found'].mean():.1%} with a face, in {out.with_suffix('.frames.parquet')}")
-    return feature_table(clips, jobs=jobs, progress=sys.stderr.isatty(), words=words, faces=deepface_features(frames), encoders=encoders)
+    share = f"{frames['found'].mean():.1%}" if len(frames) else 'none'
+    say(f"{len(frames):,} frames, {share} with a face, in {out.with_suffix('.frames.parquet')}")
+    faces = deepface_features(frames)
+    table = feature_table(clips, jobs=jobs, progress=sys.stderr.isatty(), words=words, faces=faces,
+                          face_verdict=verdict, encoders=encoders)
+    return table, frames
+
 
 # %% ../nbs/14_cli.ipynb #27f32efd
 @app.command(epilog=MANIFEST)
@@ -523,17 +532,19 @@ def whisper_small(to: Annotated[Path, typer.Option(help="folder; data/whisper by
 @data.command(epilog=MANIFEST)
 def verify(corpus: AnyCorpus = 'auto',
            out: Annotated[Path, typer.Option(help="also write the record there, as JSON")] = None):
-    "Check every clip of a corpus: codes, decoding, rate, channels, silence; and every row of a CSV."
-    from emotion_study.corpus import audit, audit_table, load_corpus, problem_lines, write_audit
+    "Check every clip of a corpus: codes, decoding, and what of its sound can be measured; and every row of a CSV."
+    from emotion_study.corpus import audit, audit_lines, audit_table, load_corpus, problem_lines, write_audit
     if out: check_out(out)
     clips = load_corpus(corpus)
     if clips.remark: say(clips.remark)
     for line in problem_lines(clips.problems): say(f"left out: {line}")
     _, summary = audit(clips)
     say(audit_table(summary).to_string())
+    for line in audit_lines(summary): say(line)
     if out: write_audit(summary, out)
+    lacks = {"can't be measured": summary['found'] - summary['usable'], 'missing': len(summary.get('missing', []))}
     if clips.problems: raise SettingError(f"{len(clips.problems):,} rows of {corpus} are left out, listed above")
-    if summary['usable'] < summary.get('expected', summary['found']): raise SettingError("the corpus is not complete: see the table above")
+    if any(lacks.values()): raise SettingError('; '.join(f'{n:,} clip(s) {what}' for what, n in lacks.items() if n) + ': see the list above')
 
 # %% ../nbs/14_cli.ipynb #ca4e0e99
 _BLOCKED = tuple(getattr(errno, name, 0) for name in ('EACCES', 'EPERM', 'EROFS', 'ENOSPC', 'EDQUOT'))

@@ -392,20 +392,21 @@ def keep(entry: Path,  # the file that is to be there
 # %% ../nbs/00_core.ipynb #6b2976d0
 def store_row(entry: Path,  # a .npz file
               values,  # array of the clip's columns
-              reason: str  # '' or why the clip has none
+              reason: str,  # '' or why the clip has none
+              note: str = ''  # what is the matter although it has one
               ):
     "Keep one clip's row."
     import numpy as np
     def write(part):
-        with open(part, 'wb') as f: np.savez(f, values=values, reason=np.array(reason))
+        with open(part, 'wb') as f: np.savez(f, values=values, reason=np.array(reason), note=np.array(note))
     keep(entry, write)
 
 # %% ../nbs/00_core.ipynb #454ce7f3
-def load_row(entry: Path) -> tuple:  # values, reason; None when there is no readable entry
+def load_row(entry: Path) -> tuple:  # values, reason, note; None when there is no readable entry
     "One clip's row as it was kept."
     import numpy as np
     try:
-        with np.load(entry, allow_pickle=False) as kept: return kept['values'], str(kept['reason'])
+        with np.load(entry, allow_pickle=False) as kept: return kept['values'], str(kept['reason']), str(kept['note'])
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile): return None
 
 # %% ../nbs/00_core.ipynb #01702f72

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['FAMILIES', 'CHANNELS', 'feature_columns', 'channels_of', 'offered', 'left_out', 'voice_row', 'compile_once',
-           'voice_features', 'FaceSettings', 'film_scores', 'write_film', 'read_film', 'zip_scores', 'stream_films',
-           'join_channels', 'script_features', 'deepface_scores', 'transcripts_of', 'words_features', 'voice_channel',
-           'feature_table', 'sound_digests', 'recordings', 'copies_notice', 'write_table', 'read_table', 'Study',
-           'open_study']
+           'voice_measures', 'voice_features', 'FaceSettings', 'film_entries', 'film_scores', 'film_verdict',
+           'write_film', 'read_film', 'zip_scores', 'stream_films', 'join_channels', 'script_features', 'own_films',
+           'deepface_scores', 'transcripts_of', 'words_features', 'voice_channel', 'feature_table', 'sound_digests',
+           'recordings', 'copies_notice', 'tally', 'channel_lines', 'write_table', 'read_table', 'Study', 'open_study']
 
 # %% ../nbs/06_features.ipynb #9cd8fdc0
 import contextlib, json, os, shutil, zipfile
@@ -64,17 +64,21 @@ def left_out(have) -> str:  # a sentence, or '' with all channels
 def voice_row(path,  # a sound file or a video with sound
               cache: Path,  # folder of cached rows
               code: str  # digest of the measuring code
-              ) -> tuple:  # values (k,) float32 in the order of `speech_columns`, reason
+              ) -> tuple:  # values (k,) float32 in the order of `speech_columns`, reason, note
     "One clip's voice columns, from the cache when they are there."
-    if not Path(path).is_file(): return np.full(len(speech.speech_columns()), np.nan, 'float32'), 'file missing'
-    entry = cache / (text_digest(file_digest(path), code)[:32] + '.npz')
-    known = load_row(entry)
-    if known is None:
-        with threadpool_limits(1):
-            audio = media.read_audio(path)
-            known = np.array(list(speech.speech_features(audio).values()), 'float32'), audio.reason
-        store_row(entry, *known)
-    return known
+    def nothing(reason): return np.full(len(speech.speech_columns()), np.nan, 'float32'), reason, ''
+    try: entry = cache / (text_digest(media.content_digest(path), code)[:32] + '.npz')
+    except media.MediaError as error: return nothing(error.reason)
+    if (kept := load_row(entry)) is not None: return kept
+    try: row = _measured(path)
+    except MemoryError: return nothing('unreadable: not enough memory')
+    if not media.is_passing(row[1]): store_row(entry, *row)
+    return row
+
+def _measured(path):
+    with threadpool_limits(1):
+        audio = media.read_audio(path)
+        return np.array(list(speech.speech_features(audio).values()), 'float32'), audio.reason, audio.note
 
 # %% ../nbs/06_features.ipynb #ec88cd64
 def compile_once():
@@ -83,20 +87,26 @@ def compile_once():
     speech.speech_features(media.Audio(noise))
 
 # %% ../nbs/06_features.ipynb #c12b3fee
-def voice_features(paths: pd.Series,  # index clip, path of each
+def voice_measures(paths: pd.Series,  # index clip, path of each
                    jobs: int = -1,  # worker processes, -1 for all cores
                    cache: Path = None,
                    progress: bool = False
-                   ) -> tuple:  # DataFrame (index clip), Series of reasons
+                   ) -> tuple:  # DataFrame (index clip), DataFrame of `reason` and `note`
     "Voice columns of many clips, in parallel; the same bytes whatever `jobs` is."
     cache, code = Path(cache or cache_folder()), code_digest('media', 'speech')
     if jobs != 1 and len(paths): compile_once()
     work = joblib.Parallel(n_jobs=jobs, return_as='generator', batch_size=8)(
         joblib.delayed(voice_row)(p, cache, code) for p in paths)
     rows = list(tqdm(work, total=len(paths), desc='voice', unit='clip', disable=not progress))
-    values = np.vstack([v for v, _ in rows]) if rows else np.zeros((0, len(speech.speech_columns())), 'float32')
+    values = np.vstack([row[0] for row in rows]) if rows else np.zeros((0, len(speech.speech_columns())), 'float32')
     frame = pd.DataFrame(values, index=paths.index, columns=speech.speech_columns())
-    return frame, pd.Series([r for _, r in rows], index=paths.index, dtype=object)
+    return frame, pd.DataFrame([row[1:] for row in rows], paths.index, ['reason', 'note'], dtype=object)
+
+def voice_features(paths: pd.Series, jobs: int = -1, cache: Path = None, progress: bool = False
+                   ) -> tuple:  # DataFrame (index clip), Series of reasons
+    "`voice_measures` without the notes."
+    frame, verdict = voice_measures(paths, jobs, cache, progress)
+    return frame, verdict['reason']
 
 # %% ../nbs/06_features.ipynb #e3a8914f
 @dataclass(frozen=True)
@@ -118,7 +128,10 @@ def _cut_faces(path, s: FaceSettings):
     cv2.setNumThreads(1)
     with threadpool_limits(1):
         try: return face.film_faces(path, s.rate, s.detector, s.stride)
-        except media.FilmError as error: return pd.DataFrame(columns=face.FRAME_COLUMNS), np.zeros((0, 48, 48), 'float32'), str(error)
+        except media.MediaError as error: return _no_frames(error.reason)
+        except MemoryError: return _no_frames('unreadable: not enough memory')
+
+def _no_frames(reason): return pd.DataFrame(columns=face.FRAME_COLUMNS), np.zeros((0, 48, 48), 'float32'), reason
 
 def _scored(clip, table, inputs, weights):
     scores = np.full((len(table), 7), np.nan, 'float32')
@@ -127,22 +140,38 @@ def _scored(clip, table, inputs, weights):
     return pd.concat([pd.DataFrame({'clip': clip, 'frame': np.arange(len(table))}), table], axis=1)
 
 # %% ../nbs/06_features.ipynb #4b524421
+def film_entries(paths: dict, settings: FaceSettings) -> tuple:  # clip -> name of its cache entry, clip -> why it has none
+    "Names of cache entries by content."
+    entries, refused, key = {}, {}, settings.key()
+    for clip, path in paths.items():
+        try: entries[clip] = text_digest(media.content_digest(path), key)[:32]
+        except media.MediaError as error: refused[clip] = error.reason
+    return entries, refused
+
 def film_scores(paths: dict,  # clip -> film
                 settings: FaceSettings = FaceSettings(),
-                entries: dict = None,  # clip -> name of its cache entry; the film's digest when not given
+                entries: dict = None,  # clip -> name of its cache entry; by the film's content when not given
                 jobs: int = -1, cache: Path = None, progress: bool = False
-                ) -> dict:  # clip -> (DataFrame of frames with scores, reason)
+                ) -> dict:  # clip -> (DataFrame of frames with scores, why there is no face and what is the matter)
     "DeepFace's scores of films, from the cache where they are there; each is stored as soon as it is known."
-    cache, key = Path(cache or cache_folder()) / 'faces', settings.key()
-    entries = entries or {c: text_digest(file_digest(p), key)[:32] for c, p in paths.items()}
-    known = {c: r for c in paths if (r := read_film(cache / entries[c])) is not None}
-    todo = sorted(set(paths) - set(known), key=lambda c: (-Path(paths[c]).stat().st_size, c))  # long films first: no worker is left waiting
+    cache = Path(cache or cache_folder()) / 'faces'
+    entries, refused = (entries, {}) if entries else film_entries(paths, settings)
+    scores = {c: (_scored(c, *_no_frames(why)[:2], settings.weights), why) for c, why in refused.items()}
+    for clip in entries:
+        if kept := read_film(cache / entries[clip]): scores[clip] = kept[0].assign(clip=clip), kept[1]
+    todo = sorted(set(paths) - set(scores), key=lambda c: (-Path(paths[c]).stat().st_size, c))  # long films first: no worker is left waiting
     work = joblib.Parallel(n_jobs=jobs, return_as='generator')(joblib.delayed(_cut_faces)(paths[c], settings) for c in todo)
     bar = tqdm(work, total=len(todo), desc='faces', unit='film', disable=not progress)
-    for (table, inputs, reason), clip in zip(bar, todo):
-        known[clip] = _scored(clip, table, inputs, settings.weights), reason
-        write_film(cache / entries[clip], *known[clip])
-    return dict(sorted(known.items()))
+    for (table, inputs, told), clip in zip(bar, todo):
+        scores[clip] = _scored(clip, table, inputs, settings.weights), told
+        if not media.is_passing(told): write_film(cache / entries[clip], *scores[clip])
+    return dict(sorted(scores.items()))
+
+def film_verdict(frames: pd.DataFrame, told: str) -> dict:  # reason, note
+    "Was a face measured in a film? If not, the first thing that `film_scores` told is the reason; the rest are notes."
+    if len(frames) and frames['found'].any(): return dict(reason='', note=told)
+    reason, _, note = told.partition('; ')
+    return dict(reason=reason or 'no face', note=note)
 
 # %% ../nbs/06_features.ipynb #8916d2be
 def write_film(entry: Path, frames: pd.DataFrame, reason: str):
@@ -220,7 +249,9 @@ def join_channels(clips: pd.DataFrame,  # `LABEL_COLUMNS`, one row per clip
                   voice_reason: pd.Series,  # index clip, '' where usable
                   faces: pd.DataFrame,  # index clip, maybe empty
                   words: pd.DataFrame,  # index clip, maybe empty
-                  words_reason: pd.Series = None  # index clip, why there are none
+                  words_reason: pd.Series = None,  # index clip, why there are none
+                  face_reason: pd.Series = None,  # index clip, why there is none
+                  notes: dict = None  # channel -> Series (index clip) of what is the matter with what was measured
                   ) -> pd.DataFrame:
     "The feature table of channels measured apart."
     order = clips['clip'].tolist()
@@ -230,10 +261,11 @@ def join_channels(clips: pd.DataFrame,  # `LABEL_COLUMNS`, one row per clip
     reason = voice_reason.reindex(order, fill_value='no sound')
     flags = table[['clip']].copy()
     _flag(flags, 'voice', (reason == '').to_numpy(), reason)
-    for channel, part in (('face', faces), ('words', words)):
-        known = _align(part, order).notna().any(axis=1).to_numpy() if part.shape[1] else np.zeros(len(order), bool)
-        why = words_reason.reindex(order) if channel == 'words' and words_reason is not None else None
-        _flag(flags, channel, known, [f'no {channel} source'] * len(order) if why is None else why)
+    for channel, part, why in (('face', faces, face_reason), ('words', words, words_reason)):
+        present = _align(part, order).notna().any(axis=1).to_numpy() if part.shape[1] else np.zeros(len(order), bool)
+        why = pd.Series('', index=order) if why is None else why.reindex(order, fill_value='')
+        _flag(flags, channel, present, why.where(why != '', f'no {channel} source'))
+    for channel, note in (notes or {}).items(): flags[f'note.{channel}'] = note.reindex(order, fill_value='').to_numpy(object)
     return pd.concat([table, flags.drop(columns='clip')], axis=1)
 
 # %% ../nbs/06_features.ipynb #da232076
@@ -245,20 +277,29 @@ def script_features(clips: pd.DataFrame) -> pd.DataFrame:
     return text_features(pd.Series([script_of(s) for s in known['statement']], index=known['clip'].tolist()))
 
 # %% ../nbs/06_features.ipynb #2d58dfbb
+def own_films(corpus) -> tuple:  # clip -> film, clip -> why there is none
+    "The films of a corpus that are on disk, told by their content."
+    films, refused = {}, {}
+    for clip, path in zip(corpus.clips['clip'], corpus.clips['path']):
+        path = Path(corpus.faces.video.get(clip, path))
+        reason = media.film_reason(path)
+        if reason: refused[clip] = reason
+        else: films[clip] = path
+    return films, refused
+
 def deepface_scores(corpus, settings: FaceSettings = FaceSettings(), jobs: int = -1, cache: Path = None,
                     progress: bool = False, **stream  # see `stream_films`
-                    ) -> pd.DataFrame:  # frames of all clips
+                    ) -> tuple:  # DataFrame of the frames of all clips, DataFrame (index clip) of `reason` and `note`
     "DeepFace's frames of a corpus: from its films where they are on disk, for RAVDESS else by streaming."
-    own = {c: Path(p) for c, p in zip(corpus.clips['clip'], corpus.clips['path']) if Path(p).suffix.lower() in media.VIDEO_SUFFIXES}
-    films = own | {c: p for c, p in corpus.faces.video.items() if c in set(corpus.clips['clip'])}
+    films, refused = own_films(corpus)
     scores = film_scores(films, settings, jobs=jobs, cache=cache, progress=progress)
-    lacking = sorted(set(corpus.clips['clip']) - set(scores)) if corpus.name == 'ravdess' else []
-    if lacking:
-        archives = stream.pop('archives', None) or film_archives(sorted({parse_code(c).actor for c in lacking}))
-        scores |= {c: s for c, s in stream_films(archives, settings=settings, jobs=jobs, cache=cache, **stream).items() if c in lacking}
-    frames = [f for f, _ in scores.values() if len(f)]
-    if not frames: raise SettingError(f"{corpus.name}: no film of it could be read for --face deepface; use --face tables")
-    return pd.concat(frames, ignore_index=True)
+    if corpus.name == 'ravdess' and refused:
+        archives = stream.pop('archives', None) or film_archives(sorted({parse_code(c).actor for c in refused}))
+        streamed = stream_films(archives, settings=settings, jobs=jobs, cache=cache, **stream)
+        scores |= {c: s for c, s in streamed.items() if c in refused}
+    verdict = {c: dict(reason=why, note='') for c, why in refused.items()} | {c: film_verdict(*s) for c, s in scores.items()}
+    frames = [f for f, _ in scores.values() if len(f)] or [pd.DataFrame(columns=['clip', 'frame', *face.FRAME_COLUMNS, *face.FACE_KEYS])]
+    return pd.concat(frames, ignore_index=True), pd.DataFrame.from_dict(verdict, 'index', dtype=object)
 
 # %% ../nbs/06_features.ipynb #ebfe29ea
 def transcripts_of(corpus,  # a `Corpus`
@@ -285,12 +326,12 @@ def words_features(corpus, words: str = 'script', cache: Path = None, progress: 
 # %% ../nbs/06_features.ipynb #b2f1850e
 def voice_channel(paths: pd.Series, jobs: int = -1, cache: Path = None, progress: bool = False,
                   encoders=()  # of Whisper, whose columns are added
-                  ) -> tuple:  # DataFrame (index clip), Series of reasons
+                  ) -> tuple:  # DataFrame (index clip), DataFrame of `reason` and `note`
     "The voice columns of a table."
-    voice, reason = voice_features(paths, jobs, cache, progress)
-    if not encoders: return voice, reason
+    voice, verdict = voice_measures(paths, jobs, cache, progress)
+    if not encoders: return voice, verdict
     more, why = whisper_features(paths, jobs, cache, progress, encoders)
-    return pd.concat([voice, more], axis=1), reason.where(reason != '', why)
+    return pd.concat([voice, more], axis=1), verdict.assign(reason=verdict['reason'].where(verdict['reason'] != '', why))
 
 # %% ../nbs/06_features.ipynb #b4d0a0b0
 def feature_table(corpus,  # a `Corpus`
@@ -298,6 +339,7 @@ def feature_table(corpus,  # a `Corpus`
                   cache: Path = None,  # folder of per-clip results
                   progress: bool = False,
                   faces: pd.DataFrame = None,  # face columns, `face.face_features` of the corpus' tables when not given
+                  face_verdict: pd.DataFrame = None,  # index clip: `reason` and `note` of those columns
                   words: str = 'script',  # or a recogniser: vosk, whisper, pocketsphinx, auto
                   encoders=()  # of Whisper, whose columns are added: `whisper.PACKAGED`, or some of `whisper.SHAPES`
                   ) -> pd.DataFrame:  # sorted by clip; provenance in `.attrs`
@@ -309,9 +351,12 @@ def feature_table(corpus,  # a `Corpus`
         return shipped_twin()
     clips = corpus.clips.sort_values('clip', ignore_index=True)
     paths = clips.set_index('clip')['path']
-    voice, reason = voice_channel(paths, jobs, cache, progress, encoders)
+    voice, verdict = voice_channel(paths, jobs, cache, progress, encoders)
     said, silent = words_features(corpus, words, cache, progress)
-    table = join_channels(clips, voice, reason, face.face_features(corpus.faces) if faces is None else faces, said, silent)
+    seen = face.face_features(corpus.faces) if faces is None else faces
+    why = pd.DataFrame('', paths.index, ['reason', 'note']) if face_verdict is None else face_verdict
+    notes = {'voice': verdict['note'], 'face': why['note']}
+    table = join_channels(clips, voice, verdict['reason'], seen, said, silent, why['reason'], notes)
     asked = dict(corpus=corpus.name, sr=media.SR) | ({} if words == 'script' else {'words': words}) | ({'encoders': list(encoders)} if encoders else {})
     sources = _sources(corpus, paths) | weights_digests(encoders)
     table.attrs['provenance'] = provenance(sources, **asked)
@@ -320,9 +365,13 @@ def feature_table(corpus,  # a `Corpus`
 # %% ../nbs/06_features.ipynb #db459b86
 def _sources(corpus, paths) -> dict:
     "Digests of everything that the table was made from."
-    sound = text_digest(*[file_digest(p) for p in paths if Path(p).is_file()])
+    sound = text_digest(*filter(None, map(_digest, paths)))
     tables = {k: getattr(corpus.faces, k) for k in ('xception_frames', 'mini_means', 'au_means')}
     return {'audio': sound} | {k: file_digest(p) for k, p in tables.items() if p}
+
+def _digest(path) -> str:
+    try: return media.content_digest(path)
+    except media.MediaError: return ''
 
 # %% ../nbs/06_features.ipynb #324bcf8d
 def sound_digests(table: pd.DataFrame,
@@ -348,6 +397,30 @@ def copies_notice(table: pd.DataFrame) -> str:
     shown = '; '.join(' = '.join(map(str, n)) for n in names[:3]) + ('; …' if len(names) > 3 else '')
     return (f"the same recording under several names: {len(names):,} recording(s), {sum(map(len, names)):,} clips "
             f"({shown}); copies of test clips are not learnt from")
+
+# %% ../nbs/06_features.ipynb #db9d1ed3
+def tally(phrases) -> str:
+    "How often each kind of reason or note occurs, the most frequent first."
+    kinds = pd.Series([media.kind_of(p) for text in phrases for p in text.split('; ') if p], dtype=object).value_counts()
+    return ', '.join(f'{n:,} {kind}' for kind, n in sorted(kinds.items(), key=lambda k: (-k[1], k[0])))
+
+def channel_lines(table: pd.DataFrame,
+                  frames: pd.DataFrame = None  # of `deepface_scores`
+                  ) -> list:
+    "One line per channel: how many clips have it, why the others have not, and how many carry a note."
+    lines = []
+    for channel in CHANNELS:
+        valid = table[f'valid.{channel}'].to_numpy(bool)
+        lines.append(f'{channel}: {valid.sum():,} of {len(table):,} clips')
+        if not valid.all(): lines[-1] += '; the others: ' + tally(table.loc[~valid, f'reason.{channel}'])
+        notes = table.get(f'note.{channel}', pd.Series('', table.index))
+        if notes.any(): lines[-1] += f'; flagged: {tally(notes)}'
+        if channel == 'face' and frames is not None: lines[-1] += _looked_at(table, frames)
+    return lines
+
+def _looked_at(table, frames):
+    without = table.loc[table['reason.face'] == 'no face', 'clip']
+    return f' (no face in {frames["clip"].isin(without).sum():,} frames)' if len(without) else ''
 
 # %% ../nbs/06_features.ipynb #6c7c1a39
 def write_table(table: pd.DataFrame, path) -> Path:
