@@ -30,7 +30,7 @@ def whole_grid(actors):
 
 
 def without(table, *channels):
-    return table.drop(columns=[*feature_columns(table, channels), *(f'{k}.{c}' for k in ('valid', 'reason') for c in channels)])
+    return table.drop(columns=feature_columns(table, channels)).assign(**{f'valid.{c}': False for c in channels})
 
 
 # --- what is there
