@@ -22,7 +22,7 @@ VENV := .venv
 BIN  := $(VENV)/bin
 # the stamp is written last and carries the lock's checksum: an unfinished or outdated environment never counts as made
 STAMP := $(VENV)/.made-$(shell cksum < requirements.lock | tr ' ' '-')
-HERE  := $(VENV)/.linked-$(shell cat settings.ini setup.py pyproject.toml | cksum | tr ' ' '-')
+HERE  := $(VENV)/.linked-$(shell cat settings.ini setup.py pyproject.toml .gitattributes | cksum | tr ' ' '-')
 
 define HELP
 make study    the whole study: makes .venv, runs the study notebooks, writes reports/<corpus>/index.html
@@ -72,17 +72,21 @@ $(STAMP): | python
 	@rm -rf $(VENV)
 	@'$(PYTHON)' -m venv $(VENV)
 	@total=$$(grep -c '^[a-z]' requirements.lock); n=0; \
-	echo "== environment: up to $$total packages of requirements.lock, each checked by its hash (about 3 minutes)"; \
-	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off --require-hashes --no-deps \
-	  -r requirements.lock | tee $(VENV)/install.log | while read -r verb name rest; do case $$verb in \
-	    Collecting|Processing) n=$$((n + 1)); echo "   $$n/$$total $${name##*/}";; \
-	    Installing) echo "   unpacking (a minute)";; esac; done
+	echo "== environment: packages of requirements.lock, each checked by its hash (about 3 minutes)"; \
+	{ $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off --require-hashes --no-deps \
+	  -r requirements.lock 2>$(VENV)/install.err || { cat $(VENV)/install.err >&2; false; }; } | \
+	tee $(VENV)/install.log | while read -r verb name rest; do case "$$verb $$name" in \
+	    'Ignoring '*) total=$$((total - 1));; \
+	    'Collecting '*|'Processing '*) n=$$((n + 1)); echo "   $$n/$$total $${name##*/}";; \
+	    'Installing collected') echo "   unpacking (a minute)";; esac; done
 	@touch $@
 
 $(HERE): | $(STAMP)
 	@echo "== environment: linking this checkout into it"
 	@rm -f $(VENV)/.linked-*
-	@$(BIN)/python -m pip install --disable-pip-version-check -q --no-deps --no-build-isolation -e .
+	@$(BIN)/python -m pip install --disable-pip-version-check -q --no-deps --no-build-isolation -e . 2>$(VENV)/link.err || \
+	  { cat $(VENV)/link.err >&2; false; }
+	@$(BIN)/python tests/house_checks.py install
 	@touch $@
 
 # --- the commands

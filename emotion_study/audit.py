@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['CLAIM', 'PARTS', 'DERIVED', 'UNITS', 'TOLERANCE', 'Runs', 'split_accuracies', 'paired_difference', 'make_entry',
-           'entry_id', 'entry_faults', 'by_sklearn', 'check_results', 'check_rows', 'check_folds', 'label_table',
-           'check_claims', 'Audit', 'audit_report']
+           'derive', 'entry_id', 'entry_faults', 'by_sklearn', 'check_results', 'check_rows', 'check_folds',
+           'label_table', 'check_claims', 'Audit', 'audit_report']
 
 # %% ../nbs/12b_audit.ipynb #394df6fd
 import json
@@ -17,8 +17,8 @@ import pandas as pd
 
 from . import statistics as tests
 from .core import CodeError, SettingError, describe, expected_codes, label_names, parse_code
-from .metrics import (METRICS, RUN, _per_seed, bootstrap_weights, confusion_by_actor, hits, measures, run_name, summary,
-                                   with_folds)
+from .metrics import (METRICS, RUN, NotComputed, _per_seed, bootstrap_weights, confusion_by_actor, finite, hits, measures,
+                                   no_interval, run_name, spread, summary, with_folds)
 from .protocols import FOLDS, PROTOCOLS, SPEAKER_DISJOINT, make_folds
 
 # %% ../nbs/12b_audit.ipynb #a70d2f73
@@ -75,13 +75,12 @@ def paired_difference(a: pd.DataFrame, b: pd.DataFrame,  # two runs that tested 
                       draws: int = 2000) -> dict:  # value, lo, hi of b - a in points
     "Difference in accuracy with an interval over actors, who are drawn alike for both runs."
     sides = [_per_seed(rows) for rows in (a, b)]
-    if set(a['actor']) != set(b['actor']): raise SettingError('runs that are compared must have tested the same '
-                        'actors')
+    if set(a['actor']) != set(b['actor']): raise NotComputed('the two runs were not tested on the same actors')
     def gap(W):
         first, second = (measures(np.einsum('ba,saij->bsij', W, C))['accuracy'].mean(1) for C in sides)
         return 100 * (second - first)
     actors = sides[0].shape[1]
-    lo, hi = np.percentile(gap(bootstrap_weights(actors, draws)), (2.5, 97.5))
+    lo, hi = spread(gap(bootstrap_weights(actors, draws)), actors)
     return dict(value=float(gap(np.ones((1, actors)))[0]), lo=float(lo), hi=float(hi))
 
 # %% ../nbs/12b_audit.ipynb #4153aada
@@ -100,9 +99,12 @@ def _of_splits(runs, e):
 def _of_recall(runs, e):
     C = _per_seed(runs[e])
     k = label_names(int(e['classes'])).index(e['emotion'])
-    share = lambda W: 100 * (np.einsum('ba,sa->bs', W, C[:, :, k, k]) / np.einsum('ba,saj->bs', W, C[:, :,
-        k])).mean(1)
-    lo, hi = np.nanpercentile(share(bootstrap_weights(C.shape[1])), (2.5, 97.5))
+    acted = lambda W: np.einsum('ba,saj->bs', W, C[:, :, k])
+    if not acted(np.ones((1, C.shape[1]))).all(): raise NotComputed(f"no clip acts {e['emotion']}")
+    def share(W):
+        n = acted(W)
+        return 100 * (np.einsum('ba,sa->bs', W, C[:, :, k, k]) / np.where(n > 0, n, np.nan)).mean(1)
+    lo, hi = spread(share(bootstrap_weights(C.shape[1])), C.shape[1])
     return dict(value=float(share(np.ones((1, C.shape[1])))[0]), lo=float(lo), hi=float(hi))
 
 PARTS = ('intensity', 'sex', 'statement')  # what a clip code says beside emotion and actor
@@ -112,6 +114,7 @@ def _of_group(runs, e):
     return _of_part(rows[[describe(parse_code(c))[what] == e[what] for c in rows['clip']]])
 
 def _of_part(rows):
+    if not len(rows): raise NotComputed('no clip of this kind was tested')
     row = summary(rows).loc['accuracy']
     return {k: 100 * float(row[k]) for k in ('value', 'lo', 'hi')} | {k: int(row[k]) for k in ('n', 'actors')}
 
@@ -184,10 +187,17 @@ def make_entry(runs: Runs, metric: str,  # one of `DERIVED`
     about, against = runs.named(about), runs.named(against) if against else None
     e = about | dict(metric=metric, notebook=notebook, unit=UNITS.get(metric, '')) | more
     if against: e['against'] = against
-    found = DERIVED[metric](runs, e)
-    numbers = {k: None if found.get(k) is None else float(found[k]) for k in ('value', 'lo', 'hi')}
-    sizes = _sizes(runs[e]) | {k: found[k] for k in ('n', 'actors') if k in found}
+    found = derive(runs, e)
+    numbers = {k: finite(found.get(k)) for k in ('value', 'lo', 'hi')}
+    sizes = _sizes(runs[e]) | {k: found[k] for k in ('n', 'actors', 'reason') if k in found}
     return dict(id=entry_id(metric, about, against, **more)) | e | numbers | sizes
+
+def derive(runs: Runs, e: dict) -> dict:  # value, maybe lo, hi, n, actors; reason where something of it is not computed
+    "What the predictions say of an entry."
+    try: found = DERIVED[e['metric']](runs, e)
+    except NotComputed as why: return dict(value=None, reason=str(why))
+    lacks = no_interval(runs[e]['actor'].nunique()) if 'lo' in found else {}
+    return {k: v if v is None or np.isfinite(v) else None for k, v in found.items()} | lacks
 
 def entry_id(metric: str, about: dict, against: dict = None, **more) -> str:
     "The id of an entry: its run, its metric, and what else it depends on."
@@ -204,7 +214,7 @@ TOLERANCE = 1e-6  # in an entry's own unit
 
 def entry_faults(runs: Runs, e: dict) -> list:  # sentences
     "In what an entry differs from what its predictions say."
-    found = _sizes(runs[e]) | DERIVED[e['metric']](runs, e)
+    found = _sizes(runs[e]) | derive(runs, e)
     faults = []
     for key in ('value', 'lo', 'hi', 'n', 'actors', 'seeds'):
         if key not in e: continue
@@ -212,7 +222,7 @@ def entry_faults(runs: Runs, e: dict) -> list:  # sentences
         most = TOLERANCE if key in ('value', 'lo', 'hi') else 0
         same = says is None and is_ is None or None not in (says, is_) and abs(says - is_) <= most
         if not same: faults.append(f"{e['id']}: {key} is {says}, predictions say {is_}")
-    if e['metric'] in METRICS and abs(runs.again(e)[e['metric']] - found['value']) > TOLERANCE:
+    if e['metric'] in METRICS and found['value'] is not None and abs(runs.again(e)[e['metric']] - found['value']) > TOLERANCE:
         faults.append(f"{e['id']}: scikit-learn computes {runs.again(e)[e['metric']]}")
     return faults
 
@@ -302,11 +312,12 @@ def _statement(clip):
     try: return parse_code(clip).statement
     except CodeError: return 0
 
-def label_table(table: pd.DataFrame, whole: bool = False  # all 1,440 clips of RAVDESS, whatever the table holds
+def label_table(table: pd.DataFrame, whole: bool = False,  # all 1,440 clips of RAVDESS, whatever the table holds
+                clips=()  # or these, as an incomplete corpus has them
                 ) -> pd.DataFrame:
     "Labels of the clips of a predictions table, sorted by clip as a feature table is."
     if whole: return pd.DataFrame([describe(c) for c in expected_codes()]).sort_values('clip', ignore_index=True)
-    codes = sorted(table['clip'].unique())
+    codes = sorted(clips or table['clip'].unique())
     return pd.DataFrame([describe(parse_code(c)) for c in codes])
 
 # %% ../nbs/12b_audit.ipynb #c27e6848
@@ -357,7 +368,7 @@ def audit_report(folder  # of a report: predictions.parquet, results.json, run.j
     table = with_folds(table)
     runs = Runs(table)
     faults, derived, outside = check_results(runs, entries)
-    fold_faults, again = check_folds(table, label_table(table, whole=run.get('clips') == 1440))
+    fold_faults, again = check_folds(table, label_table(table, run.get('clips') == 1440, run.get('codes', ())))
     claims = check_claims(_read(folder, 'claims.json')['claims'],
                           entries) if (folder / 'claims.json').is_file() else []
     return Audit(check_rows(table) + fold_faults + faults + claims, len(table), len(runs.rows), again, derived,

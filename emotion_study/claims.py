@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['QUOTED', 'NETWORK', 'LATE', 'POOL', 'ENSEMBLE', 'SELF_TRAINED', 'MODELS', 'PUBLISHED', 'SETTINGS', 'ROBUST',
            'HEADLINES', 'TABLE', 'COLUMNS', 'OTHERS', 'BESIDE', 'FOUR', 'POINT', 'SHORTCUTS', 'VOICE_POOL', 'ALONE',
-           'KNOWN_VOICES', 'PAPER', 'OURS', 'CLAIMS', 'ENDS', 'Claim', 'run', 'Ledger', 'above', 'less_than', 'within',
-           'none_shown', 'extended', 'with_small', 'level_verdict', 'claim_level', 'claim_even', 'claim_gain',
-           'claim_text', 'claim_network', 'claim_blocks', 'wilson', 'claim_verified', 'claim_robust', 'compared',
-           'readme_table', 'readme_network', 'readme_splits', 'readme_words', 'readme_late', 'readme_leaks',
+           'KNOWN_VOICES', 'PAPER', 'OURS', 'CLAIMS', 'ENDS', 'Claim', 'run', 'Undecided', 'Ledger', 'above',
+           'less_than', 'within', 'none_shown', 'extended', 'with_small', 'level_verdict', 'claim_level', 'claim_even',
+           'claim_gain', 'claim_text', 'claim_network', 'claim_blocks', 'wilson', 'claim_verified', 'claim_robust',
+           'compared', 'readme_table', 'readme_network', 'readme_splits', 'readme_words', 'readme_late', 'readme_leaks',
            'readme_shortcuts', 'both_sets', 'readme_pool', 'readme_ensemble', 'readme_larger', 'readme_self_training',
            'readme_speeds', 'readme_voice', 'readme_known_voice', 'corpus_facts', 'all_rows', 'fold_facts',
            'published_facts', 'overlap_facts', 'seen_percent', 'time_facts', 'make_ledger', 'claims_page',
@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 
 from .audit import CLAIM, Runs, entry_faults, entry_id, make_entry
-from .core import check_open, describe, label_names, parse_code, to_label
+from .core import SettingError, check_open, describe, label_names, parse_code, to_label
 from .people import voice_alone
 from .protocols import make_folds
 
@@ -49,6 +49,9 @@ def run(protocol, classes, scope, model, modalities) -> dict:
 # %% ../nbs/12c_claims.ipynb #59ade7cc
 QUOTED = ('id', 'metric', 'value', 'lo', 'hi', 'unit', 'n')  # of an entry, under a claim
 
+class Undecided(Exception):
+    "A claim whose figure this run does not allow."
+
 class Ledger:
     "Claims and the entries that they quote."
     def __init__(self, runs: Runs, entries: list, notebook: str = '10_claims_ledger'):
@@ -67,7 +70,13 @@ class Ledger:
             self.known[id] = self.made[id] = made
         e = self.known[id]
         if id not in [f['id'] for f in claim.figures]: claim.figures.append({k: e.get(k) for k in QUOTED})
+        if e.get('reason'): raise Undecided(claim, f"{e['id']}: {e['reason']}")
         return e
+
+    def judge(self, rule):
+        "Settle a claim by its rule, or say why this run can't."
+        try: rule(self)
+        except Undecided as stop: self.judged(stop.args[0], 'not decided', f'this run has no such figure: {stop.args[1]}')
 
     def gain(self, claim: Claim, without: dict, with_: dict) -> dict:
         "The entry of what one run has over another, in points."
@@ -566,14 +575,17 @@ def published_facts() -> dict:
     return facts
 
 # %% ../nbs/12c_claims.ipynb #ba2ec447
-def overlap_facts(runs: Runs) -> dict:
+def overlap_facts(runs: Runs,
+                  clips=()  # of the corpus; () means those that were tested
+                  ) -> dict:
     "Shares of test clips whose speaker, or other take, is in training: mean over seeds."
     table, facts = all_rows(runs), {}
-    grid = pd.DataFrame([describe(parse_code(c)) for c in sorted(table['clip'].unique())])
+    grid = pd.DataFrame([describe(parse_code(c)) for c in sorted(clips or table['clip'].unique())])
     take = grid[['actor', 'emotion', 'intensity', 'statement']].astype(str).agg('/'.join, axis=1)
     for protocol in ('random', 'actor'):
         seeds = sorted(table['seed'][table['protocol'] == protocol].unique()) or [0]
-        dealt = [make_folds(grid, protocol, 7, int(s)) for s in seeds]
+        try: dealt = [make_folds(grid, protocol, 7, int(s)) for s in seeds]
+        except SettingError: continue  # too few clips or speakers for this protocol
         for what, column in dict(speaker=grid['actor'], other_take=take).items():
             seen = [seen_percent(column, folds) for folds in dealt]
             facts[f'{protocol}_{what}_seen_percent'] = float(np.mean(seen))
@@ -599,10 +611,10 @@ def make_ledger(folder  # of a report
     folder = Path(folder)
     read = lambda name: json.loads((folder / name).read_text(encoding='utf-8')) if (folder / name).is_file() else None
     L = Ledger(Runs(pd.read_parquet(folder / 'predictions.parquet')), read('results.json') or [])
-    for judge in CLAIMS: judge(L)
+    for rule in CLAIMS: L.judge(rule)
     record = read('run.json') or {}
     facts = corpus_facts(L.runs, record) | published_facts()
-    facts |= time_facts(record) | overlap_facts(L.runs)
+    facts |= time_facts(record) | overlap_facts(L.runs, record.get('codes', ()))
     return dict(facts=facts, claims=[asdict(c) for c in L.claims]), list(L.made.values())
 
 # %% ../nbs/12c_claims.ipynb #f31994ae

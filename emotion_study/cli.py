@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['STUDY', 'KERNEL_ENV', 'Corpus', 'AnyCorpus', 'Jobs', 'MANIFEST', 'PLACES', 'app', 'data', 'number_list', 'declared',
-           'parameters_cell', 'select', 'plan', 'question', 'listing', 'open_folder', 'default_folder', 'plain_plots',
-           'kernel_env', 'strip_traces', 'StudyError', 'run_notebook', 'say', 'clock', 'run_all', 'have_samples',
-           'start', 'unfinished_folder', 'run_study', 'run_started', 'check_numbers', 'check_jobs', 'check_out',
-           'options', 'study', 'clips_of', 'table_of', 'features', 'transcribe', 'named_files', 'film_table', 'train',
-           'evaluate', 'report', 'audit', 'ravdess', 'deepface', 'samples', 'vosk_en', 'whisper_small', 'verify',
-           'told', 'main']
+           'parameters_cell', 'select', 'lacking', 'plan', 'question', 'listing', 'open_folder', 'default_folder',
+           'plain_plots', 'kernel_env', 'strip_traces', 'StudyError', 'kernels_into', 'run_notebook', 'say', 'clock',
+           'run_all', 'have_samples', 'start', 'unfinished_folder', 'run_study', 'run_started', 'check_numbers',
+           'check_jobs', 'check_out', 'options', 'study', 'clips_of', 'table_of', 'features', 'transcribe',
+           'named_files', 'film_table', 'train', 'evaluate', 'report', 'audit', 'ravdess', 'deepface', 'samples',
+           'vosk_en', 'whisper_small', 'verify', 'told', 'main']
 
 # %% ../nbs/14_cli.ipynb #f359f29d
 import ast, base64, contextlib, errno, importlib.util, json, os, re, shlex, shutil, sys, tempfile, \
@@ -65,17 +65,30 @@ def select(names: list, folder: Path) -> list:  # paths in order
     return [p for p in notebooks if not names or any(p.stem.startswith(n.removesuffix('.ipynb')) for n in names)]
 
 # %% ../nbs/14_cli.ipynb #926e2f82
+def lacking(says: dict,  # what a notebook declares
+            have: set, corpus=None) -> str:  # '' when it lacks nothing
+    "What a notebook needs and a run does not have."
+    if 'needs' in says and says['needs'] not in have: return f"it needs {says['needs']}"
+    if corpus is None: return ''
+    from emotion_study.features import offered
+    from emotion_study.protocols import obstacle
+    channels, protocols = (says.get(f'needs_{k}', '').split() for k in ('channels', 'protocols'))
+    gone = [c for c in channels if c not in offered(corpus)]
+    if gone: return f"it needs the channel {' and '.join(gone)}, which this corpus does not have"
+    return next(filter(None, (obstacle(corpus.clips, p) for p in protocols)), '')
+
 def plan(have: set,  # what is there of 'ravdess', 'samples'
          only: list = (),  # notebooks that were named
-         folder: Path = None  # of the notebooks
+         folder: Path = None,  # of the notebooks
+         corpus=None  # whose channels and speakers count
          ) -> tuple:  # paths to run, {name: why it is skipped}
     "Which study notebooks will run."
     run, skipped = [], {}
     for path in select(list(only), folder or STUDY):
         says = declared(path)
-        lacks = sorted({says['needs']} - have) if 'needs' in says else []
-        if lacks and only: raise SettingError(f"{path.stem} needs {lacks[0]}, which is not part of this run")
-        if lacks: skipped[path.stem] = f'it needs {lacks[0]}'
+        lacks = lacking(says, have, corpus)
+        if lacks and only: raise SettingError(f"{path.stem} can't be part of this run: {lacks}")
+        if lacks: skipped[path.stem] = lacks
         elif says.get('optional') and not only: skipped[path.stem] = f'it is optional (--only {path.stem})'
         else: run.append(path)
     return run, skipped
@@ -93,9 +106,11 @@ def listing(folder: Path = None) -> list:  # lines
     lines = []
     for path in select([], folder or STUDY):
         says = declared(path)
-        needs = ([f"needs {says['needs']}"] if 'needs' in says else []) + ['runs only when named'] * bool(says.get('optional'))
+        words = dict(needs='needs {}', needs_channels='needs the channel {}', needs_protocols='needs clips for protocol {}')
+        needs = [text.format(says[k].replace(' ', ' and ')) for k, text in words.items() if k in says]
+        needs += ['runs only when named'] * bool(says.get('optional'))
         lines += ['', f'{path.stem}  ' + '; '.join(needs or ['runs with any corpus']), f'  {question(path)}']
-        lines += [f'    {line}' for line in parameters_cell(path).splitlines() if line.split(' ')[0] not in ('needs', 'optional')]
+        lines += [f'    {line}' for line in parameters_cell(path).splitlines() if line.split(' ')[0] not in (*words, 'optional')]
     return lines[1:]
 
 # %% ../nbs/14_cli.ipynb #1ed39488
@@ -162,6 +177,13 @@ def _with_palettes(output):
 class StudyError(SettingError):
     "A study notebook that stopped."
 
+def kernels_into(file):  # a class of kernel managers
+    "Kernels whose own words (of compiled code, of their shutdown) go into a file and not onto our screen."
+    from jupyter_client import AsyncKernelManager
+    class Kernels(AsyncKernelManager):
+        def start_kernel(self, **kw): return super().start_kernel(**kw, stdout=file, stderr=file)
+    return Kernels
+
 def run_notebook(path: Path, folder: Path,  # the report's
                  settings: dict,  # parameters; a notebook gets those that it declares
                  progress: bool = True) -> float:  # seconds
@@ -169,15 +191,19 @@ def run_notebook(path: Path, folder: Path,  # the report's
     import papermill
     from papermill.exceptions import PapermillExecutionError
     target, began, takes = folder / 'notebooks' / path.name, time.monotonic(), declared(path)
-    bar = dict(desc='  cells', unit='cell', leave=False) if progress else False
-    with open(target.with_suffix('.log'), 'w', encoding='utf-8') as log:
+    bar = dict(desc='  cells', unit='cell', leave=False, disable=None) if progress else False  # None: a terminal only
+    with open(target.with_suffix('.log'), 'w', encoding='utf-8') as log, tempfile.TemporaryFile('w+') as aside:
         try: papermill.execute_notebook(
             str(path), str(target), {k: v for k, v in settings.items() if k in takes}, kernel_name='python3',
             language='python', cwd=str(ROOT), progress_bar=bar, stdout_file=log, stderr_file=log,
-            extra_arguments=['--log-level=ERROR'])
+            extra_arguments=['--log-level=ERROR'], kernel_manager_class=kernels_into(aside))
         except PapermillExecutionError as e:
             said = f'{e.ename}: {e.evalue}'.splitlines()[0]
             raise StudyError(f"{path.stem} stopped in cell [{e.exec_count}] with {said} (see {target})") from None
+        except RuntimeError as e:  # not of a cell: the kernel could not start, or was killed
+            aside.seek(0)
+            log.write(aside.read())
+            raise StudyError(f"{path.stem} stopped, as its kernel died ({e}); memory may be short (see {log.name})") from None
         finally: strip_traces(target)
     return time.monotonic() - began
 
@@ -212,10 +238,12 @@ def have_samples() -> bool:
 def start(settings: Settings, only: list, mixed_code: bool = False) -> tuple:  # paths, report folder, record, its lock
     "Find the clips, plan the run and make the report folder ready."
     from emotion_study.corpus import load_corpus
+    from emotion_study.features import left_out, offered
     corpus = load_corpus(settings.corpus, settings.strict)
     say(f"corpus {corpus.name}: {len(corpus):,} clips" + (' (SYNTHETIC, no recordings)' if corpus.synthetic else ''))
     if corpus.notice: say(corpus.notice)
-    paths, skipped = plan({corpus.name, 'samples'} if have_samples() else {corpus.name}, only)
+    if left_out(offered(corpus)): say(left_out(offered(corpus)))
+    paths, skipped = plan({corpus.name, 'samples'} if have_samples() else {corpus.name}, only, corpus=corpus)
     for name, why in skipped.items(): say(f"not run: {name}, {why}")
     asked = {k: getattr(settings, k) for k in ('profile', 'seeds', 'seed', 'strict')} | identity(corpus)
     folder = Path(settings.out or default_folder(corpus.name, settings.profile)).resolve()
@@ -227,6 +255,7 @@ def start(settings: Settings, only: list, mixed_code: bool = False) -> tuple:  #
     if other := other_code(old, [p.stem for p in paths]) if old else []: say(f"mixed code: {', '.join(other)} ran under another state of it")
     record = asked | dict(notice=corpus.notice, notebooks=old.get('notebooks', {}),
                           code=old.get('code', {}), skipped=old.get('skipped', skipped), provenance=provenance(**asked))
+    if corpus.notice and not corpus.synthetic: record['codes'] = sorted(corpus.clips['clip'])  # the audit makes folds of them
     write_record(folder, record)
     return paths, folder, record, lock
 
@@ -341,7 +370,7 @@ def clips_of(corpus: str):
 def table_of(corpus: str, jobs: int = -1, words: str = 'script', encoders=()):
     "The feature table of a corpus."
     from emotion_study.features import feature_table
-    return feature_table(clips_of(corpus), jobs=jobs, progress=True, words=words, encoders=encoders)
+    return feature_table(clips_of(corpus), jobs=jobs, progress=sys.stderr.isatty(), words=words, encoders=encoders)
 
 # %% ../nbs/14_cli.ipynb #6f3a90d4
 @app.command(epilog=MANIFEST)
@@ -359,25 +388,29 @@ def features(clips: Annotated[str, typer.Argument(help="the corpus, instead of -
     if out.suffix != '.parquet': raise SettingError(f"--out {out} must end in .parquet")
     check_jobs(jobs); check_numbers(rate=(rate, 0)); check_out(out)
     if face not in ('tables', 'deepface'): raise SettingError(f"--face {face} is not one of tables, deepface")
-    from emotion_study.features import write_table
+    from emotion_study.features import channel_lines, write_table
     from emotion_study.whisper import PACKAGED, weights_digests
     encoders = PACKAGED * (extended or small) + ('small',) * small
     weights_digests(encoders)  # weights that are missing are told before anything is measured
     asked = (clips or corpus, jobs, words, encoders)
-    table = table_of(*asked) if face == 'tables' else film_table(*asked, rate, detector, out)
+    table, frames = (table_of(*asked), None) if face == 'tables' else film_table(*asked, rate, detector, out)
     write_table(table, out)
     say(f"{len(table):,} clips x {table.shape[1]:,} columns in {out}")
+    for line in channel_lines(table, frames): say(line)
 
 @app.command()
 def transcribe(clips: Annotated[list[Path], typer.Argument(help="sound files, videos with sound, or a CSV that lists them")],
                engine: Annotated[str, typer.Option(help="auto, vosk, whisper or pocketsphinx")] = 'auto'):
     "Say what a recogniser hears in clips, word by word."
     from emotion_study import text
+    from emotion_study.media import read_audio
     engine, why = text.choose_engine(engine)
     say(f"engine {engine} ({why})")
     for path, name in named_files(clips):
-        heard = text.transcribe(path, engine)
+        audio = read_audio(path)
+        heard = text.transcribe(audio, engine)
         say(f"{name}: {heard.text or 'no words: ' + heard.reason}")
+        for note in audio.notes: say(f"  note: {note}")
         for w in heard.words: say(f"  {w.start:6.2f} - {w.end:6.2f} s  {w.confidence:.2f}  {w.text}")
 
 # %% ../nbs/14_cli.ipynb #8f2610c8
@@ -392,7 +425,7 @@ def named_files(paths: list) -> list:  # of (path, what to call it)
     return [(p, n if names.count(n) == 1 else str(p)) for p, n in zip(files, names)]
 
 # %% ../nbs/14_cli.ipynb #68ee45bd
-def film_table(corpus: str, jobs: int, words: str, encoders, rate: float, detector: str, out: Path):
+def film_table(corpus: str, jobs: int, words: str, encoders, rate: float, detector: str, out: Path) -> tuple:  # table, frames
     "A feature table whose face columns DeepFace measured on the films; its frames go beside it."
     from emotion_study.face import DETECTORS, choose_weights, deepface_features
     from emotion_study.features import FaceSettings, deepface_scores, feature_table
@@ -400,10 +433,15 @@ def film_table(corpus: str, jobs: int, words: str, encoders, rate: float, detect
     clips = clips_of(corpus)
     if clips.synthetic: raise SettingError("the twin has no films: name ravdess, samples or a CSV, or use --face tables")
     say(f"emotion weights: {choose_weights()}; detector: {detector}; {rate:g} frames per second")
-    frames = deepface_scores(clips, FaceSettings(rate, detector), jobs, progress=True, say=say)
+    frames, verdict = deepface_scores(clips, FaceSettings(rate, detector), jobs, progress=sys.stderr.isatty(), say=say)
     frames.to_parquet(out.with_suffix('.frames.parquet'), index=False)
-    say(f"{len(frames):,} frames, {frames['found'].mean():.1%} with a face, in {out.with_suffix('.frames.parquet')}")
-    return feature_table(clips, jobs=jobs, progress=True, words=words, faces=deepface_features(frames), encoders=encoders)
+    share = f"{frames['found'].mean():.1%}" if len(frames) else 'none'
+    say(f"{len(frames):,} frames, {share} with a face, in {out.with_suffix('.frames.parquet')}")
+    faces = deepface_features(frames)
+    table = feature_table(clips, jobs=jobs, progress=sys.stderr.isatty(), words=words, faces=faces,
+                          face_verdict=verdict, encoders=encoders)
+    return table, frames
+
 
 # %% ../nbs/14_cli.ipynb #27f32efd
 @app.command(epilog=MANIFEST)
@@ -494,17 +532,19 @@ def whisper_small(to: Annotated[Path, typer.Option(help="folder; data/whisper by
 @data.command(epilog=MANIFEST)
 def verify(corpus: AnyCorpus = 'auto',
            out: Annotated[Path, typer.Option(help="also write the record there, as JSON")] = None):
-    "Check every clip of a corpus: codes, decoding, rate, channels, silence; and every row of a CSV."
-    from emotion_study.corpus import audit, audit_table, load_corpus, problem_lines, write_audit
+    "Check every clip of a corpus: codes, decoding, and what of its sound can be measured; and every row of a CSV."
+    from emotion_study.corpus import audit, audit_lines, audit_table, load_corpus, problem_lines, write_audit
     if out: check_out(out)
     clips = load_corpus(corpus)
     if clips.remark: say(clips.remark)
     for line in problem_lines(clips.problems): say(f"left out: {line}")
     _, summary = audit(clips)
     say(audit_table(summary).to_string())
+    for line in audit_lines(summary): say(line)
     if out: write_audit(summary, out)
+    lacks = {"can't be measured": summary['found'] - summary['usable'], 'missing': len(summary.get('missing', []))}
     if clips.problems: raise SettingError(f"{len(clips.problems):,} rows of {corpus} are left out, listed above")
-    if summary['usable'] < summary.get('expected', summary['found']): raise SettingError("the corpus is not complete: see the table above")
+    if any(lacks.values()): raise SettingError('; '.join(f'{n:,} clip(s) {what}' for what, n in lacks.items() if n) + ': see the list above')
 
 # %% ../nbs/14_cli.ipynb #ca4e0e99
 _BLOCKED = tuple(getattr(errno, name, 0) for name in ('EACCES', 'EPERM', 'EROFS', 'ENOSPC', 'EDQUOT'))

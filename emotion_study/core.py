@@ -8,10 +8,11 @@ __all__ = ['EMOTIONS', 'EMOTION_NAMES', 'OTHER_EMOTIONS', 'COLUMNS', 'STATEMENTS
            'label_names', 'SettingError', 'to_label', 'plain', 'read_emotion', 'column_lines', 'emotion_lines',
            'CodeError', 'ClipCode', 'parse_code', 'describe', 'expected_codes', 'read_flag', 'read_whole',
            'read_number', 'read_text', 'read_choice', 'Settings', 'injected', 'check_parameters', 'checkout_of',
-           'user_folder', 'packaged', 'need_checkout', 'relative', 'settled', 'writable', 'cache_folder', 'settle',
-           'check_keras', 'set_seeds', 'file_digest', 'text_digest', 'code_digest', 'keep', 'store_row', 'load_row',
-           'package_folder', 'provenance', 'read_record', 'write_record', 'empty_report', 'identity', 'other_code',
-           'misfit', 'check_place', 'check_fit', 'lock_report', 'unlock_report', 'open_report', 'check_open']
+           'user_folder', 'packaged', 'need_checkout', 'relative', 'settled', 'load_tensorflow', 'writable',
+           'cache_folder', 'settle', 'check_keras', 'set_seeds', 'file_digest', 'text_digest', 'code_digest', 'keep',
+           'store_row', 'load_row', 'package_folder', 'provenance', 'read_record', 'write_record', 'empty_report',
+           'identity', 'other_code', 'misfit', 'check_place', 'check_fit', 'lock_report', 'unlock_report',
+           'open_report', 'check_open']
 
 # %% ../nbs/00_core.ipynb #619c6986
 import ast, atexit, configparser, contextlib, hashlib, importlib.util, json, math, os, platform, \
@@ -283,6 +284,21 @@ def settled(env: dict  # variables
     rest = {k: v for k, v in env.items() if k in KEPT or not k.startswith(FOREIGN)}
     return dict(TF_CPP_MIN_LOG_LEVEL='3') | rest | dict(KERAS_BACKEND='tensorflow', TF_ENABLE_ONEDNN_OPTS='0')
 
+# %% ../nbs/00_core.ipynb #3531e847
+def load_tensorflow():  # the module
+    "Import TensorFlow without its greeting, which no setting silences."
+    if 'tensorflow' in sys.modules: return sys.modules['tensorflow']
+    screen = os.dup(2)
+    with tempfile.TemporaryFile() as aside:
+        os.dup2(aside.fileno(), 2)
+        try: import tensorflow
+        except BaseException:
+            aside.seek(0)
+            os.write(screen, aside.read())
+            raise
+        finally: os.dup2(screen, 2); os.close(screen)
+    return tensorflow
+
 # %% ../nbs/00_core.ipynb #f1135cb5
 def writable(folder) -> bool:
     "Whether files can be put into a folder, which is made when it is not there."
@@ -376,20 +392,21 @@ def keep(entry: Path,  # the file that is to be there
 # %% ../nbs/00_core.ipynb #6b2976d0
 def store_row(entry: Path,  # a .npz file
               values,  # array of the clip's columns
-              reason: str  # '' or why the clip has none
+              reason: str,  # '' or why the clip has none
+              note: str = ''  # what is the matter although it has one
               ):
     "Keep one clip's row."
     import numpy as np
     def write(part):
-        with open(part, 'wb') as f: np.savez(f, values=values, reason=np.array(reason))
+        with open(part, 'wb') as f: np.savez(f, values=values, reason=np.array(reason), note=np.array(note))
     keep(entry, write)
 
 # %% ../nbs/00_core.ipynb #454ce7f3
-def load_row(entry: Path) -> tuple:  # values, reason; None when there is no readable entry
+def load_row(entry: Path) -> tuple:  # values, reason, note; None when there is no readable entry
     "One clip's row as it was kept."
     import numpy as np
     try:
-        with np.load(entry, allow_pickle=False) as kept: return kept['values'], str(kept['reason'])
+        with np.load(entry, allow_pickle=False) as kept: return kept['values'], str(kept['reason']), str(kept['note'])
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile): return None
 
 # %% ../nbs/00_core.ipynb #01702f72

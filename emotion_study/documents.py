@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['GROUPS', 'mark', 'read_json', 'Quotes', 'quotes_of', 'without_names', 'without_links', 'same_number', 'misquoted',
-           'unmade', 'codes_of', 'document_facts', 'figure_text', 'price', 'leakage_sheet', 'reforms', 'model_card',
-           'datasheet', 'documents', 'write_documents']
+           'unmade', 'codes_of', 'document_facts', 'figure_text', 'share', 'price', 'leakage_sheet', 'reforms',
+           'model_card', 'datasheet', 'documents', 'write_documents']
 
 # %% ../nbs/12d_documents.ipynb #c8b65858
 import json, re
@@ -162,9 +162,15 @@ def document_facts(folder  # of a report, with claims.json
 # %% ../nbs/12d_documents.ipynb #ed2077dc
 def figure_text(facts: dict, metric: str, about: dict, *more) -> str:
     "A figure of results.json with its interval, or that it was not run."
-    e = facts['entries'].get('/'.join([entry_id(metric, about), *more]))
+    id = '/'.join([entry_id(metric, about), *more])
+    same = lambda i: i.partition('/')[2] == id.partition('/')[2] and facts['entries'][i]['protocol'] == about['protocol']
+    e = facts['entries'].get(id) or next((facts['entries'][i] for i in facts['entries'] if same(i)), None)  # in fewer folds
     if e is None: return 'not part of this run'
     return f"{e['value']:.1f} %" + (f" ({e['lo']:.1f} to {e['hi']:.1f})" if e['lo'] is not None else '')
+
+def share(facts: dict, name: str, digits: int = 0) -> str:
+    "A share of clips, or that no fold of this run says it."
+    return f"{facts[name]:.{digits}f} %" if name in facts else '(not part of this run)'
 
 def price(facts: dict, words: str) -> str:
     "What a shortcut adds, from the leakage audit."
@@ -189,17 +195,17 @@ def leakage_sheet(f: dict) -> list:  # (question, answer)
                         f"The list of features was settled in trials on these clips; selecting 100 columns with all "
                         f"labels would add {price(f, 'columns by all')}."),
         ('L1.4 Are there duplicates between training and test?', f"Identical recordings under two codes: {same}. On "
-                        f"random splits {f['random_other_take_seen_percent']:.1f} % of test clips have their other take "
+                        f"random splits {share(f, 'random_other_take_seen_percent', 1)} of test clips have their other take "
                         f"in training (mean over {f.get('random_seeds', 1)} split(s)), on speaker splits "
-                        f"{f['actor_other_take_seen_percent']:.1f} %."),
+                        f"{share(f, 'actor_other_take_seen_percent', 1)}."),
         ('L2 Are all features legitimate?', 'Voice and face columns are measured from the clip. Words are the '
                                             'script of the corpus, the same two sentences for every emotion. File '
                                             'names, which state the label, are never an input.'),
         ('L3.1 Is any test clip older than training?', 'Time plays no part: the corpus was recorded once.'),
         ('L3.2 Are test and training clips independent?', f"On random splits not: "
-                                                          f"{f['random_speaker_seen_percent']:.0f} % of test clips have "
+                                                          f"{share(f, 'random_speaker_seen_percent')} of test clips have "
                                                           f"their speaker in training. On speaker splits "
-                                                          f"{f['actor_speaker_seen_percent']:.0f} %. All intervals draw "
+                                                          f"{share(f, 'actor_speaker_seen_percent')}. All intervals draw "
                                                           "actors, not clips."),
         ('L3.3 Is the test distribution the one of interest?', f"No. {f['actors']} professional actors, "
                         f"{f['sentences']} sentences, acted emotion, one studio, North American English. No figure "

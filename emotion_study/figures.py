@@ -70,12 +70,13 @@ def plot_intervals(rows,  # DataFrame: model, modalities, value, lo, hi (percent
                    ax=None):
     "A forest plot of runs."
     ax = ax or plt.subplots(figsize=(7, .32 * len(rows) + 1.2))[1]
-    rows = rows.reset_index(drop=True)
+    rows = rows.reset_index(drop=True).astype(dict(lo=float, hi=float))
     for i, r in rows.iterrows():
         colour = CHANNEL_COLOURS.get(r.modalities, '#222222')
         ax.plot([r.lo, r.hi], [i, i], color=colour, lw=2.2, solid_capstyle='butt')
+        end = r.hi if np.isfinite(r.hi) else r.value  # too few speakers have no interval
         ax.plot(r.value, i, 'D' if r.model == 'network' else 'o', color=colour, ms=7)
-        ax.annotate(f'{r.value:.1f}', (r.hi, i), xytext=(5, 0), textcoords='offset points', va='center', fontsize=8.5)
+        ax.annotate(f'{r.value:.1f}', (end, i), xytext=(5, 0), textcoords='offset points', va='center', fontsize=8.5)
     ax.set_yticks(range(len(rows)), [f'{r.model}  {r.modalities}' for r in rows.itertuples()])
     ax.invert_yaxis()
     if chance: ax.axvline(chance, color='#999999', ls=':', lw=1.2)

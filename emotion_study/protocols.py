@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['SPEAKER_DISJOINT', 'PROTOCOLS', 'FOLDS', 'CHOSEN', 'SCOPES', 'Fold', 'LeakageError', 'check_fold', 'SealedLabels',
            'labels_of', 'random_folds', 'actor_groups', 'actor_folds', 'loso_folds', 'statement_folds',
-           'without_copies', 'need_speakers', 'make_folds', 'moments', 'standardise', 'normalise']
+           'without_copies', 'need_speakers', 'obstacle', 'first_folds', 'make_folds', 'moments', 'standardise',
+           'normalise']
 
 # %% ../nbs/07_protocols.ipynb #498849ee
 from dataclasses import dataclass, replace
@@ -78,9 +79,10 @@ def labels_of(table: pd.DataFrame, classes: int) -> np.ndarray:
 def random_folds(table: pd.DataFrame, classes: int, seed: int) -> list:  # one fold
     "Stratified hold-out of 20 % of the clips; an eighth of the rest validates."
     y, rows = labels_of(table, classes), np.arange(len(table))
+    share = lambda part, n: part if np.ceil(part * n) >= len(set(y)) else len(set(y))  # one clip of each class at least
     try:
-        fit, test = train_test_split(rows, test_size=.2, stratify=y, random_state=seed)
-        train, val = train_test_split(fit, test_size=.125, stratify=y[fit], random_state=seed)
+        fit, test = train_test_split(rows, test_size=share(.2, len(rows)), stratify=y, random_state=seed)
+        train, val = train_test_split(fit, test_size=share(.125, len(fit)), stratify=y[fit], random_state=seed)
     except ValueError as error: raise SettingError(f'random split: {error}') from None
     return [Fold('random', seed, 0, np.sort(train), np.sort(val), np.sort(test))]
 
@@ -151,6 +153,17 @@ def need_speakers(table: pd.DataFrame, what: str):
 PROTOCOLS = {'random': random_folds, 'actor': actor_folds, 'loso': loso_folds, 'statement': statement_folds}
 FOLDS = {'random': 1, 'actor': 6, 'loso': 24, 'statement': 12}  # on the whole corpus
 CHOSEN = ('actor', 'statement')  # protocols whose number of folds can be another one
+
+def obstacle(table: pd.DataFrame, protocol: str, classes: int = 8) -> str:  # '' where there is none
+    "Why the clips of a table don't allow a protocol."
+    try: make_folds(table, protocol, classes, 0)
+    except ValueError as why: return str(why)  # a setting, or an empty set
+    return ''
+
+def first_folds(folds: list, table: pd.DataFrame, least: int = 3) -> list:
+    "For a quick look: two folds, or as many as it takes to test some speakers."
+    tested = lambda n: len({a for f in folds[:n] for a in table['actor'].iloc[f.test]})
+    return next((folds[:n] for n in range(2, len(folds)) if tested(n) >= least), folds)
 
 def make_folds(table: pd.DataFrame, protocol: str, classes: int = 8, seed: int = 0,
                k: int = None  # number of folds; None: as many as the protocol has

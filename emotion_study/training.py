@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['MODELS', 'EXPERT_MODELS', 'POOLS', 'CLIP', 'COMPONENTS', 'SHARE_MIX', 'SHARE_COLUMNS', 'SHARE_CHANNELS', 'BATCH',
-           'RATE', 'DECAY', 'TEMPERATURES', 'STACK', 'PULL', 'KEYS', 'run_list', 'feature_parts', 'fold_features',
-           'late_groups', 'expert_answers', 'class_numbers', 'fold_clips', 'run_pool', 'components', 'network_columns',
-           'copied_features', 'network_features', 'presence', 'uniform', 'altered', 'NetworkStack', 'network_stack',
-           'stopping_epoch', 'best_temperature', 'tempered', 'StackData', 'stack_data', 'fit_stack', 'stack_outputs',
-           'network_of', 'predictions_rows', 'network_seed', 'run_experts', 'run_stack', 'is_labelled',
+           'RATE', 'DECAY', 'TEMPERATURES', 'STACK', 'PULL', 'KEYS', 'run_list', 'possible_runs', 'feature_parts',
+           'fold_features', 'late_groups', 'expert_answers', 'class_numbers', 'fold_clips', 'run_pool', 'components',
+           'network_columns', 'copied_features', 'network_features', 'presence', 'uniform', 'altered', 'NetworkStack',
+           'network_stack', 'stopping_epoch', 'best_temperature', 'tempered', 'StackData', 'stack_data', 'fit_stack',
+           'stack_outputs', 'network_of', 'predictions_rows', 'network_seed', 'run_experts', 'run_stack', 'is_labelled',
            'unmeasured_reasons', 'learnable', 'cross_validate', 'save_predictions', 'save_network', 'train_folds',
            'checked_request', 'train_models', 'read_card', 'load_network', 'lacking_channels', 'apply_scaler',
            'network_inputs', 'saved_cards', 'joined_card', 'why_not_judged', 'evaluate_models', 'evaluation_lines',
@@ -27,8 +27,8 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from .core import (EMOTIONS, SettingError, check_keras, check_open, label_names,
-    provenance, set_seeds, to_label)
-from .features import (CHANNELS, COPIES, EXTENDED, FAMILIES, copies_notice,
+    load_tensorflow, provenance, set_seeds, to_label)
+from .features import (CHANNELS, COPIES, EXTENDED, FAMILIES, channels_of, copies_notice,
     feature_columns, sound_digests)
 from .metrics import RUN, with_folds
 from .pool import Clips, log_pool, pool_weights, pooled, self_trained
@@ -49,11 +49,15 @@ def run_list(table: pd.DataFrame, models) -> list:  # [(model, modalities), ...]
     names = [m for m in models if isinstance(m, str)]
     unknown = [m for m in names if m not in MODELS]
     if unknown: raise SettingError(f"model {unknown[0]!r} is not one of {', '.join(MODELS)}")
-    have = [c for c in CHANNELS if feature_columns(table, [c])]
+    have = channels_of(table)
     runs = [(m, mods) for m in names for mods in MODELS[m] if set(mods.split('+')) <= set(have)]
     for m in ('network', 'ensemble'):
         if m in names and (m, '+'.join(have)) not in runs: runs.append((m, '+'.join(have)))
     return runs + [_known(*m, have) for m in models if not isinstance(m, str)]
+
+def possible_runs(table: pd.DataFrame, runs) -> list:  # of (model, modalities)
+    "Those of some runs whose channels a table has."
+    return [(m, mods) for m, mods in runs if set(mods.split('+')) <= set(channels_of(table))]
 
 def _known(model, mods, have):
     "A pair whose model and channels there are."
@@ -193,8 +197,8 @@ def _loss(out, target, present, channels, classes):  # (R,)
 class NetworkStack:
     "Networks of one form with weights of their own, trained and asked as one."
     def __init__(self, columns: dict, classes: int, size: int, fusion: str = 'both', **alterations):
-        import tensorflow as tf
         from emotion_study import fusion as blocks
+        tf = load_tensorflow()
         self.tf, self.build = tf, lambda: blocks.build_fusion(columns, classes, fusion)
         self.channels, self.classes, self.size, self.alterations = list(columns), classes, size, alterations
         self.model, stacked = self.build(), lambda v: tf.Variable(tf.zeros((size, *v.shape)), trainable=False)
@@ -423,7 +427,7 @@ def _one_thread():
     "One thread for TensorFlow in a worker, which has not loaded it yet."
     import sys
     if 'tensorflow' in sys.modules: return
-    import tensorflow as tf
+    tf = load_tensorflow()
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
 

@@ -175,6 +175,29 @@ def test_kernels_of_the_user_do_not_shadow_ours(study, tmp_path, monkeypatch):
     assert command('study', '--corpus', 'twin', '--out', tmp_path / 'r', '--only', '09') == 0
 
 
+# --- the screen of what succeeds
+
+OURS = [r'corpus twin: 1,440 clips \(SYNTHETIC, no recordings\)', r'\[1/1\] 01_corpus_audit  \(\d+ s so far\)', r'      done in [\d min]+ s', '',
+        'The report is ready. Open this file in a browser:', '  .*/index.html']
+
+def test_a_study_shows_its_own_lines_only(tmp_path):
+    cli.have_samples()  # here, so that fetching them is no line below
+    done = run('study', '--corpus', 'twin', '--only', '01', '--out', tmp_path / 'report')
+    assert done.returncode == 0 and done.stderr == '', done.stderr
+    lines = [l for l in done.stdout.splitlines() if not l.startswith('sample clips')]  # where they can't be fetched
+    assert len(lines) == len(OURS) and all(map(re.fullmatch, OURS, lines)), done.stdout
+
+
+@pytest.mark.parametrize('line, says', [
+    ('train --corpus twin --protocol random --classes 7 --epochs 1 --out {tmp}/models', ['models in ']),
+    ('features --corpus samples --out {tmp}/table.parquet', ['4 clips x '])])
+def test_a_step_shows_its_own_lines_only(tmp_path, line, says):
+    if 'samples' in line and not cli.have_samples(): pytest.skip('the sample clips can not be fetched')
+    done = run(*line.format(tmp=tmp_path).split(), timeout=600)
+    assert done.returncode == 0 and done.stderr == '', done.stderr
+    assert [l[:len(s)] for l, s in zip(done.stdout.splitlines(), says, strict=True)] == says
+
+
 # --- the report
 
 class Links(HTMLParser):
