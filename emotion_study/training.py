@@ -24,7 +24,7 @@ import pandas as pd
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from .core import SettingError, check_keras, label_names, provenance, set_seeds
+from .core import SettingError, check_libraries, label_names, provenance, set_seeds
 from .features import CHANNELS, COPIES, EXTENDED, FAMILIES, feature_columns
 from .metrics import RUN
 from .pool import Clips, log_pool, pool_weights, pooled, self_trained
@@ -553,7 +553,7 @@ def train_models(table: pd.DataFrame, protocol: str = 'actor', classes: int = 8,
 # %% ../nbs/09_training.ipynb #cbfcd897
 def load_network(card_path) -> tuple:  # Keras model, card
     "A saved network and its card; nothing in either file is code."
-    check_keras()
+    check_libraries()
     import emotion_study.fusion as fusion
     card_path = Path(card_path)
     try: card = json.loads(card_path.read_text(encoding='utf-8'))
