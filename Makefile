@@ -1,8 +1,8 @@
-# make help says what there is. Needed: Python 3.11 and make; everything else comes from requirements.lock into .venv.
+# make help says what there is. Needed: Python 3.11 and make; everything else comes from the locks into .venv.
 SHELL := bash
 .SHELLFLAGS := -e -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help study test lock readme clean python
+.PHONY: help study all test lock readme clean python
 MAKEFLAGS += --no-print-directory
 # nothing of the user's own Python may leak into the environment
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
@@ -21,7 +21,9 @@ PYTHON  ?= $(firstword $(foreach p,python3.11 python3 python,$(shell \
 VENV := .venv
 BIN  := $(VENV)/bin
 # the stamp is written last and carries the lock's checksum: an unfinished or outdated environment never counts as made
-STAMP := $(VENV)/.made-$(shell cksum < requirements.lock | tr ' ' '-')
+STAMP := $(VENV)/.made-$(shell cksum < requirements-study.lock | tr ' ' '-')
+# recognisers, Whisper's encoders and what tests need come on top, by requirements.lock
+ALL   := $(VENV)/.all-$(shell cksum < requirements.lock | tr ' ' '-')
 HERE  := $(VENV)/.linked-$(shell cat settings.ini setup.py pyproject.toml .gitattributes | cksum | tr ' ' '-')
 
 define HELP
@@ -33,8 +35,9 @@ make study    the whole study: makes .venv, runs the study notebooks, writes rep
                 OUT=folder                 where the report goes
                 STRICT=1                   stop when clips are missing, instead of going on and saying so
                 ONLY=names                 some notebooks, e.g. ONLY=03_new_speakers or ONLY='09 10'
-make test     the same environment, then everything that CI runs
-make lock     writes requirements.lock and environment.yml anew from settings.ini
+make all      adds the speech recognisers, Whisper's encoders and what tests need to the environment
+make test     the same, then everything that CI runs
+make lock     writes the locks and environment.yml anew from settings.ini
 make readme   writes README.md from nbs/index.ipynb
 make clean    removes .venv and caches; reports and data stay
 PYTHON=path names the Python 3.11 to use.
@@ -67,18 +70,30 @@ python:
 	@'$(PYTHON)' -c 'import venv, ensurepip' 2>/dev/null || \
 	  { echo "error: $(PYTHON) lacks venv (Debian and Ubuntu: apt install python3.11-venv)" >&2; exit 2; }
 
+# installs what a lock names and counts it; what pip says on its error stream is shown when it fails
+define packages
+	@total=$$(grep -c '^[a-z]' $(1)); n=0; \
+	echo "== environment: packages of $(1), each checked by its hash (some minutes)"; \
+	{ $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off --require-hashes --no-deps \
+	  -r $(1) 2>$(VENV)/install.err || { cat $(VENV)/install.err >&2; false; }; } | \
+	tee -a $(VENV)/install.log | while read -r verb name rest; do case "$$verb $$name" in \
+	    'Ignoring '*|'Requirement already') total=$$((total - 1));; \
+	    'Collecting '*|'Processing '*) n=$$((n + 1)); echo "   $$n/$$total $${name##*/}";; \
+	    'Installing collected') echo "   unpacking (a minute)";; esac; done
+endef
+
 $(STAMP): | python
 	@echo "== environment: a new $(VENV) with $$($(PYTHON) --version), nothing outside of it is changed"
 	@rm -rf $(VENV)
 	@'$(PYTHON)' -m venv $(VENV)
-	@total=$$(grep -c '^[a-z]' requirements.lock); n=0; \
-	echo "== environment: packages of requirements.lock, each checked by its hash (about 3 minutes)"; \
-	{ $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off --require-hashes --no-deps \
-	  -r requirements.lock 2>$(VENV)/install.err || { cat $(VENV)/install.err >&2; false; }; } | \
-	tee $(VENV)/install.log | while read -r verb name rest; do case "$$verb $$name" in \
-	    'Ignoring '*) total=$$((total - 1));; \
-	    'Collecting '*|'Processing '*) n=$$((n + 1)); echo "   $$n/$$total $${name##*/}";; \
-	    'Installing collected') echo "   unpacking (a minute)";; esac; done
+	$(call packages,requirements-study.lock)
+	@rm -rf $(VENV)/lib/python3.11/site-packages/tensorflow/include  # C++ headers, 300 MB: nothing is compiled here
+	@touch $@
+
+$(ALL): | $(STAMP)
+	@echo "== environment: adding recognisers, encoders and what tests need"
+	$(call packages,requirements.lock)
+	@rm -f $(VENV)/.all-*
 	@touch $@
 
 $(HERE): | $(STAMP)
@@ -94,8 +109,10 @@ study: | $(HERE)
 	@$(BIN)/emotion-study study --corpus '$(CORPUS)' --profile '$(PROFILE)' --seeds '$(or $(SEEDS),0)' --seed '$(or $(SEED),0)' --out "$$OUT" \
 	  $(if $(STRICT),--strict) $(foreach n,$(ONLY),--only '$(n)')
 
+all: | $(HERE) $(ALL)
+
 # study notebooks are run by papermill inside pytest; every part runs, and any that fails makes the whole fail
-test: | $(HERE)
+test: | $(HERE) $(ALL)
 	@failed=; part() { echo "== test: $$1"; shift; "$$@" || failed=yes; }; \
 	echo "== test: $$($(BIN)/python tests/house_checks.py corpus)"; \
 	part 'exported modules match the notebooks' $(BIN)/python tests/house_checks.py drift; \
@@ -110,7 +127,7 @@ lock: | python
 	$$tmp/venv/bin/python -m pip install -q --disable-pip-version-check uv packaging; \
 	$$tmp/venv/bin/python .ci/lock.py
 
-readme: | $(HERE)
+readme: | $(HERE) $(ALL)
 	@$(BIN)/python tests/house_checks.py readme > README.md.new && mv README.md.new README.md && echo "README.md written"
 
 clean:

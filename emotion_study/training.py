@@ -26,10 +26,10 @@ import pandas as pd
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from .core import (EMOTIONS, SettingError, check_keras, check_open, label_names,
+from .core import (EMOTIONS, SettingError, check_libraries, check_open, label_names,
     load_tensorflow, provenance, set_seeds, to_label)
-from .features import (CHANNELS, COPIES, EXTENDED, FAMILIES, channels_of, copies_notice,
-    feature_columns, sound_digests)
+from .features import (CHANNELS, COPIES, EXTENDED, FAMILIES, channels_of,
+    copies_notice, feature_columns, sound_digests)
 from .metrics import RUN, with_folds
 from .pool import Clips, log_pool, pool_weights, pooled, self_trained
 from .protocols import (PROTOCOLS, SCOPES, Fold, LeakageError, SealedLabels, labels_of, make_folds, moments,
@@ -609,7 +609,7 @@ def read_card(path) -> dict:
 
 def load_network(card_path) -> tuple:  # Keras model, card
     "A saved network and its card; nothing in either file is code."
-    check_keras()
+    check_libraries()
     import emotion_study.fusion as fusion
     card, weights = read_card(card_path), Path(card_path).with_suffix('.keras')
     if not weights.is_file(): raise SettingError(f'{weights}: no such file; train the model again')

