@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from .audit import entry_id
 from .claims import ENDS, LATE, NETWORK, run, write_whole
 from .core import ROOT, SettingError, check_open
 from .people import LISTENERS, LISTENERS_SOURCE
-from .audit import entry_id
 
 # %% ../nbs/12d_documents.ipynb #e38bd204
 def mark(name: str,  # id of an entry of results.json, or a fact of the ledger

@@ -16,7 +16,6 @@ import pandas as pd
 from sklearn.model_selection import train_test_split
 
 from .core import SettingError, describe, expected_codes, to_label
-from .features import recordings
 
 # %% ../nbs/07_protocols.ipynb #b2371eba
 @dataclass(frozen=True, eq=False)
@@ -52,6 +51,7 @@ def check_fold(fold: Fold, table: pd.DataFrame):
         for a, b in kept_apart:
             both = sorted(seen[a] & seen[b])
             if both: raise LeakageError(f'{fold.protocol} fold {fold.fold}: {column} {both[0]} is in {a} and in {b}')
+    from emotion_study.features import recordings  # not at the top: it brings librosa along
     numbers = recordings(table)
     for a, b in pairs:
         both = np.intersect1d(numbers[sets[a]], numbers[sets[b]])
@@ -173,6 +173,7 @@ def make_folds(table: pd.DataFrame, protocol: str, classes: int = 8, seed: int =
     if seed < 0: raise SettingError(f"seed {seed} is not a whole number from 0")
     if protocol in SPEAKER_DISJOINT: need_speakers(table, f'protocol {protocol}')
     chosen = [k] if k and protocol in CHOSEN else []
+    from emotion_study.features import recordings  # not at the top: it brings librosa along
     numbers = recordings(table)
     folds = [without_copies(f, numbers) for f in PROTOCOLS[protocol](table, classes, seed, *chosen)]
     if k and len(folds) != k: raise SettingError(f'protocol {protocol} has {len(folds)} folds here, not {k}')
