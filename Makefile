@@ -11,6 +11,7 @@ export PYTHONNOUSERSITE := 1
 CORPUS  ?= auto
 PROFILE ?= quick
 SEEDS   ?=
+SEED    ?=
 OUT     ?=
 STRICT  ?=
 ONLY    ?=
@@ -23,13 +24,14 @@ BIN  := $(VENV)/bin
 STAMP := $(VENV)/.made-$(shell cksum < requirements-study.lock | tr ' ' '-')
 # recognisers, Whisper's encoders and what tests need come on top, by requirements.lock
 ALL   := $(VENV)/.all-$(shell cksum < requirements.lock | tr ' ' '-')
-HERE  := $(VENV)/.linked-$(shell cat settings.ini setup.py pyproject.toml | cksum | tr ' ' '-')
+HERE  := $(VENV)/.linked-$(shell cat settings.ini setup.py pyproject.toml .gitattributes | cksum | tr ' ' '-')
 
 define HELP
 make study    the whole study: makes .venv, runs the study notebooks, writes reports/<corpus>/index.html
                 CORPUS=auto|ravdess|twin   real RAVDESS, its synthetic twin, or auto: RAVDESS where it is found
                 PROFILE=quick|full         a first look in minutes, or the numbers as reported
-                SEEDS=N                    seeds per protocol (as the profile says when not given)
+                SEEDS=N                    how many seeds per protocol (as the profile says when not given)
+                SEED=N                     the first of them (0 when not given): another one shows another draw
                 OUT=folder                 where the report goes
                 STRICT=1                   stop when clips are missing, instead of going on and saying so
                 ONLY=names                 some notebooks, e.g. ONLY=03_new_speakers or ONLY='09 10'
@@ -47,13 +49,14 @@ help:
 
 # --- wrong values are told in one line, before anything is built
 ifneq ($(filter study,$(MAKECMDGOALS)),)
-  SETTINGS := CORPUS PROFILE SEEDS OUT STRICT ONLY PYTHON
+  SETTINGS := CORPUS PROFILE SEEDS SEED OUT STRICT ONLY PYTHON
   UNKNOWN := $(filter-out $(SETTINGS),$(foreach s,$(filter-out -%,$(subst \ ,_,$(-*-command-variables-*-))),$(firstword $(subst =, ,$(subst :=,=,$(s))))))
   $(if $(UNKNOWN),$(error $(UNKNOWN) is no setting of make study; there are $(SETTINGS)))
   $(if $(filter-out auto ravdess twin,$(or $(CORPUS),''))$(word 2,$(CORPUS)),$(error CORPUS=$(CORPUS) is not one of auto, ravdess, twin))
   $(if $(filter-out quick full,$(or $(PROFILE),''))$(word 2,$(PROFILE)),$(error PROFILE=$(PROFILE) is not one of quick, full))
-  export SEEDS OUT
+  export SEEDS SEED OUT
   $(if $(SEEDS),$(if $(shell [[ "$$SEEDS" =~ ^[1-9][0-9]*$$ ]] && echo yes),,$(error SEEDS=$(SEEDS) is not a whole number of 1 or more)))
+  $(if $(SEED),$(if $(shell [[ "$$SEED" =~ ^[0-9]+$$ ]] && echo yes),,$(error SEED=$(SEED) is not a whole number of 0 or more)))
   $(if $(filter-out 1,$(STRICT)),$(error STRICT=$(STRICT) is not 1; leave it out for no))
 endif
 
@@ -72,11 +75,13 @@ $(STAMP): | python
 	@rm -rf $(VENV)
 	@'$(PYTHON)' -m venv $(VENV)
 	@total=$$(grep -c '^[a-z]' requirements-study.lock); n=0; \
-	echo "== environment: up to $$total packages of requirements-study.lock, each checked by its hash (about 3 minutes)"; \
-	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off --require-hashes --no-deps \
-	  -r requirements-study.lock | tee $(VENV)/install.log | while read -r verb name rest; do case $$verb in \
-	    Collecting|Processing) n=$$((n + 1)); echo "   $$n/$$total $${name##*/}";; \
-	    Installing) echo "   unpacking (a minute)";; esac; done
+	echo "== environment: packages of requirements-study.lock, each checked by its hash (about 3 minutes)"; \
+	{ $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off --require-hashes --no-deps \
+	  -r requirements-study.lock 2>$(VENV)/install.err || { cat $(VENV)/install.err >&2; false; }; } | \
+	tee $(VENV)/install.log | while read -r verb name rest; do case "$$verb $$name" in \
+	    'Ignoring '*) total=$$((total - 1));; \
+	    'Collecting '*|'Processing '*) n=$$((n + 1)); echo "   $$n/$$total $${name##*/}";; \
+	    'Installing collected') echo "   unpacking (a minute)";; esac; done
 	@rm -rf $(VENV)/lib/python3.11/site-packages/tensorflow/include  # C++ headers, 300 MB: nothing is compiled here
 	@touch $@
 
@@ -89,12 +94,14 @@ $(ALL): | $(STAMP)
 $(HERE): | $(STAMP)
 	@echo "== environment: linking this checkout into it"
 	@rm -f $(VENV)/.linked-*
-	@$(BIN)/python -m pip install --disable-pip-version-check -q --no-deps --no-build-isolation -e .
+	@$(BIN)/python -m pip install --disable-pip-version-check -q --no-deps --no-build-isolation -e . 2>$(VENV)/link.err || \
+	  { cat $(VENV)/link.err >&2; false; }
+	@$(BIN)/python tests/house_checks.py install
 	@touch $@
 
 # --- the commands
 study: | $(HERE)
-	@$(BIN)/emotion-study study --corpus '$(CORPUS)' --profile '$(PROFILE)' --seeds '$(or $(SEEDS),0)' --out "$$OUT" \
+	@$(BIN)/emotion-study study --corpus '$(CORPUS)' --profile '$(PROFILE)' --seeds '$(or $(SEEDS),0)' --seed '$(or $(SEED),0)' --out "$$OUT" \
 	  $(if $(STRICT),--strict) $(foreach n,$(ONLY),--only '$(n)')
 
 all: | $(HERE) $(ALL)

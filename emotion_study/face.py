@@ -21,8 +21,8 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from .core import (ROOT, CodeError, SettingError, check_libraries, describe, file_digest, packaged, parse_code,
-                                relative, writable)
+from .core import (ROOT, CodeError, SettingError, check_libraries, describe, file_digest, load_tensorflow, packaged,
+                                parse_code, relative, writable)
 from .media import Film
 
 # %% ../nbs/04_face.ipynb #7ae25df7
@@ -66,6 +66,7 @@ def check_pin(path: Path):
 def deepface_home(folder: Path):
     "Point DeepFace to a folder of ours, so that importing it leaves nothing in the user's home."
     before = os.environ.get('DEEPFACE_HOME')
+    load_tensorflow()  # DeepFace would load it with its greeting
     writable(folder / '.deepface' / 'weights')  # DeepFace expects it; where it can't be made, nothing is fetched either
     os.environ['DEEPFACE_HOME'] = str(folder)
     os.environ.setdefault('DEEPFACE_LOG_LEVEL', '50')  # its messages name folders of this machine
@@ -329,7 +330,7 @@ LEAST_SIDE = 48  # pixels; a picture smaller than the network's input holds no f
 def film_faces(path,
                rate: float = 6,  # frames per second that are looked at; 0 for all
                detector: str = 'opencv', stride: int = 3
-               ) -> tuple:  # DataFrame of `FRAME_COLUMNS`, inputs (found, 48, 48) float32, reason ('' when all is well)
+               ) -> tuple:  # DataFrame of `FRAME_COLUMNS`, inputs (found, 48, 48) float32, why there is no face and what is the matter ('' when all is well)
     "Find and cut out the face in a film's frames; needs no network, and memory for one frame."
     film, track, rows, inputs = Film(Path(path), rate), Tracker(detector, stride), [], []
     small = False
@@ -343,8 +344,8 @@ def film_faces(path,
         rows.append((t, found, *where, track.count, how if found else '', face.tilt if found and how == 'eyes' else 0., track.fresh))
         if found: inputs.append(face_input(crop))
     table = pd.DataFrame(rows, columns=FRAME_COLUMNS)
-    reason = 'picture too small' if small else film.reason or ('' if table['found'].any() else 'no face')
-    return table, np.array(inputs, 'float32').reshape(-1, 48, 48), reason
+    reason = 'picture too small' if small else '' if table['found'].any() else film.reason or 'no face'
+    return table, np.array(inputs, 'float32').reshape(-1, 48, 48), '; '.join(filter(None, (reason, film.note)))
 
 # %% ../nbs/04_face.ipynb #9dbf92f4
 def face_frames(path, rate: float = 6, detector: str = 'opencv', weights: str = 'auto', stride: int = 3

@@ -14,7 +14,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
 
-from .core import EMOTIONS
+from .core import EMOTIONS, check_open
 
 # %% ../nbs/12_figures.ipynb #499e3c9c
 EMOTION_COLOURS = dict(zip(EMOTIONS, ('#8c8c8c', '#56b4e9', '#f0c419', '#0072b2', '#d55e00', '#7b4fa3', '#009e73', '#cc79a7')))
@@ -41,7 +41,7 @@ def save_figure(fig, folder, name: str, caption: str, synthetic: bool = False) -
     if synthetic:
         fig.text(.5, .5, 'SYNTHETIC', fontsize=44, color='#b00020', alpha=.16, ha='center', va='center', rotation=20, zorder=99)
         caption = 'SYNTHETIC: ' + caption
-    target = Path(folder) / 'figures'
+    target = check_open(folder) / 'figures'
     target.mkdir(parents=True, exist_ok=True)
     fig.savefig(drawn := io.BytesIO(), metadata={'Software': None}, bbox_inches='tight', pad_inches=.08)
     (target / f'{name}.png').write_bytes(with_palette(drawn.getvalue()))
@@ -70,12 +70,13 @@ def plot_intervals(rows,  # DataFrame: model, modalities, value, lo, hi (percent
                    ax=None):
     "A forest plot of runs."
     ax = ax or plt.subplots(figsize=(7, .32 * len(rows) + 1.2))[1]
-    rows = rows.reset_index(drop=True)
+    rows = rows.reset_index(drop=True).astype(dict(lo=float, hi=float))
     for i, r in rows.iterrows():
         colour = CHANNEL_COLOURS.get(r.modalities, '#222222')
         ax.plot([r.lo, r.hi], [i, i], color=colour, lw=2.2, solid_capstyle='butt')
+        end = r.hi if np.isfinite(r.hi) else r.value  # too few speakers have no interval
         ax.plot(r.value, i, 'D' if r.model == 'network' else 'o', color=colour, ms=7)
-        ax.annotate(f'{r.value:.1f}', (r.hi, i), xytext=(5, 0), textcoords='offset points', va='center', fontsize=8.5)
+        ax.annotate(f'{r.value:.1f}', (end, i), xytext=(5, 0), textcoords='offset points', va='center', fontsize=8.5)
     ax.set_yticks(range(len(rows)), [f'{r.model}  {r.modalities}' for r in rows.itertuples()])
     ax.invert_yaxis()
     if chance: ax.axvline(chance, color='#999999', ls=':', lw=1.2)

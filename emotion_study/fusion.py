@@ -70,6 +70,9 @@ def mean_log_probability(parts,  # list of (n, classes) probabilities
     return p / p.sum(axis=1, keepdims=True)
 
 # %% ../nbs/08_fusion.ipynb #a846dbee
+from .core import load_tensorflow
+
+load_tensorflow()  # Keras would load it with its greeting
 import keras
 from keras import layers, ops
 

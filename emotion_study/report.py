@@ -278,11 +278,13 @@ _HEADS = ('metric', 'value', 'interval', 'n', 'protocol', 'classes', 'scope', 'm
 
 def result_row(r: dict) -> list:
     "One result as the cells of the table."
+    from emotion_study.metrics import protocol_name  # not at the top: it brings scikit-learn along
     channels = r['modalities'] if isinstance(r['modalities'], str) else ' + '.join(r['modalities'] or [])
     seeds = len(r['seeds']) if isinstance(r['seeds'], list) else r['seeds']
     n = f"{r['n']:,}" if isinstance(r['n'], int) else r['n']
-    rest = [n, r['protocol'], r['classes'], r['scope'], r['model'], channels, seeds]
-    return [r['metric'], in_unit(r['value'], r['unit']), interval(r), *('–' if c in (None, '') else c for c in rest)]
+    rest = [n, protocol_name(r), r['classes'], r['scope'], r['model'], channels, seeds]
+    value = f"not computed: {r['reason']}" if r['value'] is None and r.get('reason') else in_unit(r['value'], r['unit'])
+    return [r['metric'], value, interval(r), *('–' if c in (None, '') else c for c in rest)]
 
 def result_groups(results: list) -> list:  # (notebook, rows)
     "The rows of the result table by notebook."

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['by_actor', 'correct_table', 'bootstrap_interval', 'mcnemar_exact', 'cochran_q', 'actor_tests', 'holm',
            'friedman_nemenyi', 'plot_critical_difference', 'corrected_t', 'bayesian_t', 'permutation_within',
-           'agreement', 'confusion_symmetry', 'clustered_logit', 'reliability', 'ece', 'brier_parts', 'tempered',
-           'fit_temperature', 'temper_across', 'plot_reliability', 'smallest_difference']
+           'agreement', 'confusion_symmetry', 'enough_clusters', 'clustered_logit', 'reliability', 'ece', 'brier_parts',
+           'tempered', 'fit_temperature', 'temper_across', 'plot_reliability', 'smallest_difference']
 
 # %% ../nbs/11_statistics.ipynb #f6b1989a
 import numpy as np
@@ -14,7 +14,7 @@ import pandas as pd
 from scipy import optimize, stats
 
 from .core import SettingError, label_names
-from .metrics import confusion_by_actor, hits, measures
+from .metrics import FEWEST, NotComputed, confusion_by_actor, hits, measures
 
 # %% ../nbs/11_statistics.ipynb #3684e000
 def by_actor(predictions: pd.DataFrame,  # one run, any number of seeds
@@ -36,7 +36,7 @@ def correct_table(runs: dict  # name -> predictions of one run
         index = pd.MultiIndex.from_frame(rows[['seed', 'actor', 'clip']])
         columns[name] = pd.Series((truth == answer).astype(int), index=index).sort_index()
     table = pd.DataFrame(columns)
-    if table.isna().any(axis=None): raise SettingError('a paired test needs runs that answered the same clips under '
+    if table.isna().any(axis=None): raise NotComputed('a paired test needs runs that answered the same clips under '
                                                        'the same seeds')
     return table.astype(int)
 
@@ -47,6 +47,7 @@ def bootstrap_interval(values,  # (n,) one number per independent unit, or sever
     "A percentile (or BCa) bootstrap interval over units, by scipy."
     data = values if isinstance(values, tuple) else (np.asarray(values, float),)
     value = float(statistic(*data))
+    if len(data[0]) < FEWEST: return dict(value=value, lo=np.nan, hi=np.nan, se=np.nan)
     if len(data) == 1 and np.ptp(data[0]) == 0: return dict(value=value, lo=value, hi=value, se=0.)
     found = stats.bootstrap(data, statistic, paired=len(data) > 1, vectorized=False, n_resamples=draws, method=method,
                             rng=np.random.default_rng(seed))
@@ -80,7 +81,8 @@ def cochran_q(correct  # (n, k) 0/1
 def actor_tests(a: pd.Series, b: pd.Series  # a measure per actor, of two runs
                 ) -> dict:  # difference b - a with interval; Wilcoxon and sign test, two-sided
     "Paired tests of two runs with actors as units."
-    if list(a.index) != list(b.index): raise SettingError('the two runs were not tested on the same actors')
+    if list(a.index) != list(b.index): raise NotComputed('the two runs were not tested on the same actors')
+    if len(a) < FEWEST: raise NotComputed(f'{len(a)} speaker(s), and a paired test needs {FEWEST}')
     d = (b - a).to_numpy().round(9)
     moved, up = int((d != 0).sum()), int((d > 0).sum())
     exact = 'exact' if len(np.unique(np.abs(d[d != 0]))) == moved else 'asymptotic'
@@ -95,6 +97,7 @@ def holm(p: dict,  # name -> p value of each test of one family
          alpha: float = .05) -> pd.DataFrame:  # index name; p, adjusted, rejected
     "Holm's correction for a family of tests."
     from statsmodels.stats.multitest import multipletests
+    if not p: return pd.DataFrame(dict(p=[], adjusted=[], rejected=np.zeros(0, bool)))
     rejected, adjusted, *_ = multipletests(list(p.values()), alpha, method='holm')
     return pd.DataFrame(dict(p=list(p.values()), adjusted=adjusted, rejected=rejected), index=list(p))
 
@@ -104,7 +107,9 @@ def friedman_nemenyi(scores: pd.DataFrame,  # index block (actor), one column pe
     "Friedman's test over blocks with Nemenyi's comparison of all pairs."
     from scikit_posthocs import posthoc_nemenyi_friedman
     n, k = scores.shape
-    if k < 3: raise SettingError(f'Friedman compares three runs or more, not {k}')
+    if k < 3: raise NotComputed(f'Friedman compares three runs or more, not {k}')
+    if n < FEWEST: raise NotComputed(f'Friedman needs {FEWEST} speakers, not {n}')
+    if (scores.nunique(axis=1) == 1).all(): raise NotComputed('all runs are alike for every speaker')
     found = stats.friedmanchisquare(*scores.to_numpy().T)
     q = stats.studentized_range.ppf(1 - alpha, k, np.inf) / np.sqrt(2)
     pairs = posthoc_nemenyi_friedman(scores.to_numpy())
@@ -188,12 +193,20 @@ def confusion_symmetry(C: np.ndarray  # (K, K) counts
                        ) -> dict:  # bowker, bowker_df, bowker_p, stuart, stuart_df, stuart_p
     "Bowker's test of symmetry and the Stuart-Maxwell test of equal margins."
     from statsmodels.stats.contingency_tables import SquareTable
-    table = SquareTable(np.asarray(C, float), shift_zeros=False)
-    b, s = table.symmetry(), table.homogeneity()
+    C = np.asarray(C, float)
+    used = C.sum(0) + C.sum(1) > 0  # a class that was neither acted nor answered says nothing
+    table = SquareTable(C[np.ix_(used, used)], shift_zeros=False)
+    try: b, s = table.symmetry(), table.homogeneity()
+    except np.linalg.LinAlgError: raise NotComputed('the margins of so few answers have no covariance') from None
+    if not np.isfinite([b.pvalue, s.pvalue]).all(): raise NotComputed('no clip was taken for another emotion')
     return dict(bowker=float(b.statistic), bowker_df=int(b.df), bowker_p=float(b.pvalue),
                 stuart=float(s.statistic), stuart_df=int(s.df), stuart_p=float(s.pvalue))
 
 # %% ../nbs/11_statistics.ipynb #39a3dca0
+def enough_clusters(clusters: int, terms: int):
+    "Raise `NotComputed` where the covariance of a model would have fewer dimensions than the model has terms."
+    if clusters <= terms: raise NotComputed(f'{clusters} speakers are too few for a model of {terms} terms')
+
 def clustered_logit(formula: str,  # such as 'right ~ C(emotion) + intensity'
                     rows: pd.DataFrame, cluster: str = 'actor',
                     covariance: str = 'bias_reduced'  # or 'robust', the plain sandwich
@@ -204,7 +217,9 @@ def clustered_logit(formula: str,  # such as 'right ~ C(emotion) + intensity'
     rows = rows.sort_values(cluster, kind='stable')
     model = GEE.from_formula(formula, groups=rows[cluster].to_numpy(), data=rows, family=sm.families.Binomial(),
                              cov_struct=sm.cov_struct.Exchangeable())
+    enough_clusters(rows[cluster].nunique(), model.exog.shape[1])
     fit = model.fit(cov_type=covariance, scale=1.)
+    if not np.isfinite(fit.bse).all(): raise NotComputed('the model has no standard errors: a term splits right from wrong')
     span = np.exp(fit.conf_int())
     return pd.DataFrame(dict(beta=fit.params, se=fit.bse, odds=np.exp(fit.params), lo=span[0], hi=span[1],
                              p=fit.pvalues))
@@ -254,6 +269,7 @@ def fit_temperature(p: np.ndarray, truth) -> float:
 def temper_across(p: np.ndarray, truth, actors, folds: int = 6) -> np.ndarray:  # (n, K)
     "Each actor's answers at the temperature that other actors' answers asked for."
     from sklearn.model_selection import GroupKFold
+    if len(np.unique(actors)) < 2: raise NotComputed('a temperature is fitted on other speakers, and there are none')
     q = np.zeros_like(p, dtype=float)
     for rest, held in GroupKFold(min(folds, len(np.unique(actors)))).split(p, groups=actors):
         q[held] = tempered(p[held], fit_temperature(p[rest], np.asarray(truth)[rest]))
@@ -279,5 +295,6 @@ def plot_reliability(tables: dict,  # name -> what `reliability` returned
 def smallest_difference(sd: float,  # of the paired differences over actors
                         actors: int = 24, power: float = .8, alpha: float = .05) -> float:  # in the unit of sd
     "The mean difference that a paired t-test over so many actors finds with this power."
+    if actors < FEWEST: raise NotComputed(f'{actors} speaker(s), and a paired test needs {FEWEST}')
     from statsmodels.stats.power import TTestPower
     return float(sd * TTestPower().solve_power(nobs=actors, alpha=alpha, power=power))

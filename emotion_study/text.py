@@ -22,10 +22,11 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from .core import (ROOT, STATEMENTS, SettingError, check_libraries, file_digest, keep, package_folder, packaged,
-                                relative, text_digest)
+from .core import (ROOT, STATEMENTS, SettingError, check_libraries, code_digest,
+    file_digest, keep, load_tensorflow, package_folder, packaged, relative, text_digest)
 from .corpus import Archive, check_space, disk_need, fetch_wheel, install_archive, is_unpacked, size_text, zip_bytes
-from .media import SR, Audio, read_audio
+from .media import SR, Audio, MediaError, content_digest, is_passing, read_audio
+
 
 # %% ../nbs/05_text.ipynb #8e848ee7
 def script_of(statement: int  # 1 or 2, from the clip code
@@ -234,6 +235,7 @@ def _kept(entry: Path, work) -> dict:
     "What an entry of the cache holds; computed and stored when there is none."
     try: return json.loads(entry.read_text(encoding='utf-8'))
     except (OSError, ValueError): value = work()
+    if is_passing(value['reason']): return value
     keep(entry, lambda part: part.write_text(json.dumps(value), encoding='utf-8'))
     return value
 
@@ -242,12 +244,13 @@ def transcript_entry(path, engine: str, model: str = '', gate: bool = True,
                      cache: Path = None  # folder of entries; None keeps nothing
                      ) -> dict:  # plain values
     "One clip's transcript and its length, from the cache when it is there."
-    if not Path(path).is_file(): return asdict(Transcript(engine=engine, reason='file missing')) | dict(seconds=0.)
+    try: digest = content_digest(path)
+    except MediaError as error: return asdict(Transcript(engine=engine, reason=error.reason)) | dict(seconds=0.)
     def work():
         audio = read_audio(path)
         return asdict(transcribe(audio, engine, model, gate)) | dict(seconds=audio.seconds)
     if cache is None: return work()
-    name = text_digest(file_digest(path), engine_id(engine, model), gate)[:32]
+    name = text_digest(digest, engine_id(engine, model), gate, code_digest('media', 'text'))[:32]
     return _kept(Path(cache) / engine / f'{name}.json', work)
 
 # %% ../nbs/05_text.ipynb #b700e6b0
@@ -343,6 +346,7 @@ def load_encoder(model: str = '', revision: str = ''  # as in `encoder_source`
     "A BERT encoder in TensorFlow."
     source, commit = encoder_source(model, revision)
     check_libraries()
+    load_tensorflow()
     from transformers import AutoTokenizer, TFAutoModel
     from transformers.utils import logging
     logging.set_verbosity_error()

@@ -4,13 +4,15 @@
 
 # %% auto #0
 __all__ = ['MODELS', 'EXPERT_MODELS', 'POOLS', 'CLIP', 'COMPONENTS', 'SHARE_MIX', 'SHARE_COLUMNS', 'SHARE_CHANNELS', 'BATCH',
-           'RATE', 'DECAY', 'TEMPERATURES', 'STACK', 'PULL', 'KEYS', 'run_list', 'feature_parts', 'fold_features',
-           'late_groups', 'expert_answers', 'class_numbers', 'fold_clips', 'run_pool', 'components', 'network_columns',
-           'copied_features', 'network_features', 'presence', 'uniform', 'altered', 'NetworkStack', 'network_stack',
-           'stopping_epoch', 'best_temperature', 'tempered', 'StackData', 'stack_data', 'fit_stack', 'stack_outputs',
-           'network_of', 'predictions_rows', 'network_seed', 'run_experts', 'run_stack', 'cross_validate',
-           'save_predictions', 'save_network', 'train_folds', 'train_models', 'load_network', 'apply_scaler',
-           'evaluate_models']
+           'RATE', 'DECAY', 'TEMPERATURES', 'STACK', 'PULL', 'KEYS', 'run_list', 'possible_runs', 'feature_parts',
+           'fold_features', 'late_groups', 'expert_answers', 'class_numbers', 'fold_clips', 'run_pool', 'components',
+           'network_columns', 'copied_features', 'network_features', 'presence', 'uniform', 'altered', 'NetworkStack',
+           'network_stack', 'stopping_epoch', 'best_temperature', 'tempered', 'StackData', 'stack_data', 'fit_stack',
+           'stack_outputs', 'network_of', 'predictions_rows', 'network_seed', 'run_experts', 'run_stack', 'is_labelled',
+           'unmeasured_reasons', 'learnable', 'cross_validate', 'save_predictions', 'save_network', 'train_folds',
+           'checked_request', 'train_models', 'read_card', 'load_network', 'lacking_channels', 'apply_scaler',
+           'network_inputs', 'saved_cards', 'joined_card', 'why_not_judged', 'evaluate_models', 'evaluation_lines',
+           'label_map', 'has_other_sound']
 
 # %% ../nbs/09_training.ipynb #7c5614ba
 import json, os
@@ -24,12 +26,14 @@ import pandas as pd
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from .core import SettingError, check_libraries, label_names, provenance, set_seeds
-from .features import CHANNELS, COPIES, EXTENDED, FAMILIES, feature_columns
-from .metrics import RUN
+from .core import (EMOTIONS, SettingError, check_libraries, check_open, label_names,
+    load_tensorflow, provenance, set_seeds, to_label)
+from .features import (CHANNELS, COPIES, EXTENDED, FAMILIES, channels_of, copies_notice,
+    feature_columns, sound_digests)
+from .metrics import RUN, with_folds
 from .pool import Clips, log_pool, pool_weights, pooled, self_trained
 from .protocols import (PROTOCOLS, SCOPES, Fold, LeakageError, SealedLabels, labels_of, make_folds, moments,
-                                     normalise, standardise)
+                                     need_speakers, normalise, standardise)
 from .whisper import SPEEDS
 
 # %% ../nbs/09_training.ipynb #21f72563
@@ -45,11 +49,15 @@ def run_list(table: pd.DataFrame, models) -> list:  # [(model, modalities), ...]
     names = [m for m in models if isinstance(m, str)]
     unknown = [m for m in names if m not in MODELS]
     if unknown: raise SettingError(f"model {unknown[0]!r} is not one of {', '.join(MODELS)}")
-    have = [c for c in CHANNELS if feature_columns(table, [c])]
+    have = channels_of(table)
     runs = [(m, mods) for m in names for mods in MODELS[m] if set(mods.split('+')) <= set(have)]
     for m in ('network', 'ensemble'):
         if m in names and (m, '+'.join(have)) not in runs: runs.append((m, '+'.join(have)))
     return runs + [_known(*m, have) for m in models if not isinstance(m, str)]
+
+def possible_runs(table: pd.DataFrame, runs) -> list:  # of (model, modalities)
+    "Those of some runs whose channels a table has."
+    return [(m, mods) for m, mods in runs if set(mods.split('+')) <= set(channels_of(table))]
 
 def _known(model, mods, have):
     "A pair whose model and channels there are."
@@ -189,8 +197,8 @@ def _loss(out, target, present, channels, classes):  # (R,)
 class NetworkStack:
     "Networks of one form with weights of their own, trained and asked as one."
     def __init__(self, columns: dict, classes: int, size: int, fusion: str = 'both', **alterations):
-        import tensorflow as tf
         from emotion_study import fusion as blocks
+        tf = load_tensorflow()
         self.tf, self.build = tf, lambda: blocks.build_fusion(columns, classes, fusion)
         self.channels, self.classes, self.size, self.alterations = list(columns), classes, size, alterations
         self.model, stacked = self.build(), lambda v: tf.Variable(tf.zeros((size, *v.shape)), trainable=False)
@@ -382,7 +390,7 @@ def predictions_rows(table, fold, run, p, classes, scope) -> pd.DataFrame:
     "Rows of the predictions table for one run on one fold."
     test = table.iloc[fold.test]
     rows = pd.DataFrame({'protocol': fold.protocol, 'classes': classes, 'scope': scope, 'model': run[0], 'modalities': run[1],
-                         'seed': fold.seed, 'fold': fold.fold, 'clip': test['clip'].to_numpy(),
+                         'folds': np.int16(fold.folds), 'seed': fold.seed, 'fold': fold.fold, 'clip': test['clip'].to_numpy(),
                          'actor': test['actor'].to_numpy(), 'emotion': test['emotion'].to_numpy()})
     names = label_names(classes)
     return rows.assign(**{f'p_{n}': p[:, i].round(4).astype('float32') for i, n in enumerate(names)})
@@ -419,7 +427,7 @@ def _one_thread():
     "One thread for TensorFlow in a worker, which has not loaded it yet."
     import sys
     if 'tensorflow' in sys.modules: return
-    import tensorflow as tf
+    tf = load_tensorflow()
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
 
@@ -467,6 +475,29 @@ def _units(table, folds, need, classes, scope, epochs):  # (function, arguments)
     for f in folds:
         if experts: yield here.run_experts, (table, f, classes, scope, experts)
 
+# %% ../nbs/09_training.ipynb #62e982ef
+def is_labelled(table: pd.DataFrame) -> np.ndarray:  # (n,) True where the emotion is stated
+    "Which clips have a label."
+    return table['emotion'].isin(EMOTIONS).to_numpy()
+
+def unmeasured_reasons(table: pd.DataFrame) -> str:
+    "Why the clips of a table have no voice, with counts."
+    counts = table['reason.voice'].replace('', 'no reason given').value_counts()
+    return ', '.join(f'{reason}: {n}' for reason, n in counts.head(3).items())
+
+def learnable(table: pd.DataFrame, say=print) -> pd.DataFrame:  # the same table where nothing is left out
+    "The clips that a model can learn from or be judged on."
+    labelled, measured = is_labelled(table), presence(table, CHANNELS).any(axis=1)
+    if not measured.any():
+        raise SettingError(f"nothing was measured of these {len(table):,} clips ({unmeasured_reasons(table)}): "
+                           "`emotion-study data verify` tells what is wrong with them")
+    if not labelled.any(): raise SettingError(f"none of these {len(table):,} clips has an emotion: fill the column emotion")
+    if not labelled.all(): say(f"left out: {(~labelled).sum():,} of {len(table):,} clips have no emotion")
+    silent = labelled & ~measured
+    if silent.any(): say(f"left out: {silent.sum():,} clips of which nothing was measured ({unmeasured_reasons(table[silent])})")
+    kept = labelled & measured
+    return table if kept.all() else table[kept].reset_index(drop=True)
+
 # %% ../nbs/09_training.ipynb #e3b0914c
 def _kept(f):
     "The function; within a study its answers are kept until the study is finished."
@@ -485,6 +516,7 @@ def cross_validate(table: pd.DataFrame,  # feature table
                    ) -> pd.DataFrame:  # the predictions table
     "Train and test every model on every fold of a protocol."
     if scope not in SCOPES: raise SettingError(f"scope {scope!r} is not one of {', '.join(SCOPES)}")
+    table = learnable(table)
     runs = run_list(table, models)
     folds = [f for s in (range(seeds) if isinstance(seeds, int) else seeds) for f in make_folds(table, protocol, classes, s)]
     kept = _kept if progress else lambda f: f
@@ -497,13 +529,13 @@ def cross_validate(table: pd.DataFrame,  # feature table
     return pd.concat(rows, ignore_index=True).sort_values([*RUN, 'seed', 'fold', 'clip'], ignore_index=True)
 
 # %% ../nbs/09_training.ipynb #e481e30a
-KEYS = ('protocol', 'classes', 'scope', 'model', 'modalities', 'seed', 'fold', 'clip', 'actor', 'emotion')
+KEYS = (*RUN, 'seed', 'fold', 'clip', 'actor', 'emotion')
 
 def save_predictions(folder, predictions: pd.DataFrame) -> Path:
     "Put runs into `<folder>/predictions.parquet`, replacing earlier rows of the same runs."
-    path = Path(folder) / 'predictions.parquet'
+    path, predictions = check_open(folder) / 'predictions.parquet', with_folds(predictions)
     if path.exists():
-        old, run = pd.read_parquet(path), list(RUN)
+        old, run = with_folds(pd.read_parquet(path)), list(RUN)
         again = pd.MultiIndex.from_frame(old[run]).isin(pd.MultiIndex.from_frame(predictions[run].drop_duplicates()))
         predictions = pd.concat([old[~again], predictions])
     predictions = predictions.sort_values(list(KEYS), ignore_index=True)
@@ -522,10 +554,13 @@ def save_network(model, table, fold, scope, out: Path, name: str) -> dict:
     "Save one trained network with everything that is needed to use it; returns its card."
     model.save(out / f'{name}.keras')
     clips, channels = table['clip'].to_numpy(), [c for c in model.input if c != 'present']
+    learnt, asked = table.iloc[fold.fit], table.attrs.get('provenance', {}).get('parameters', {})
     card = dict(name=name, classes=int(model.output['fused'].shape[-1]), scope=scope, protocol=fold.protocol, seed=fold.seed,
-                fold=fold.fold, channels={c: feature_columns(table, [c]) for c in channels},
+                fold=fold.fold, folds=fold.folds, channels={c: feature_columns(table, [c]) for c in channels},
                 scaler=_scaler(table, fold, scope, channels), test=clips[fold.test].tolist(),
-                fit=clips[fold.fit].tolist(), synthetic=bool(table.attrs.get('synthetic', False)), provenance=provenance())
+                fit=clips[fold.fit].tolist(), synthetic=bool(table.attrs.get('synthetic', False)), provenance=provenance(),
+                corpus=asked.get('corpus', ''), emotions=sorted(learnt['emotion'].unique().tolist()),
+                sounds=sound_digests(learnt, feature_columns(table, ['voice'])).tolist())
     (out / f'{name}.json').write_text(json.dumps(card, indent=1) + '\n', encoding='utf-8')
     return card
 
@@ -534,33 +569,62 @@ def train_folds(table: pd.DataFrame, folds: list, classes: int, scope: str, epoc
                 channels=None) -> list:  # a Keras model for each fold
     "The network of each fold, trained as one stack; of a pretrained encoder's columns a saved network makes no use."
     plain = table.drop(columns=feature_columns(table, families=COPIES))
-    channels = channels or [c for c in CHANNELS if feature_columns(plain, [c])]
+    channels = channels or [c for c in CHANNELS if feature_columns(plain, [c]) and plain[f'valid.{c}'].any()]
     stack = network_stack(network_columns(plain, channels), classes, len(folds))
     fit_stack(stack, stack_data(plain, folds, classes, scope, channels), [network_seed(f, member) for f in folds], epochs)
     return [network_of(stack, r) for r in range(len(folds))]
 
-def train_models(table: pd.DataFrame, protocol: str = 'actor', classes: int = 8, scope: str = 'train',
-                 model: str = 'network', seed: int = 0, out='models', epochs: int = 40, only=None) -> Path:
-    "Fit and save the fusion network for each fold of a protocol (or only some of them)."
+# %% ../nbs/09_training.ipynb #6de6aeb6
+def checked_request(table: pd.DataFrame, protocol: str, scope: str, model: str, out: Path):
+    "Raise in one line when a training can't be what was asked for."
     if model != 'network': raise SettingError(f'{model!r} is not saved: only the network is; baselines are refitted by the study')
     if protocol not in PROTOCOLS or scope not in SCOPES: raise SettingError(f'unknown protocol {protocol!r} or scope {scope!r}')
-    out = Path(out); out.mkdir(parents=True, exist_ok=True)
+    if scope == 'actor': need_speakers(table, 'scope actor')
+    only = table['emotion'].unique()
+    if len(only) < 2: raise SettingError(f'all {len(table):,} clips are {only[0]}: a model needs two emotions or more')
+    try: out.mkdir(parents=True, exist_ok=True)
+    except OSError as e: raise SettingError(f'{out} is no folder that can be written to ({e.strerror}): name another') from None
+
+def train_models(table: pd.DataFrame, protocol: str = 'actor', classes: int = 8, scope: str = 'train',
+                 model: str = 'network', seed: int = 0, out='models', epochs: int = 40, only=None,
+                 say=print) -> Path:
+    "Fit and save the fusion network for each fold of a protocol (or only some of them); the folder holds one training."
+    table, out = learnable(table, say), Path(out)
+    checked_request(table, protocol, scope, model, out)
     folds = [f for f in make_folds(table, protocol, classes, seed) if only is None or f.fold in only]
-    for fold, network in zip(folds, train_folds(table, folds, classes, scope, epochs)):
-        save_network(network, table.drop(columns=feature_columns(table, families=COPIES)), fold, scope, out, f'fold{fold.fold}')
+    if notice := copies_notice(table): say(f'{notice}: {sum(f.copies for f in folds):,} left out in {len(folds)} fold(s)')
+    networks = train_folds(table, folds, classes, scope, epochs)
+    for old in [*out.glob('fold*.json'), *out.glob('fold*.keras')]: old.unlink()
+    plain = table.drop(columns=feature_columns(table, families=COPIES))
+    for fold, network in zip(folds, networks): save_network(network, plain, fold, scope, out, f'fold{fold.fold}')
     return out
 
 # %% ../nbs/09_training.ipynb #cbfcd897
+def read_card(path) -> dict:
+    "What is written about a saved network."
+    try: card = json.loads(Path(path).read_text(encoding='utf-8'))
+    except (OSError, ValueError): card = {}
+    if isinstance(card, dict) and {'classes', 'scope', 'channels', 'scaler', 'test', 'fit'} <= set(card): return card
+    raise SettingError(f'{path}: not a model card; train one with emotion-study train')
+
 def load_network(card_path) -> tuple:  # Keras model, card
     "A saved network and its card; nothing in either file is code."
     check_libraries()
     import emotion_study.fusion as fusion
-    card_path = Path(card_path)
-    try: card = json.loads(card_path.read_text(encoding='utf-8'))
-    except (OSError, ValueError): raise SettingError(f'{card_path}: not a model card; train one with emotion-study train') from None
-    return fusion.keras.saving.load_model(card_path.with_suffix('.keras'), safe_mode=True, compile=False), card
+    card, weights = read_card(card_path), Path(card_path).with_suffix('.keras')
+    if not weights.is_file(): raise SettingError(f'{weights}: no such file; train the model again')
+    return fusion.keras.saving.load_model(weights, safe_mode=True, compile=False), card
 
 # %% ../nbs/09_training.ipynb #62683818
+def lacking_channels(table: pd.DataFrame, card: dict) -> dict:  # channel -> why
+    "The channels of a saved network that a table doesn't have."
+    lacking = {}
+    for c, columns in card['channels'].items():
+        missing = [n for n in columns if n not in table]
+        if missing: lacking[c] = f'{len(missing):,} of its {len(columns):,} columns are not in the table, such as {missing[0]}'
+        elif not table[f'valid.{c}'].any(): lacking[c] = 'no clip has it'
+    return lacking
+
 def apply_scaler(table: pd.DataFrame, card: dict) -> dict:  # channel -> (n, d) float32
     "Features as the saved network expects them."
     out = {}
@@ -572,19 +636,105 @@ def apply_scaler(table: pd.DataFrame, card: dict) -> dict:  # channel -> (n, d) 
         else: out[c] = np.clip(standardise(X, *(np.array(card['scaler'][c][k]) for k in ('mean', 'scale'))), -CLIP, CLIP)
     return out
 
-# %% ../nbs/09_training.ipynb #4fc930f7
-def evaluate_models(folder, table: pd.DataFrame) -> pd.DataFrame:  # the predictions table
-    "Let each saved network answer for its own sealed test clips."
-    cards = sorted(Path(folder).glob('fold*.json'))
-    if not cards: raise SettingError(f'{folder}: no saved models; train some with emotion-study train')
-    parts = []
-    for path in cards:
-        model, card = load_network(path)
+def network_inputs(table: pd.DataFrame, card: dict) -> dict:  # channel -> (n, d), 'present' -> (n, C)
+    "What a saved network is given; a channel whose columns are not there is absent."
+    channels = list(card['channels'])
+    there = np.array([c not in lacking_channels(table, card) for c in channels], 'float32')
+    return apply_scaler(table, card) | {'present': presence(table, channels) * there}
+
+# %% ../nbs/09_training.ipynb #6ec473de
+def saved_cards(folder) -> list:  # of (path, card)
+    "The cards of one training."
+    paths = sorted(Path(folder).glob('fold*.json'))
+    if not paths: raise SettingError(f'{folder}: no saved models; train some with emotion-study train')
+    cards = [(p, read_card(p)) for p in paths]
+    for path, card in cards:
         if set(card['test']) & set(card['fit']): raise LeakageError(f'{path.name}: a test clip is among the training clips')
-        rows = np.flatnonzero(table['clip'].isin(card['test']))
-        if not len(rows): raise SettingError(f'{path.name}: none of its test clips is in this corpus')
-        x = {c: z[rows] for c, z in apply_scaler(table, card).items()} | {'present': presence(table, card['channels'])[rows]}
-        fold = Fold(card['protocol'], card['seed'], card['fold'], rows, rows, rows)
-        run = ('network', '+'.join(card['channels']))
-        parts.append(predictions_rows(table, fold, run, model(x, training=False)['fused'].numpy(), card['classes'], card['scope']))
-    return pd.concat(parts, ignore_index=True)
+    about = lambda card: [card[k] for k in ('protocol', 'classes', 'scope', 'seed')] + list(card['channels'])
+    if any(about(card) != about(cards[0][1]) for _, card in cards):
+        raise SettingError(f'{folder} holds models of several trainings: name a folder of its own for each')
+    return cards
+
+def joined_card(cards: list) -> dict:
+    "What all networks of a training have learnt from, as one card."
+    every = lambda key: sorted({value for _, card in cards for value in card.get(key, ())})
+    return cards[0][1] | {key: every(key) for key in ('test', 'fit', 'sounds')} | {'emotions': every('emotions') or list(EMOTIONS)}
+
+# %% ../nbs/09_training.ipynb #edf90b7c
+def why_not_judged(table: pd.DataFrame, card: dict) -> pd.Series:  # '' where a clip can be judged
+    "What keeps a saved network from being judged on clips from which it may have learnt."
+    why = pd.Series('', index=table.index, dtype=object)
+    learnt = {to_label(e, card['classes']) for e in card.get('emotions', EMOTIONS)}
+    sound, heard = sound_digests(table, card['channels'].get('voice')), set(card.get('sounds', ())) - {''}
+    for e in set(table['emotion']) & set(EMOTIONS):
+        if to_label(e, card['classes']) not in learnt: why[table['emotion'] == e] = f'{e} was not learnt'
+    why[~network_inputs(table, card)['present'].any(axis=1)] = 'nothing was measured that the network reads'
+    why[[s in heard for s in sound]] = 'copies of training clips'
+    why[table['clip'].isin(card['fit'])] = 'training clips'
+    why[~is_labelled(table)] = 'no emotion is given'
+    return why
+
+# %% ../nbs/09_training.ipynb #4fc930f7
+def evaluate_models(folder,  # of one training
+                    table: pd.DataFrame,  # of the same corpus, or of another
+                    say=print) -> pd.DataFrame:  # the predictions table; for another corpus one seed per network
+    "Let each saved network answer for its own sealed test clips, or for a whole other corpus."
+    cards = saved_cards(folder)
+    whole = joined_card(cards)
+    other, parts, left = not table['clip'].isin(whole['test']).any(), [], []
+    for number, (path, card) in enumerate(cards):
+        about = whole if other else card
+        why = why_not_judged(table, about)
+        asked = np.ones(len(table), bool) if other else table['clip'].isin(card['test']).to_numpy()
+        left.append(why[asked & (why != '')])
+        rows = np.flatnonzero(asked & (why == ''))
+        if not len(rows): continue
+        x = {c: z[rows] for c, z in network_inputs(table, card).items()}
+        protocol, seed = ('transfer', number) if other else (card['protocol'], card['seed'])
+        folds = 1 if other else card.get('folds', 1)
+        fold = Fold(protocol, seed, card['fold'], rows, rows, rows, folds)
+        answers = load_network(path)[0](x, training=False)['fused'].numpy()
+        parts.append(predictions_rows(table, fold, ('network', '+'.join(card['channels'])), answers, card['classes'], card['scope']))
+    why = left[0] if other else pd.concat(left)
+    if not parts: raise SettingError(f"{folder}: nothing to judge on this corpus ({_counted(why) or 'no test clip is there'})")
+    predictions = pd.concat(parts, ignore_index=True)
+    for line in evaluation_lines(table, cards, predictions, why): say(line)
+    return predictions
+
+def _counted(why: pd.Series): return '; '.join(f'{n:,} clips: {reason}' for reason, n in why.value_counts().items())
+
+
+# %% ../nbs/09_training.ipynb #ef800b2d
+def evaluation_lines(table: pd.DataFrame, cards: list, predictions: pd.DataFrame,
+                     why: pd.Series  # of the clips that were left out
+                     ) -> list:
+    "What was judged, in words."
+    whole, asked, done = joined_card(cards), sum(len(card['test']) for _, card in cards), len(predictions)
+    if (predictions['protocol'] == 'transfer').all():
+        lines = [f"another corpus (it has none of the {asked:,} test clips): {done // len(cards):,} of its {len(table):,} clips "
+                 f"judged, by each of {len(cards)} network(s)", label_map(table, whole)]
+    else:
+        lines = [f'{done:,} of {asked:,} test clips judged']
+        gone = asked - done - len(why)
+        lines += [f'left out: {gone:,} clips: not in this corpus'] * bool(gone)
+        lines += ['the clips have the names but not the sound of those that were learnt from: is this the same corpus?'] * \
+            has_other_sound(table, whole)
+    lines += [f'left out: {_counted(why)}'] * bool(len(why))
+    lines += [f'channel {c} is absent: {reason}' for c, reason in lacking_channels(table, whole).items()]
+    nameless = (predictions['actor'].astype(str) == '').any()
+    return lines + ['clips without a speaker count as one speaker in the intervals'] * bool(nameless)
+
+def label_map(table: pd.DataFrame, card: dict) -> str:
+    "How the labels of a corpus and the classes of a network meet."
+    classes = card['classes']
+    learnt = {to_label(e, classes) for e in card['emotions']}
+    there = {to_label(e, classes) for e in table['emotion'][is_labelled(table)]}
+    common = [n for n in label_names(classes) if n in learnt & there]
+    calm = 'calm counts as neutral' if classes == 7 else 'calm and neutral are two classes'
+    return f"classes in common: {', '.join(common)}; the network answers among {', '.join(label_names(classes))}; {calm}"
+
+def has_other_sound(table: pd.DataFrame, card: dict) -> bool:
+    "Do clips have the names of training clips, and none of them their sound?"
+    sounds = sound_digests(table[table['clip'].isin(card['fit'])], card['channels'].get('voice'))
+    measured, heard = set(sounds) - {''}, set(card['sounds']) - {''}
+    return bool(measured and heard) and not measured & heard

@@ -262,7 +262,7 @@ def _check(table):
 def _layout(table, modelled):
     kinds = {c: 'modelled' for c in modelled}
     kind = lambda c: kinds.get(c) or next((k for h, k in (('valid.', 'flag'), ('reason.', 'reason')) if c.startswith(h)), 'statement')
-    return [[c, kind(c)] for c in table.columns if c not in LABEL_COLUMNS]
+    return [[c, kind(c)] for c in table.columns if c not in LABEL_COLUMNS and not c.startswith('note.')]
 
 def _per_statement(table, layout):
     names = [c for c, kind in layout if kind == 'statement']

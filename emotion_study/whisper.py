@@ -23,10 +23,10 @@ from joblib.externals.loky import ProcessPoolExecutor
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from .core import ROOT, SettingError, cache_folder, check_libraries, code_digest, file_digest, load_row, package_folder, \
-    relative, store_row, text_digest
+from .core import ROOT, SettingError, cache_folder, check_libraries, code_digest, file_digest, load_row, load_tensorflow, \
+    package_folder, relative, store_row, text_digest
 from .corpus import Archive, check_space, fetch_archive, size_text
-from .media import SR, read_audio
+from .media import SR, MediaError, content_digest, is_passing, read_audio
 from .speech import HOP, Spectra
 
 # %% ../nbs/03a_whisper.ipynb #4602cdd9
@@ -225,6 +225,7 @@ FRAMES = 50        # that it makes of a second
 
 def _empty_encoder(weights: dict, seconds: int):
     "transformers' encoder in the size of some weights and a window, not yet filled."
+    load_tensorflow()
     from transformers import WhisperConfig
     from transformers.models.whisper.modeling_tf_whisper import TFWhisperEncoder
     blocks = len({k.split('/')[0] for k in weights if re.match(r'layer_\d', k)})
@@ -235,7 +236,7 @@ def _empty_encoder(weights: dict, seconds: int):
 # %% ../nbs/03a_whisper.ipynb #655d373b
 def _one_thread():
     "Sums are taken in one order only when one thread takes them; too late when TensorFlow has started."
-    import tensorflow as tf
+    tf = load_tensorflow()
     with contextlib.suppress(RuntimeError):
         tf.config.threading.set_intra_op_parallelism_threads(1)
         tf.config.threading.set_inter_op_parallelism_threads(1)
@@ -323,7 +324,7 @@ def extended_keys(encoders=PACKAGED) -> dict:  # encoder -> digest
     return {name: text_digest(weights_digests([name]), code_digest('media', 'speech', 'whisper')) for name in encoders}
 
 def _entries(path, cache, keys):
-    sound = file_digest(path)
+    sound = content_digest(path)
     return {name: Path(cache) / 'whisper' / (text_digest(sound, key)[:32] + '.npz') for name, key in keys.items()}
 
 def _nothing(reason, encoders): return {name: (np.full(len(whisper_columns([name])), np.nan, 'float32'), reason) for name in encoders}
@@ -341,15 +342,16 @@ def whisper_row(path,  # a sound file or a video with sound
                 keys: dict  # of `extended_keys`: the encoders that are asked
                 ) -> tuple:  # values (columns,) float32 in the order of `whisper_columns`, reason
     "One clip's extended columns, from the cache where they are there."
-    if not Path(path).is_file(): rows = _nothing('file missing', keys)
+    try: entries = _entries(path, cache, keys)
+    except MediaError as error: rows = _nothing(error.reason, keys)
     else:
-        entries = _entries(path, cache, keys)
         rows = {name: load_row(entry) for name, entry in entries.items()}
         if lacking := [name for name, row in rows.items() if row is None]:
             with threadpool_limits(1): measured = _measure(path, lacking)
-            for name in lacking: store_row(entries[name], *measured[name])
+            for name in lacking:
+                if not is_passing(measured[name][1]): store_row(entries[name], *measured[name])
             rows |= measured
-    return np.concatenate([values for values, _ in rows.values()]), next(iter(rows.values()))[1]
+    return np.concatenate([row[0] for row in rows.values()]), next(iter(rows.values()))[1]
 
 # %% ../nbs/03a_whisper.ipynb #0e1feb6d
 def _in_workers(paths: list, jobs: int, cache, keys):
@@ -359,7 +361,10 @@ def _in_workers(paths: list, jobs: int, cache, keys):
     with ProcessPoolExecutor(min(joblib.effective_n_jobs(jobs), len(paths))) as pool:
         yield from pool.map(row, paths, [cache] * len(paths), [keys] * len(paths))
 
-def _is_kept(path, cache, keys): return not Path(path).is_file() or all(load_row(e) is not None for e in _entries(path, cache, keys).values())
+def _is_kept(path, cache, keys):
+    "Is there nothing to do for a clip?"
+    try: return all(load_row(e) is not None for e in _entries(path, cache, keys).values())
+    except MediaError: return True
 
 # %% ../nbs/03a_whisper.ipynb #dc8173b9
 def whisper_features(paths: pd.Series,  # index clip, path of each

@@ -1,4 +1,4 @@
-"""The checks of `make test` that are no pytest tests: house_checks.py drift|clean|lessons|corpus|readme [checkout]."""
+"""The checks of `make test` that are no pytest tests, and git's filter: house_checks.py drift|clean|lessons|corpus|readme|filter|install [checkout]."""
 import os, re, shutil, subprocess, sys, tempfile
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +15,10 @@ def copied(root):
         copy.mkdir()
         shutil.copy(root / 'settings.ini', copy)
         shutil.copytree(root / 'nbs', copy / 'nbs', ignore=shutil.ignore_patterns('.ipynb_checkpoints'))
+        by_hand = root / 'emotion_study' / '__init__.py'  # nbdev writes only the version in it
+        if by_hand.exists():
+            (copy / 'emotion_study').mkdir()
+            shutil.copy(by_hand, copy / 'emotion_study')
         yield copy
 
 
@@ -44,12 +48,56 @@ def drift(root=ROOT):
                 for n in differing(root / 'emotion_study', copy / 'emotion_study', '*.py')]
 
 
+def staged(root, name):
+    "A file as git would commit it next; None where there is no git, or git does not know the file."
+    try: done = subprocess.run(['git', 'show', f':./{name}'], cwd=root, capture_output=True)
+    except FileNotFoundError: return None
+    return done.stdout if done.returncode == 0 else None
+
+
 def clean(root=ROOT):
-    "Notebooks that nbdev_clean would change."
+    "Notebooks that nbdev_clean would change; what an editor adds by saving is no fault as long as git has the clean form."
     with copied(root) as copy:
         said, code = nbdev('nbdev_clean', copy)
         if code: return [said]
-        return [f'nbs/{n} is not clean: run nbdev_clean' for n in differing(root / 'nbs', copy / 'nbs', '*.ipynb')]
+        names = [f'nbs/{n}' for n in differing(root / 'nbs', copy / 'nbs', '*.ipynb')]
+        return [f'{n} is not clean: run .venv/bin/nbdev_clean' for n in names if (copy / n).read_bytes() != staged(root, n)]
+
+
+def as_committed(text, root=ROOT):
+    "A notebook as nbdev_clean writes it."
+    with tempfile.TemporaryDirectory() as tmp:
+        path = Path(tmp) / 'notebook.ipynb'
+        path.write_text(text, encoding='utf-8')
+        env = os.environ | dict(PYTHONWARNINGS='error::UserWarning')  # it only warns of what it can't read
+        done = subprocess.run([BIN / 'nbdev_clean', '--fname', path], cwd=root, env=env, text=True, capture_output=True)
+        if done.returncode: raise SystemExit(f'error: nbdev_clean cannot read this notebook: {done.stderr[-300:]}')
+        return path.read_text(encoding='utf-8')
+
+
+# a checkout without the environment commits notebooks as they are
+FILTER = 'if [ -x .venv/bin/python ]; then exec .venv/bin/python tests/house_checks.py filter; else exec cat; fi'
+HOOK = """# written by `make`: JupyterLab saves the notebooks of this checkout as nbdev_clean writes them
+from pathlib import Path
+from nbdev.clean import clean_nb
+NOTEBOOKS = Path(__file__).resolve().parents[3] / 'nbs'
+def clean(model, path, contents_manager, **kw):
+    ours = Path(contents_manager._get_os_path(path)).resolve().is_relative_to(NOTEBOOKS)
+    if model['type'] == 'notebook' and ours: clean_nb(model['content'], allowed_cell_metadata_keys=['tags'], clean_ids=False)
+c.FileContentsManager.pre_save_hook = clean
+"""
+
+
+def install(root=ROOT):
+    "Have notebooks saved clean by the JupyterLab of the environment, and seen clean by git: in this clone only."
+    hook = root / '.venv' / 'etc' / 'jupyter' / 'jupyter_server_config.py'
+    hook.parent.mkdir(parents=True, exist_ok=True)
+    hook.write_text(HOOK)
+    git = lambda *args: subprocess.run(['git', *args], cwd=root, text=True, capture_output=True)
+    try: top = git('rev-parse', '--show-toplevel')
+    except FileNotFoundError: return
+    if top.returncode == 0 and Path(top.stdout.strip()).resolve() == root.resolve():
+        git('config', '--local', 'filter.notebooks.clean', FILTER)
 
 
 def lessons(root=ROOT):
@@ -88,6 +136,8 @@ def corpus(root=ROOT):
 if __name__ == '__main__':
     check, root = sys.argv[1], Path(sys.argv[2]).resolve() if len(sys.argv) > 2 else ROOT
     if check == 'readme': print(readme(root), end='')
+    elif check == 'filter': sys.stdout.buffer.write(as_committed(sys.stdin.buffer.read().decode('utf-8')).encode('utf-8'))
+    elif check == 'install': install(root)
     elif check == 'corpus': print(corpus(root))
     else:
         faults = dict(drift=drift, clean=clean, lessons=lessons)[check](root)

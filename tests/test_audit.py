@@ -72,9 +72,16 @@ def test_an_entry_that_was_touched_is_found(part, tmp_path, change, says):
     assert faults and says in faults[0], faults
 
 
-def test_an_entry_that_is_off_by_its_last_digit_is_found(part, tmp_path):
-    faults = spoil(part, tmp_path, entries=lambda entries: [e | dict(value=round(e['value'] + .01, 2)) for e in entries])
+@pytest.mark.parametrize('by', [.01, -.01, .0001, -.00001])
+def test_an_entry_that_is_a_little_off_is_found(part, tmp_path, by):
+    faults = spoil(part, tmp_path, entries=lambda entries: [e | dict(value=e['value'] + by) for e in entries])
     assert len(faults) == 8
+
+
+def test_figures_are_kept_in_full(part):
+    "Rounded to two digits and then to one, 97.448 becomes 97.5."
+    entries = json.loads((part / 'results.json').read_text())
+    assert max(abs(e[k] - round(e[k], 2)) for e in entries for k in ('value', 'lo', 'hi')) > .001
 
 
 def test_one_entry_twice_is_found(part, tmp_path):

