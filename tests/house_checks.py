@@ -40,8 +40,6 @@ def differing(a, b, pattern):
 def drift(root=ROOT):
     "Modules that differ from what their notebooks export."
     with copied(root) as copy:
-        (copy / 'emotion_study').mkdir()
-        shutil.copy(root / 'emotion_study' / '__init__.py', copy / 'emotion_study')  # written by hand, but for the version
         said, code = nbdev('nbdev_export', copy)
         if code: return [said]
         return [f'emotion_study/{n} is not what its notebook exports: run nbdev_export'
