@@ -190,7 +190,7 @@ def test_a_study_shows_its_own_lines_only(tmp_path):
 
 @pytest.mark.parametrize('line, says', [
     ('train --corpus twin --protocol random --classes 7 --epochs 1 --out {tmp}/models', ['models in ']),
-    ('features --corpus samples --out {tmp}/table.parquet', ['4 clips x '])])
+    ('features --corpus samples --out {tmp}/table.parquet', ['4 clips x ', 'voice: 4 of 4', 'face: 0 of 4', 'words: 4 of 4'])])
 def test_a_step_shows_its_own_lines_only(tmp_path, line, says):
     if 'samples' in line and not cli.have_samples(): pytest.skip('the sample clips can not be fetched')
     done = run(*line.format(tmp=tmp_path).split(), timeout=600)
