@@ -543,7 +543,7 @@ def verify(corpus: AnyCorpus = 'auto',
     for line in audit_lines(summary): say(line)
     if out: write_audit(summary, out)
     lacks = {"can't be measured": summary['found'] - summary['usable'], 'missing': len(summary.get('missing', []))}
-    if clips.problems: raise SettingError(f"{len(clips.problems):,} rows of {corpus} are left out, listed above")
+    if clips.problems: raise SettingError(f"{len(clips.problems):,} row(s) of {corpus} left out, listed above")
     if any(lacks.values()): raise SettingError('; '.join(f'{n:,} clip(s) {what}' for what, n in lacks.items() if n) + ': see the list above')
 
 # %% ../nbs/14_cli.ipynb #ca4e0e99

@@ -278,7 +278,8 @@ def audit(corpus: Corpus, jobs: int = -1  # threads; -1: one per processor
     details = {c: d for c, d in zip(table['clip'], table.details) if d}
     summary = dict(corpus=corpus.name, root=relative(corpus.root), found=len(clips), usable=int(table.usable.sum()),
                    problems=by_problem(table), details=details, same_recordings=same_recordings(table),
-                   emotions=counts(clips.emotion), intensities=counts(clips.intensity), actors=counts(clips.actor),
+                   emotions=counts(clips.emotion), intensities=counts(clips.intensity.replace('', 'not given')),
+                   actors=counts(clips.actor.replace('', 'not given')),
                    rates=counts(table.rate.dropna()), channels=counts(table.channels.dropna()),
                    seconds=spread(table.seconds), peak=spread(table.peak),
                    sounds=text_digest(sorted(zip(table['clip'], table.sound))))
