@@ -146,7 +146,9 @@ def save_results(folder, entries: list, notebook: str) -> Path:
 def readable(table: pd.DataFrame, digits: int = 1, absent: str = '–') -> pd.DataFrame:
     "A table for a page: rounded, with a mark where there is no figure."
     short = table.round(digits)
-    return short.astype(object).where(short.notna(), absent) if short.isna().any(axis=None) else short
+    if not short.isna().any(axis=None): return short
+    def shown(x): return absent if pd.isna(x) else f'{x:.{digits}f}' if isinstance(x, float) else x
+    return short.astype(object).map(shown)
 
 def recalls(predictions: pd.DataFrame  # one run
             ) -> pd.Series:  # index class, percent; classes with clips only
