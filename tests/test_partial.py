@@ -166,15 +166,19 @@ def shown_numbers(folder):
                 yield path.stem, ''.join(text)
 
 
+RUN = {'sound': [f'{i:02d}' for i in range(11)],  # every notebook that is not optional
+       'faces': ['02', '03', '06', '08', '10']}   # those that do something else when faces are there
+
 @pytest.fixture(scope='module')
 def four_actors(tmp_path_factory):
-    "The quick study on four actors, with sound only and with faces, begun together: kind -> (process, log, report)."
+    "Quick studies on four actors, with sound only and with faces, begun together: kind -> (process, log, report)."
     cli.have_samples()
     begun = {}
     for kind in ('sound', 'faces'):
         folder = tmp_path_factory.mktemp(kind)
         data = part_of_ravdess(folder / 'data', faces=kind == 'faces')
         asked = ['study', '--corpus', 'ravdess', '--seeds', '1', '--out', str(folder / 'report')]
+        if kind == 'faces': asked += [f'--only={n}' for n in RUN[kind]]
         begun[kind] = subprocess.Popen([sys.executable, '-c', CODE, *asked], cwd=ROOT, env=os.environ | dict(EMOTION_STUDY_DATA=str(data)),
                                        stdin=subprocess.DEVNULL, stdout=(folder / 'log').open('w'), stderr=subprocess.STDOUT), folder / 'log', folder / 'report'
     yield begun
@@ -191,6 +195,6 @@ def test_the_quick_study_on_four_actors(four_actors, kind):
     check_pages(report, synthetic=False)
     assert audit_report(report).faults == []
     run = json.loads((report / 'run.json').read_text())
-    assert [n[:2] for n in run['notebooks']] == [f'{i:02d}' for i in range(11)], 'every notebook that is not optional'
+    assert [n[:2] for n in run['notebooks']] == RUN[kind]
     assert no_nan(json.loads((report / 'results.json').read_text()))
     assert not [(name, text) for name, text in shown_numbers(report) if re.search(r'\bnan\b', text, re.I)]
