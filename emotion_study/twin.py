@@ -387,6 +387,7 @@ def sample_twin(model: TwinModel, seed: int = 0) -> pd.DataFrame:  # a feature t
     labels = pd.DataFrame([describe(c) for c in expected_codes()])
     values = from_scores(sample_scores(model, labels, seed), model.arrays['knots'], model.arrays['positive'])
     table = pd.concat([labels, pd.DataFrame(_columns(model, labels, values))], axis=1)
+    table = table.assign(**{f'note.{channel}': '' for channel in ('voice', 'face')})  # no recording, no notes
     table.attrs['synthetic'] = True
     table.attrs['provenance'] = provenance({'twin': model_digest(model)}, corpus='twin', synthetic=True, seed=seed)
     return table
