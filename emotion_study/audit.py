@@ -340,14 +340,15 @@ class Audit:
     rows: int; runs: int; folds: int; derived: int
     outside: list
 
-    def lines(self) -> list:
-        "The findings as sentences."
-        return [f'{self.rows:,} predictions in {self.runs} runs; {self.folds} sets of folds made again from labels '
-                'and seeds',
-                f'{self.derived} entries of results.json derived anew',
-                f'{len(self.outside)} entries that predictions can\'t tell: ' + ('none' if not self.outside else ''),
-                *(f'  {i}: {what}' for i, what in self.outside),
-                'no difference found' if not self.faults else f'{len(self.faults)} fault(s):', *(f'  {f}' for f in self.faults[:20])]
+    def lines(self, every: bool = False  # name the entries that predictions can't tell
+              ) -> list:
+        "The findings as sentences, the verdict first."
+        verdict = f'{len(self.faults)} fault(s):' if self.faults else 'no difference found'
+        named = [f'  {i}: {what}' for i, what in self.outside] if every else []
+        return [verdict, *(f'  {fault}' for fault in self.faults[:20]),
+                f'{self.rows:,} predictions in {self.runs} runs; {self.folds} sets of folds made again from labels and seeds',
+                f'{self.derived:,} entries of results.json derived anew',
+                f"{len(self.outside):,} entries that predictions can't tell", *named]
 
 # %% ../nbs/12b_audit.ipynb #2db254ed
 def _read(folder: Path, name: str):

@@ -485,12 +485,13 @@ def report(folder: Annotated[Path, typer.Argument(help="what `study` left, such 
 
 # %% ../nbs/14_cli.ipynb #9881d81c
 @app.command()
-def audit(folder: Annotated[Path, typer.Argument(help="of a report, such as reports/ravdess")]):
+def audit(folder: Annotated[Path, typer.Argument(help="of a report, such as reports/ravdess")],
+          every: Annotated[bool, typer.Option('--list', help="also name the entries that predictions can't tell")] = False):
     "Derive every number of a report anew from its predictions."
     if not folder.is_dir(): raise SettingError(f"{folder} is no folder: name a report, such as reports/ravdess")
     from emotion_study.audit import audit_report
     found = audit_report(folder)
-    for line in found.lines(): say(line)
+    for line in found.lines(every): say(line)
     if found.faults: raise SettingError(f"{folder}: {len(found.faults)} fault(s), listed above; the first: {found.faults[0]}")
 
 # %% ../nbs/14_cli.ipynb #2fa0a627
