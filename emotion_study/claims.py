@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['QUOTED', 'NETWORK', 'LATE', 'POOL', 'ENSEMBLE', 'SELF_TRAINED', 'MODELS', 'PUBLISHED', 'SETTINGS', 'ROBUST',
            'HEADLINES', 'TABLE', 'COLUMNS', 'OTHERS', 'BESIDE', 'FOUR', 'POINT', 'SHORTCUTS', 'VOICE_POOL', 'ALONE',
-           'KNOWN_VOICES', 'PAPER', 'OURS', 'CLAIMS', 'ENDS', 'Claim', 'run', 'Undecided', 'Ledger', 'above',
-           'less_than', 'within', 'none_shown', 'extended', 'with_small', 'level_verdict', 'claim_level', 'claim_even',
-           'claim_gain', 'claim_text', 'claim_network', 'claim_blocks', 'wilson', 'claim_verified', 'claim_robust',
-           'compared', 'readme_table', 'readme_network', 'readme_splits', 'readme_words', 'readme_late', 'readme_leaks',
-           'readme_shortcuts', 'both_sets', 'readme_pool', 'readme_ensemble', 'readme_larger', 'readme_self_training',
-           'readme_speeds', 'readme_voice', 'readme_known_voice', 'corpus_facts', 'all_rows', 'fold_facts',
-           'published_facts', 'overlap_facts', 'seen_percent', 'time_facts', 'make_ledger', 'claims_page',
+           'KNOWN_VOICES', 'PAPER', 'OURS', 'CLAIMS', 'ENDS', 'Claim', 'run', 'Undecided', 'Verdicts', 'Ledger',
+           'above', 'less_than', 'within', 'none_shown', 'extended', 'with_small', 'level_verdict', 'claim_level',
+           'claim_even', 'claim_gain', 'claim_text', 'claim_network', 'claim_blocks', 'wilson', 'claim_verified',
+           'claim_robust', 'compared', 'readme_table', 'readme_network', 'readme_splits', 'readme_words', 'readme_late',
+           'readme_leaks', 'readme_shortcuts', 'both_sets', 'readme_pool', 'readme_ensemble', 'readme_larger',
+           'readme_self_training', 'readme_speeds', 'readme_voice', 'readme_known_voice', 'corpus_facts', 'all_rows',
+           'fold_facts', 'published_facts', 'overlap_facts', 'seen_percent', 'time_facts', 'make_ledger', 'claims_page',
            'write_whole', 'write_ledger']
 
 # %% ../nbs/12c_claims.ipynb #5b33d4db
@@ -46,16 +46,43 @@ def run(protocol, classes, scope, model, modalities) -> dict:
     "Names a run of the predictions table."
     return dict(protocol=protocol, classes=classes, scope=scope, model=model, modalities=modalities)
 
-# %% ../nbs/12c_claims.ipynb #59ade7cc
-QUOTED = ('id', 'metric', 'value', 'lo', 'hi', 'unit', 'n')  # of an entry, under a claim
-
+# %% ../nbs/12c_claims.ipynb #59ade7cb
 class Undecided(Exception):
     "A claim whose figure this run does not allow."
 
-class Ledger:
+class Verdicts:
+    "Claims that have been judged, in order."
+    def __init__(self): self.claims = []
+
+    def judged(self, claim: Claim, verdict: str, why: str):
+        "Write a claim down with its verdict."
+        claim.verdict, claim.why = verdict, why
+        self.claims.append(claim)
+
+    def untestable(self, claim: Claim):
+        "Write a claim down whose runs this report does not have."
+        why = 'the runs that it is about are not in this report'
+        self.judged(claim, 'cannot be tested here', why)
+
+    def decide(self, claim: Claim, parts: list, why: str):
+        "Judge a claim by its parts: each True (shown), False (refuted) or None (neither)."
+        if not parts: return self.untestable(claim)
+        verdict = 'fails' if False in parts else 'holds' if all(parts) else 'not decided'
+        self.judged(claim, verdict, why)
+
+    def judge(self, rule):
+        "Settle a claim by its rule, or say why this run can't."
+        try: rule(self)
+        except Undecided as stop: self.judged(stop.args[0], 'not decided', f'this run has no such figure: {stop.args[1]}')
+
+# %% ../nbs/12c_claims.ipynb #59ade7cc
+QUOTED = ('id', 'metric', 'value', 'lo', 'hi', 'unit', 'n')  # of an entry, under a claim
+
+class Ledger(Verdicts):
     "Claims and the entries that they quote."
     def __init__(self, runs: Runs, entries: list, notebook: str = '10_claims_ledger'):
-        self.runs, self.notebook, self.claims, self.made = runs, notebook, [], {}
+        super().__init__()
+        self.runs, self.notebook, self.made = runs, notebook, {}
         self.known = {e['id']: e for e in entries if e['notebook'] != notebook}
 
     def has(self, *abouts):
@@ -73,30 +100,9 @@ class Ledger:
         if e.get('reason'): raise Undecided(claim, f"{e['id']}: {e['reason']}")
         return e
 
-    def judge(self, rule):
-        "Settle a claim by its rule, or say why this run can't."
-        try: rule(self)
-        except Undecided as stop: self.judged(stop.args[0], 'not decided', f'this run has no such figure: {stop.args[1]}')
-
     def gain(self, claim: Claim, without: dict, with_: dict) -> dict:
         "The entry of what one run has over another, in points."
         return self.figure(claim, 'accuracy_difference', with_, without)
-
-    def judged(self, claim: Claim, verdict: str, why: str):
-        "Write a claim down with its verdict."
-        claim.verdict, claim.why = verdict, why
-        self.claims.append(claim)
-
-    def untestable(self, claim: Claim):
-        "Write a claim down whose runs this report does not have."
-        why = 'the runs that it is about are not in this report'
-        self.judged(claim, 'cannot be tested here', why)
-
-    def decide(self, claim: Claim, parts: list, why: str):
-        "Judge a claim by its parts: each True (shown), False (refuted) or None (neither)."
-        if not parts: return self.untestable(claim)
-        verdict = 'fails' if False in parts else 'holds' if all(parts) else 'not decided'
-        self.judged(claim, verdict, why)
 
 # %% ../nbs/12c_claims.ipynb #21fecb36
 def above(e: dict, level: float = 0.) -> bool | None:  # None: the interval holds the level
@@ -384,6 +390,7 @@ def readme_late(L: Ledger):
     found = compared(L, c, [(LATE, NETWORK)], SETTINGS.values())
     L.decide(c, [False if e['lo'] > 0 else less_than(e, POINT) for e in found], _told(found))
 
+# %% ../nbs/12c_claims.ipynb #5c0e7a1e
 def readme_leaks(L: Ledger):
     "That sharing speakers is the dearest shortcut."
     c = Claim('readme-speakers', 'README',
