@@ -471,11 +471,13 @@ def evaluate(folder: Annotated[Path, typer.Argument(help="what `train` left")],
                                                       "which is judged as a whole", show_default=False)] = ''):
     "Judge saved models on held-out clips, or on another corpus (--mode evaluate)."
     if not folder.is_dir(): raise SettingError(f"{folder} is no folder: name what `emotion-study train --out` wrote")
-    from emotion_study.metrics import summary
+    from emotion_study.metrics import readable, summary
     from emotion_study.training import evaluate_models, saved_cards
     trained = saved_cards(folder)[0][1].get('corpus', 'auto')
     if not corpus and trained == 'manifest': raise SettingError(f"{folder} was trained on a CSV: name it with --corpus")
-    say(summary(evaluate_models(folder, table_of(corpus or trained or 'auto'), say=say)).round(4).to_string())
+    predictions = evaluate_models(folder, table_of(corpus or trained or 'auto'), say=say)
+    found = summary(predictions).astype(dict(n=int, actors=int, seeds=int))
+    say(readable(found, 4).to_string())
 
 @app.command()
 def report(folder: Annotated[Path, typer.Argument(help="what `study` left, such as reports/twin")]):
