@@ -20,7 +20,7 @@ from typing import Annotated
 # %% ../nbs/14_cli.ipynb #419fe1dd
 import typer
 from .core import (CHECKOUT, ROOT, SettingError, Settings, cache_folder, check_fit,
-    check_place, code_digest, column_lines, emotion_lines, empty_report, identity, label_names,
+    check_place, code_digest, column_lines, emotion_lines, empty_report, first_of, identity, label_names,
     lock_report, misfit, need_checkout, other_code, provenance, read_record, relative, text_digest,
     unlock_report, write_record)
 
@@ -252,7 +252,7 @@ def start(settings: Settings, only: list, mixed_code: bool = False) -> tuple:  #
     lock = lock_report(folder)
     try: old = open_folder(folder, asked, bool(only), mixed_code, adds=[p.stem for p in paths])
     except SettingError: unlock_report(lock); raise
-    if other := other_code(old, [p.stem for p in paths]) if old else []: say(f"mixed code: {', '.join(other)} ran under another state of it")
+    if other := other_code(old, [p.stem for p in paths]) if old else []: say(f"mixed code: {first_of(other)} ran under another state of it")
     record = asked | dict(notice=corpus.notice, notebooks=old.get('notebooks', {}),
                           code=old.get('code', {}), skipped=old.get('skipped', skipped), provenance=provenance(**asked))
     if corpus.notice and not corpus.synthetic: record['codes'] = sorted(corpus.clips['clip'])  # the audit makes folds of them

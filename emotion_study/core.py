@@ -11,7 +11,7 @@ __all__ = ['EMOTIONS', 'EMOTION_NAMES', 'OTHER_EMOTIONS', 'COLUMNS', 'STATEMENTS
            'user_folder', 'packaged', 'need_checkout', 'relative', 'settled', 'load_tensorflow', 'writable',
            'cache_folder', 'settle', 'check_libraries', 'set_seeds', 'file_digest', 'text_digest', 'code_digest',
            'keep', 'store_row', 'load_row', 'package_folder', 'provenance', 'read_record', 'write_record',
-           'empty_report', 'identity', 'other_code', 'misfit', 'check_place', 'check_fit', 'lock_report',
+           'empty_report', 'identity', 'other_code', 'first_of', 'misfit', 'check_place', 'check_fit', 'lock_report',
            'unlock_report', 'open_report', 'check_open']
 
 # %% ../nbs/00_core.ipynb #619c6986
@@ -480,6 +480,10 @@ def other_code(record: dict, notebooks=()) -> list:  # names
     names = [*record.get('notebooks', {}), *ran] or ['a notebook that is not recorded']
     return [n for n in dict.fromkeys(names) if n not in notebooks and ran.get(n) != here]
 
+def first_of(names: list) -> str:
+    "The first of some names, and how many more there are."
+    return names[0] + (f' and {len(names) - 1} more' if len(names) > 1 else '')
+
 def misfit(record: dict, asked: dict) -> str:  # '' where all fits
     "How the settings of a report differ from what is asked for now."
     def named(key): return 'other clips or face tables' if key == 'content' else f'{key} {record[key]!r}, not {asked[key]!r}'
@@ -501,7 +505,7 @@ def check_fit(folder: Path, asked: dict, notebooks=(), mixed_code: bool = False)
     differs = misfit(record, asked)
     if differs: raise SettingError(f"{shown} was made with {differs}: use the same settings, or another out")
     others = [] if mixed_code else other_code(record, notebooks)
-    if others: raise SettingError(f"{shown} was made by other code ({others[0]}{f' and {len(others) - 1} more' * (len(others) > 1)}): "
+    if others: raise SettingError(f"{shown} was made by other code ({first_of(others)}): "
                                   "name another out, or run `emotion-study study --only ... --mixed-code`")
 
 # %% ../nbs/00_core.ipynb #a7b69582
@@ -533,8 +537,9 @@ def open_report(notebook: str,  # its name, such as '02_published_claim'
     ours = os.environ.get('EMOTION_STUDY_REPORT') == str(folder)
     if not ours: check_place(folder)
     if not out:
+        replaced = ', where they replace those of the last direct run' * (read_record(folder) is not None)
         empty_report(folder)
-        print(f"Results go to {relative(folder)}; `emotion-study study --only {notebook}` adds them to a report.")
+        print(f"Results go to {relative(folder)}{replaced}; `emotion-study study --only {notebook}` adds them to a report.")
     check_fit(folder, asked, [notebook], mixed_code=ours)
     folder.mkdir(parents=True, exist_ok=True)
     if not ours:
