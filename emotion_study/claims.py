@@ -15,7 +15,7 @@ __all__ = ['QUOTED', 'NETWORK', 'LATE', 'POOL', 'ENSEMBLE', 'SELF_TRAINED', 'MOD
            'write_whole', 'write_ledger']
 
 # %% ../nbs/12c_claims.ipynb #5b33d4db
-import json
+import json, re
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -627,12 +627,13 @@ def make_ledger(folder  # of a report
 # %% ../nbs/12c_claims.ipynb #f31994ae
 _PAGE = """<h1>Claims</h1>
 <p>Each claim of the paper and of this project's README, with what would refute it. Verdicts are computed from the figures, the figures from
-<a href="predictions.parquet">predictions.parquet</a> (<code>emotion-study audit</code> derives them again). All intervals are 95 %, over actors.</p>
+<a href="predictions.parquet">predictions.parquet</a> (<code>emotion-study audit</code> derives them again). All intervals are 95 %, over actors;
+none is corrected for the number of comparisons.</p>
 <table><tr><th>claim</th><th>source</th><th>verdict</th></tr>{% for c in claims %}
-<tr><td><a href="#{{ c.id }}">{{ c.statement }}</a></td><td>{{ c.source }}</td><td><strong>{{ c.verdict }}</strong></td></tr>{% endfor %}</table>
-{% for c in claims %}<h2 id="{{ c.id }}">{{ c.statement }}</h2>
-<p><strong>{{ c.verdict }}</strong>: {{ c.why }}</p>
-<p>Would be refuted if: {{ c.refuted_by }}.<br>Test: {{ c.test }}. Shown in <a href="{{ c.cell }}">{{ c.cell | cellname }}</a>.</p>
+<tr><td><a href="#{{ c.id }}">{{ c.statement | words }}</a></td><td>{{ c.source }}</td><td><strong>{{ c.verdict }}</strong></td></tr>{% endfor %}</table>
+{% for c in claims %}<h2 id="{{ c.id }}">{{ c.statement | words }}</h2>
+<p><strong>{{ c.verdict }}</strong>: {{ c.why | words }}</p>
+<p>Would be refuted if: {{ c.refuted_by | words }}.<br>Test: {{ c.test }}. Shown in <a href="{{ c.cell }}">{{ c.cell | cellname }}</a>.</p>
 {% if c.figures %}<details><summary>{{ c.figures | length }} figures and the rows that they come from</summary><div class="scroll"><table>
 <tr><th>metric</th><th>value</th><th>interval</th><th>n</th><th>rows of predictions.parquet</th></tr>{% for f in c.figures %}
 <tr><td>{{ f.metric }}</td><td class="number">{{ f | number }}</td><td class="number">{{ f | span }}</td><td class="number">{{ f.n }}</td><td><code>{{ f.id }}</code></td></tr>{% endfor %}
@@ -640,10 +641,16 @@ _PAGE = """<h1>Claims</h1>
 <h2>Facts</h2><div class="scroll"><table>{% for k, v in facts %}<tr><td>{{ k }}</td><td class="number">{{ v | fact }}</td></tr>{% endfor %}</table></div>
 """
 
+def _with_code(text):
+    "Escaped text in which `names` are code."
+    from markupsafe import Markup, escape
+    return Markup(re.sub(r'`([^`]+)`', r'<code>\1</code>', str(escape(text))))
+
 def claims_page(ledger: dict) -> str:  # HTML body
     "The ledger as a page of the report."
     from jinja2 import Environment
     jinja = Environment(autoescape=True)
+    jinja.filters['words'] = _with_code
     digits = lambda f: 2 if f['unit'] in ('percent', 'points') else 4
     jinja.filters['number'] = lambda f: '–' if f['value'] is None else f"{f['value']:.3g}" if f['unit'] == 'p' else f"{f['value']:.{digits(f)}f}"
     jinja.filters['span'] = lambda f: '–' if f['lo'] is None else f"{f['lo']:.{digits(f)}f} to {f['hi']:.{digits(f)}f}"

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['METRICS', 'FEWEST', 'RUN', 'hits', 'confusion_by_actor', 'measures', 'bootstrap_weights', 'NotComputed', 'spread',
            'summary', 'protocol_name', 'run_name', 'with_folds', 'finite', 'no_interval', 'result_entries',
-           'save_results', 'readable', 'recalls']
+           'save_results', 'readable', 'text_table', 'recalls']
 
 # %% ../nbs/10_metrics.ipynb #a10a4405
 import json
@@ -149,6 +149,12 @@ def readable(table: pd.DataFrame, digits: int = 1, absent: str = '–') -> pd.Da
     if not short.isna().any(axis=None): return short
     def shown(x): return absent if pd.isna(x) else f'{x:.{digits}f}' if isinstance(x, float) else x
     return short.astype(object).map(shown)
+
+def text_table(table: pd.DataFrame):  # what a notebook shows
+    "A table of words for a page: no row numbers, cells that wrap."
+    from IPython.display import HTML
+    told = table.astype(object).where(table.notna(), '')
+    return HTML(told.to_html(index=False, classes='words', border=0))
 
 def recalls(predictions: pd.DataFrame  # one run
             ) -> pd.Series:  # index class, percent; classes with clips only

@@ -66,8 +66,8 @@ _FIGURES = [
             LISTENERS_SOURCE, 'partly', 'people may answer none of these; untrained')]
 
 # %% ../nbs/11a_people.ipynb #f1a0c007
-_PROBES = {'train': 'a linear probe on frozen models or on features; no publication',
-           'actor': 'the same, each speaker normalised by their own clips; no publication'}
+_PROBES = {'train': 'a linear probe; no publication',
+           'actor': 'a linear probe, each speaker normalised; no publication'}
 
 def published_figures() -> pd.DataFrame:  # columns `COLUMNS`; value, lo, hi, spread in percent
     "What others published about RAVDESS speech, each figure with its question and source."

@@ -170,6 +170,7 @@ details.code { margin: .6rem 0; } summary { cursor: pointer; color: var(--soft);
 table { border: 0; border-collapse: collapse; font-size: .86rem; margin: .6rem 0; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .5rem; border: 0; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
 td.number, .dataframe td { text-align: right; white-space: nowrap; } .dataframe th { text-align: right; }
+.dataframe.words td, .dataframe.words th { text-align: left; white-space: normal; }
 img { max-width: 100%; height: auto; background: #fff; border-radius: 4px; }
 figure { margin: 0; } figcaption { font-size: .88rem; color: var(--soft); margin-top: .3rem; }
 .gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 24rem), 1fr)); gap: 1.6rem; }
