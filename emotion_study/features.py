@@ -395,8 +395,7 @@ def copies_notice(table: pd.DataFrame) -> str:
     names = [g['clip'].tolist() for _, g in table.groupby(recordings(table)) if len(g) > 1]
     if not names: return ''
     shown = '; '.join(' = '.join(map(str, n)) for n in names[:3]) + ('; …' if len(names) > 3 else '')
-    return (f"the same recording under several names: {len(names):,} recording(s), {sum(map(len, names)):,} clips "
-            f"({shown}); copies of test clips are not learnt from")
+    return f"The same recording under several names: {len(names):,} recording(s), {sum(map(len, names)):,} clips ({shown})"
 
 # %% ../nbs/06_features.ipynb #db9d1ed3
 def tally(phrases) -> str:

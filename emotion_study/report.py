@@ -166,7 +166,7 @@ code { background: var(--box); padding: .1em .3em; border-radius: 3px; }
 pre { overflow-x: auto; margin: .5rem 0; } pre code, .tex-source code { background: none; padding: 0; }
 details.code { margin: .6rem 0; } summary { cursor: pointer; color: var(--soft); font-size: .85rem; }
 .highlight { background: var(--box); border-radius: 5px; padding: .1rem .8rem; }
-.scroll, .output_html, .rendered_html { overflow-x: auto; } .output_stderr pre { color: var(--soft); }
+.scroll, .output_html, .rendered_html { overflow-x: auto; } .output_stderr pre { color: var(--soft); } .output_stdout pre { white-space: pre-wrap; }
 table { border: 0; border-collapse: collapse; font-size: .86rem; margin: .6rem 0; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .5rem; border: 0; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
 td.number, .dataframe td { text-align: right; white-space: nowrap; } .dataframe th { text-align: right; }

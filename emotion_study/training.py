@@ -592,7 +592,9 @@ def train_models(table: pd.DataFrame, protocol: str = 'actor', classes: int = 8,
     table, out = learnable(table, say), Path(out)
     checked_request(table, protocol, scope, model, out)
     folds = [f for f in make_folds(table, protocol, classes, seed) if only is None or f.fold in only]
-    if notice := copies_notice(table): say(f'{notice}: {sum(f.copies for f in folds):,} left out in {len(folds)} fold(s)')
+    if notice := copies_notice(table):
+        left = sum(f.copies for f in folds)
+        say(f'{notice}. Copies of test clips are not learnt from: {left:,} left out in {len(folds)} fold(s)')
     networks = train_folds(table, folds, classes, scope, epochs)
     for old in [*out.glob('fold*.json'), *out.glob('fold*.keras')]: old.unlink()
     plain = table.drop(columns=feature_columns(table, families=COPIES))

@@ -242,7 +242,7 @@ def test_training_tells_of_copies_and_of_what_it_leaves_out(tmp_path):
     training.train_models(table, 'random', 7, out=tmp_path, epochs=1, say=lines.append)
     said, card = '\n'.join(lines), training.read_card(tmp_path / 'fold0.json')
     assert f'3 of {len(table)} clips have no emotion' in said and '2 clips of which nothing was measured (undecodable: 2)' in said
-    assert 'the same recording under several names' in said
+    assert 'The same recording under several names' in said
     plain = lambda clips: {c.removesuffix(' (1)') for c in clips}
     assert not plain(card['test']) & plain(card['fit'])
 
