@@ -165,7 +165,7 @@ def claim_level(L: Ledger, metric: str):
               'every model of this report: mean over splits with bootstrap over actors, random '
               'splits and new speakers',
               '02_published_claim.ipynb#Where-the-claim-falls')
-    asked = {p: [run(p, 7, s, *m) for s in ('actor', 'train') for m in MODELS] for p in ('random', 'actor')}
+    asked = {p: [run(p, 7, s, *m) for s in ('adapted', 'inductive') for m in MODELS] for p in ('random', 'actor')}
     asked = {p: [a for a in abouts if L.has(a)] for p, abouts in asked.items()}
     if not all(asked.values()): return L.untestable(c)
     heard, new = ([L.figure(c, metric, a) for a in asked[p]] for p in ('random', 'actor'))
@@ -186,7 +186,7 @@ def claim_even(L: Ledger):
               'the interval of the lowest recall lies below the interval of the highest',
               'recall by emotion with bootstrap over actors',
               '10_claims_ledger.ipynb#Consistent-over-emotions')
-    abouts = [a for a in (run('random', 7, 'actor', *NETWORK), run('actor', 7, 'train', *NETWORK)) if L.has(a)]
+    abouts = [a for a in (run('random', 7, 'adapted', *NETWORK), run('actor', 7, 'inductive', *NETWORK)) if L.has(a)]
     if not abouts: return L.untestable(c)
     told = {}
     for a in abouts:
@@ -199,9 +199,9 @@ def claim_even(L: Ledger):
     L.judged(c, verdict, '; '.join(t for _, t in told.values()))
 
 # %% ../nbs/12c_claims.ipynb #cdef502e
-SETTINGS = {'random splits, 7 classes, scope actor': ('random', 7, 'actor'),
-            'new speakers, 7 classes, scope train': ('actor', 7, 'train'),
-            'new speakers, 8 classes, scope train': ('actor', 8, 'train')}
+SETTINGS = {'random splits, 7 classes, scope adapted': ('random', 7, 'adapted'),
+            'new speakers, 7 classes, scope inductive': ('actor', 7, 'inductive'),
+            'new speakers, 8 classes, scope inductive': ('actor', 8, 'inductive')}
 
 def claim_gain(L: Ledger, c: Claim, without: tuple, with_: tuple):  # (model, channels) each
     "That one run is better than another, under several settings."
@@ -264,7 +264,7 @@ def claim_verified(L: Ledger):
               'no test, interval or split is given',
               'what one hold-out figure can say, and our own run against shuffles',
               '10_claims_ledger.ipynb#All-variants-at-once')
-    about = run('random', 7, 'actor', *NETWORK)
+    about = run('random', 7, 'adapted', *NETWORK)
     if L.has(about): L.figure(c, 'permutation_p', about)
     lo, hi = wilson(279, 288)
     L.judged(c, 'cannot be tested here',
@@ -284,7 +284,7 @@ def claim_robust(L: Ledger):
               '08_leakage_audit.ipynb#The-price-of-each-shortcut')
     parts, told = [], []
     for model in (NETWORK, LATE):
-        a, b = run('random', 7, 'train', *model), run('actor', 7, 'train', *model)
+        a, b = run('random', 7, 'inductive', *model), run('actor', 7, 'inductive', *model)
         if not L.has(a, b): continue
         d, (worst, best) = L.gain(c, a, b), (L.figure(c, f'{m}_actor', b)['value'] for m in ('worst', 'best'))
         parts.append(above(d, -ROBUST))
@@ -293,7 +293,7 @@ def claim_robust(L: Ledger):
     L.decide(c, parts, '; '.join(told))
 
 # %% ../nbs/12c_claims.ipynb #55707c7e
-HEADLINES = [('random', 7, 'actor'), ('actor', 8, 'actor'), ('actor', 8, 'train')]
+HEADLINES = [('random', 7, 'adapted'), ('actor', 8, 'adapted'), ('actor', 8, 'inductive')]
 
 def compared(L: Ledger, c: Claim, ways, settings=HEADLINES) -> list:  # entries
     "What each second model of `ways` has over the first, in each setting that the report has."
@@ -305,12 +305,12 @@ def _told(found):
     return '; '.join(parts)
 
 # %% ../nbs/12c_claims.ipynb #29af518f
-TABLE = [('random', 7, 'actor'), ('random', 7, 'train'), ('actor', 7, 'actor'), ('actor', 7, 'train'),
-         ('actor', 8, 'actor'), ('actor', 8, 'train')]
+TABLE = [('random', 7, 'adapted'), ('random', 7, 'inductive'), ('actor', 7, 'adapted'), ('actor', 7, 'inductive'),
+         ('actor', 8, 'adapted'), ('actor', 8, 'inductive')]
 COLUMNS = [('late', 'voice'), ('late', 'face'), LATE, NETWORK]
 OTHERS = [*MODELS, ('network', 'voice+face'), extended(('late', 'voice')), ('pool', 'voice'),
           ('network', 'voice'), ('ensemble', 'voice')]
-BESIDE = [run(p, 8, 'train', *m) for p in ('loso', 'statement') for m in (LATE, POOL, NETWORK)]
+BESIDE = [run(p, 8, 'inductive', *m) for p in ('loso', 'statement') for m in (LATE, POOL, NETWORK)]
 
 def readme_table(L: Ledger):
     "The table of accuracies."
@@ -337,7 +337,7 @@ def readme_network(L: Ledger):
               f'its whole interval lies at or above {CLAIM} %; one that holds it decides nothing',
               'mean over splits with bootstrap over actors',
               '02_published_claim.ipynb#Where-the-claim-falls')
-    about = run('random', 7, 'actor', *NETWORK)
+    about = run('random', 7, 'adapted', *NETWORK)
     if not L.has(about): return L.untestable(c)
     e, share = L.figure(c, 'accuracy', about), L.figure(c, 'share_reaching_claim', about)
     why = f"{_named(e)}, reached on {share['value']:.0f} % of {share['n']} splits"
@@ -351,7 +351,7 @@ def readme_splits(L: Ledger):
               'they lie closer together, for one of the models',
               f'points between the best and the worst split; share of splits that reach {CLAIM} %',
               '02_published_claim.ipynb#Where-the-claim-falls')
-    network, late, *others = (run('random', 7, 'actor', *m) for m in FOUR)
+    network, late, *others = (run('random', 7, 'adapted', *m) for m in FOUR)
     if not L.has(network, late) or L.runs[network]['seed'].nunique() < 2: return L.untestable(c)
     gap, parts, told = L.gain(c, late, network), [], []
     for about in (network, late, *filter(L.has, others)):
@@ -371,7 +371,7 @@ def readme_words(L: Ledger):
               'the interval does not contain that share',
               'accuracy of words alone for new speakers, 8 classes',
               '03_new_speakers.ipynb#Results')
-    about = run('actor', 8, 'train', 'late', 'words')
+    about = run('actor', 8, 'inductive', 'late', 'words')
     if not L.has(about): return L.untestable(c)
     e, rows = L.figure(c, 'accuracy', about), L.runs[about]
     largest = 100 * rows['emotion'].value_counts(normalize=True).max()
@@ -399,8 +399,8 @@ def readme_leaks(L: Ledger):
               'between network and late fusion',
               'both differences over the same actors',
               '08_leakage_audit.ipynb#The-price-of-each-shortcut')
-    heard, new = (run(p, 7, 'train', *LATE) for p in ('random', 'actor'))
-    other = run('actor', 7, 'train', *NETWORK)
+    heard, new = (run(p, 7, 'inductive', *LATE) for p in ('random', 'actor'))
+    other = run('actor', 7, 'inductive', *NETWORK)
     if not L.has(heard, new, other): return L.untestable(c)
     step, choice = L.gain(c, heard, new), L.gain(c, new, other)
     size = max(abs(choice['lo']), abs(choice['hi']))
@@ -408,10 +408,10 @@ def readme_leaks(L: Ledger):
     L.decide(c, [less_than(step, -size) is True], why)
 
 # %% ../nbs/12c_claims.ipynb #fae68dde
-SHORTCUTS = [(run('random', 7, 'train', 'lda', 'voice+face'),
-              run('actor', 7, 'train', 'lda', 'voice+face')),
-             (run('leaky', 7, 'train', 'lda, copies before split', 'voice+face'),
-              run('random', 7, 'train', 'lda, copies after split', 'voice+face'))]
+SHORTCUTS = [(run('random', 7, 'inductive', 'lda', 'voice+face'),
+              run('actor', 7, 'inductive', 'lda', 'voice+face')),
+             (run('leaky', 7, 'inductive', 'lda, copies before split', 'voice+face'),
+              run('random', 7, 'inductive', 'lda, copies after split', 'voice+face'))]
 
 def readme_shortcuts(L: Ledger):
     "That known speakers and copies made before the split raise the figure."
@@ -431,14 +431,14 @@ def both_sets(a, b): return [(a, b), (extended(a), extended(b))]
 def readme_pool(L: Ledger):
     "That learnt weights and more experts beat equal votes."
     c = Claim('readme-pool', 'README',
-              'the pool is better than late fusion, but for the published set in scope `train`, '
+              'the pool is better than late fusion, but for the published set in scope `inductive`, '
               'where no gain is shown',
               'the interval of a difference does not lie above zero, or lies above zero where no '
               'gain is claimed',
               'paired difference over actors',
               '11_extended_voice.ipynb#The-runs')
     found = compared(L, c, both_sets(LATE, POOL))
-    exempt = lambda e: e['scope'] == 'train' and e['model'] == POOL[0]
+    exempt = lambda e: e['scope'] == 'inductive' and e['model'] == POOL[0]
     L.decide(c, [none_shown(e) if exempt(e) else e['lo'] > 0 for e in found], _told(found))
 
 def readme_ensemble(L: Ledger):
@@ -473,7 +473,7 @@ def readme_self_training(L: Ledger):
               'second does',
               'paired difference over actors',
               '14_self_training.ipynb#What-self-training-adds')
-    s, small = ('random', 7, 'actor'), (with_small(POOL), with_small(SELF_TRAINED))
+    s, small = ('random', 7, 'adapted'), (with_small(POOL), with_small(SELF_TRAINED))
     if not L.has(*(run(*s, *m) for m in (POOL, SELF_TRAINED, *small))): return L.untestable(c)
     found = compared(L, c, [(POOL, SELF_TRAINED), small], [s])
     L.decide(c, [found[0]['lo'] > 0, none_shown(found[1])], _told(found))
@@ -489,18 +489,18 @@ def readme_speeds(L: Ledger):
               '97_three_speeds.ipynb#What-the-copies-add')
     once = lambda m: (f'{extended(m)[0]}, one speed', m[1])
     ways = [(once(m), extended(m)) for m in (POOL, NETWORK, ENSEMBLE)]
-    found = compared(L, c, ways, [('actor', 8, 'train')])
+    found = compared(L, c, ways, [('actor', 8, 'inductive')])
     gains = lambda e: e['modalities'] == NETWORK[1] and e['model'] == extended(NETWORK)[0]
     L.decide(c, [e['lo'] > 0 if gains(e) else none_shown(e) for e in found], _told(found))
 
 # %% ../nbs/12c_claims.ipynb #a05e2e37
 VOICE_POOL = ('pool', 'voice')
-ALONE = [run('loso', 8, 'train', *m) for m in (VOICE_POOL, extended(VOICE_POOL), with_small(VOICE_POOL))]
-KNOWN_VOICES = [run('actor', 8, 'actor', m, 'voice') for m in ('late', 'pool', 'ensemble', 'late, extended')]
+ALONE = [run('loso', 8, 'inductive', *m) for m in (VOICE_POOL, extended(VOICE_POOL), with_small(VOICE_POOL))]
+KNOWN_VOICES = [run('actor', 8, 'adapted', m, 'voice') for m in ('late', 'pool', 'ensemble', 'late, extended')]
 
 def readme_voice(L: Ledger):
     "That the voice alone, for a speaker left out, is where the best other figure is."
-    level, name = voice_alone('train').iloc[0]['value'], voice_alone('train').index[0]
+    level, name = voice_alone('inductive').iloc[0]['value'], voice_alone('inductive').index[0]
     c = Claim('readme-voice', 'README',
               f'for a speaker left out, the UAR of {name} on the voice, {level} %, lies within '
               'the intervals of the pool with Whisper',
@@ -513,9 +513,9 @@ def readme_voice(L: Ledger):
 
 def readme_known_voice(L: Ledger):
     "That the voice alone, where the speaker's clips are at hand, is below the best other figure."
-    level, name = voice_alone('actor').iloc[0]['value'], voice_alone('actor').index[0]
+    level, name = voice_alone('adapted').iloc[0]['value'], voice_alone('adapted').index[0]
     c = Claim('readme-known-voice', 'README',
-              f'in scope `actor` our voice stays below the UAR of {name} with per-speaker '
+              f'in scope `adapted` our voice stays below the UAR of {name} with per-speaker '
               f'normalisation, {level} %',
               'the mean of one of our runs reaches it',
               'UAR, mean over seeds, with bootstrap over actors',
@@ -575,7 +575,7 @@ def published_facts() -> dict:
                  claimed_right=279, claimed_of=288)
     facts |= {f'published_{m}': v for m, v in PUBLISHED.items()}
     facts |= dict(zip(('wilson_lo', 'wilson_hi'), wilson(279, 288)))
-    for scope in ('train', 'actor'):
+    for scope in ('inductive', 'adapted'):
         for name, r in voice_alone(scope).iterrows():
             named = f'voice alone, scope {scope}, {name}'
             facts |= {f'{named}{end}': float(r[k]) for k, end in ENDS.items() if k in r}

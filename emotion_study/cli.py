@@ -449,7 +449,7 @@ def train(out: Annotated[Path, typer.Option(help="folder for the trained models"
           corpus: AnyCorpus = 'auto',
           protocol: Annotated[str, typer.Option(help="random (known speakers) or actor (new speakers)")] = 'random',
           classes: Annotated[int, typer.Option(help="7 (calm counted as neutral) or 8")] = 7,
-          scope: Annotated[str, typer.Option(help="train (by training clips) or actor (each speaker)")] = 'train',
+          scope: Annotated[str, typer.Option(help="inductive (nothing but the clip) or adapted (the speaker's other clips, unlabelled)")] = 'inductive',
           model: Annotated[str, typer.Option(help="network: the fusion network")] = 'network',
           seed: Annotated[int, typer.Option(help="random seed")] = 0,
           epochs: Annotated[int, typer.Option(help="passes over the training clips in the first of two trainings")] = 40):

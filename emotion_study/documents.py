@@ -187,9 +187,9 @@ def leakage_sheet(f: dict) -> list:  # (question, answer)
                         f"(`protocols.check_fold`), labels are sealed (`SealedLabels`); `emotion-study audit` makes "
                         f"all folds again from labels and seeds and compares {f['predictions']:,} predictions in "
                         f"{f['runs']} runs."),
-        ('L1.2 Is preprocessing fitted on training clips only?', f"In scope `train`, yes, and `normalise` raises "
+        ('L1.2 Is preprocessing fitted on training clips only?', f"In scope `inductive`, yes, and `normalise` raises "
                         f"otherwise. A scaler fitted on all clips would change accuracy by "
-                        f"{price(f, 'scaler on all')}. In scope `actor` each speaker is standardised by their own "
+                        f"{price(f, 'scaler on all')}. In scope `adapted` each speaker is standardised by their own "
                         "unlabelled clips; this is stated with every figure."),
         ('L1.3 Are features selected on training clips only?', f"Nothing selects columns in the reported models. "
                         f"The list of features was settled in trials on these clips; selecting 100 columns with all "
@@ -248,11 +248,11 @@ def reforms(f: dict) -> list:  # (item, answer)
         ('7 Metrics and uncertainty', f"Accuracy, UAR, macro precision and F1, calibration; {f['level_percent']} % "
                                       f"intervals by bootstrap over {f['actors']} actors; paired tests over actors "
                                       f"with Holm; {f['derived']} figures derivable from predictions."),
-        ('8 Generalisability', f"New speakers (8 classes, scope train): late fusion "
-                               f"{figure_text(f, 'accuracy', run('actor', 8, 'train', *LATE))}, network "
-                               f"{figure_text(f, 'accuracy', run('actor', 8, 'train', *NETWORK))}. Another "
+        ('8 Generalisability', f"New speakers (8 classes, scope inductive): late fusion "
+                               f"{figure_text(f, 'accuracy', run('actor', 8, 'inductive', *LATE))}, network "
+                               f"{figure_text(f, 'accuracy', run('actor', 8, 'inductive', *NETWORK))}. Another "
                                f"sentence, new speakers: "
-                               f"{figure_text(f, 'accuracy', run('statement', 7, 'train', 'lda', 'voice+face'))} "
+                               f"{figure_text(f, 'accuracy', run('statement', 7, 'inductive', 'lda', 'voice+face'))} "
                                "(LDA, 7 classes). Another corpus: not tried.")]
 
 # %% ../nbs/12d_documents.ipynb #cdc98a1d
@@ -260,7 +260,7 @@ GROUPS = {'sex': ('female', 'male'), 'intensity': ('normal', 'strong'), 'stateme
 
 def model_card(f: dict) -> list:
     "The model card of the two models that README quotes."
-    new = {m[0]: run('actor', 8, 'train', *m) for m in (LATE, NETWORK)}
+    new = {m[0]: run('actor', 8, 'inductive', *m) for m in (LATE, NETWORK)}
     by = lambda about: '; '.join(f"{what} {v}: {figure_text(f, 'accuracy_at', about, str(v))}" for what,
                                  vs in GROUPS.items() for v in vs)
     return [('Models', 'Late fusion of linear, RBF-SVM and LDA experts on voice and face; a network with family '
@@ -273,8 +273,8 @@ def model_card(f: dict) -> list:
             ('Accuracy, new speakers', '; '.join(f"{n}: {figure_text(f, 'accuracy', a)}" for n, a in new.items())),
             ('By group, late fusion, new speakers', by(new['late'])),
             ('Worst and best actor, 7 classes',
-             '; '.join(f"{m[0]}: {figure_text(f, 'worst_actor', run('actor', 7, 'train', *m))} and "
-                       f"{figure_text(f, 'best_actor', run('actor', 7, 'train', *m))}" for m in (LATE, NETWORK))),
+             '; '.join(f"{m[0]}: {figure_text(f, 'worst_actor', run('actor', 7, 'inductive', *m))} and "
+                       f"{figure_text(f, 'best_actor', run('actor', 7, 'inductive', *m))}" for m in (LATE, NETWORK))),
             ('Calibration (expected calibration error, 15 bins, as a share)',
              '; '.join(f"{n}: {f['entries'][i]['value']:.3f}" for n, a in new.items()
                        if (i := entry_id('ece', a)) in f['entries']) or 'not part of this run'),

@@ -32,8 +32,8 @@ def make_expert(kind: str, C=None, probabilities: bool = True):  # a scikit-lear
 # %% ../nbs/08_fusion.ipynb #654ca1cf
 def design(kind: str, Z: np.ndarray, rows) -> np.ndarray:  # (n, d) features, or (n, rows) kernel values
     "What an expert fitted on `rows` is given for every clip of the table."
+    Z = Z.astype('float64')  # in single precision the fit depends on the machine
     if kind != 'svm': return Z
-    Z = Z.astype('float64')
     return rbf_kernel(Z, Z[rows], gamma=1 / (Z.shape[1] * Z[rows].var() or 1.0))
 
 # %% ../nbs/08_fusion.ipynb #64139cba

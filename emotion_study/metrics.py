@@ -100,7 +100,7 @@ def protocol_name(about: dict) -> str:
     return about['protocol'] if None in (folds, usual) or int(folds) == usual else f"{about['protocol']} in {int(folds)} folds"
 
 def run_name(about: dict) -> str:
-    "How ids name a run, such as actor/8/train/late/voice."
+    "How ids name a run, such as actor/8/inductive/late/voice."
     return '/'.join([protocol_name(about), *(str(about[k]) for k in RUN[1:-1])])
 
 def with_folds(predictions: pd.DataFrame) -> pd.DataFrame:

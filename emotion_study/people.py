@@ -26,13 +26,13 @@ LISTENERS_BY_EMOTION = {'neutral': 81.7, 'angry': 74.6, 'surprised': 67.9, 'fear
 SOHAIL = 'Sohail 2026, course report (hsn07pk on GitHub)'
 LOSO = 'leave one speaker out'
 _VOICE_ALONE = {  # UAR in percent, lo, hi: one speaker left out, 8 classes, 95 % interval over actors
-    'train': {'XLS-R': (81.9, 77.8, 85.9), 'WavLM-L': (81.3, 77.1, 85.2), 'Whisper-large-v3': (80.2, 75.8, 84.3),
+    'inductive': {'XLS-R': (81.9, 77.8, 85.9), 'WavLM-L': (81.3, 77.1, 85.2), 'Whisper-large-v3': (80.2, 75.8, 84.3),
               'HuBERT-L': (77.8, 72.5, 82.6), 'ComParE features': (63.6, 59.0, 68.4),
               'librosa features': (50.5, 45.6, 55.5)},
-    'actor': {'Whisper-large-v3': (89.1, 85.2, 92.6), 'WavLM-L': (87.3, 83.9, 90.6),
+    'adapted': {'Whisper-large-v3': (89.1, 85.2, 92.6), 'WavLM-L': (87.3, 83.9, 90.6),
               'XLS-R': (86.8, 83.1, 90.4), 'HuBERT-L': (85.1, 81.3, 88.5)}}
 
-def voice_alone(scope: str  # 'train': nothing known of the test speaker; 'actor': unlabelled clips
+def voice_alone(scope: str  # 'inductive': nothing known of the test speaker; 'adapted': unlabelled clips
                 ) -> pd.DataFrame:  # index: what heard; value, lo, hi in percent, best first
     "The course report's UAR for the voice of a speaker left out, eight classes."
     rows = pd.DataFrame(_VOICE_ALONE[scope], index=['value', 'lo', 'hi']).T
@@ -50,11 +50,11 @@ _FIGURES = [
     _figure('fusion network that this study re-implements',
             'not stated; 279/288 points to a random fifth', 7, 'voice+face+words', '?', 'accuracy', 96.88,
             'the paper', 'no', 'test speakers were very likely heard in training'),
-    _figure('HiCMAE', 'new speakers', 8, 'voice+face', 'train', 'accuracy', 87.99,
+    _figure('HiCMAE', 'new speakers', 8, 'voice+face', 'inductive', 'accuracy', 87.99,
             'Sun et al. 2024', 'yes', 'pretrained on other audio-visual corpora'),
-    _figure('wav2vec and action units', 'new speakers', 8, 'voice+face', 'train', 'accuracy', 86.70,
+    _figure('wav2vec and action units', 'new speakers', 8, 'voice+face', 'inductive', 'accuracy', 86.70,
             'Luna-Jimenez et al. 2022', 'partly', 'the checkpoint was chosen on the test fold'),
-    _figure('attention fusion', 'new speakers, one 16/4/4 split', 8, 'voice+face', 'train', 'accuracy', 81.58,
+    _figure('attention fusion', 'new speakers, one 16/4/4 split', 8, 'voice+face', 'inductive', 'accuracy', 81.58,
             'Chumachenko et al. 2022', 'partly', 'four test speakers, one split'),
     _figure('audio-visual network', 'new speakers', '?', 'voice+face', '?', 'accuracy', 78.8,
             'Ab-Romia', 'partly', 'number of classes not known to us', spread=4.5),
@@ -66,8 +66,8 @@ _FIGURES = [
             LISTENERS_SOURCE, 'partly', 'people may answer none of these; untrained')]
 
 # %% ../nbs/11a_people.ipynb #f1a0c007
-_PROBES = {'train': 'a linear probe; no publication',
-           'actor': 'a linear probe, each speaker normalised; no publication'}
+_PROBES = {'inductive': 'a linear probe; no publication',
+           'adapted': 'a linear probe, each speaker normalised; no publication'}
 
 def published_figures() -> pd.DataFrame:  # columns `COLUMNS`; value, lo, hi, spread in percent
     "What others published about RAVDESS speech, each figure with its question and source."

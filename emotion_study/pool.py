@@ -109,7 +109,7 @@ class Clips:
     fine: SealedLabels      # numbers of emotion and intensity, training part only
     of: np.ndarray          # the class of each such number
     speakers: np.ndarray    # (n,)
-    groups: np.ndarray      # (n,) speaker and sentence, or None in scope train
+    groups: np.ndarray      # (n,) speaker and sentence, or None in scope inductive
     classes: int
 
 def _of_all_copies(rows, copies: int, n: int): return (np.arange(copies)[:, None] * n + rows).ravel()
@@ -276,7 +276,7 @@ def taught(X: np.ndarray,  # (copies, n, d) features of one part
 def self_trained(Z: dict, channels, clips: Clips, fold: Fold) -> Pooled:
     "The pool with experts that have also learnt the pool's answers about the test clips of known speakers."
     if clips.groups is None or fold.protocol in SPEAKER_DISJOINT:
-        raise SettingError('self-training needs unlabelled clips of known speakers: protocol random, scope actor')
+        raise SettingError('self-training needs unlabelled clips of known speakers: protocol random, scope adapted')
     least = min((clips.groups[fold.fit] == g).sum() for g in np.unique(clips.groups[fold.test]))
     if least < ENOUGH: raise SettingError(f'self-training needs {ENOUGH} training clips of each speaker and sentence, one has {least}: use model pool')
     parts = pool_parts(Z, channels, fold.fit)

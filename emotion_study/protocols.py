@@ -147,7 +147,7 @@ def need_speakers(table: pd.DataFrame, what: str):
     "Raise unless every clip names its speaker."
     blank = int((table['actor'].astype(str).str.strip() == '').sum())
     if blank: raise SettingError(f"{what} needs the speaker of every clip, and {blank:,} of {len(table):,} name none: "
-                                 "fill the column speaker, or use protocol random and scope train")
+                                 "fill the column speaker, or use protocol random and scope inductive")
 
 # %% ../nbs/07_protocols.ipynb #0d5580ff
 PROTOCOLS = {'random': random_folds, 'actor': actor_folds, 'loso': loso_folds, 'statement': statement_folds}
@@ -185,7 +185,7 @@ def make_folds(table: pd.DataFrame, protocol: str, classes: int = 8, seed: int =
     return folds
 
 # %% ../nbs/07_protocols.ipynb #9c27a5b1
-SCOPES = ('train', 'actor')
+SCOPES = ('inductive', 'adapted')
 
 def moments(X: np.ndarray  # (n, d), may hold NaN
             ) -> tuple:  # mean (d,), scale (d,)
@@ -204,13 +204,13 @@ def standardise(X, mean, scale) -> np.ndarray:
 def normalise(X: np.ndarray,  # (n, d) raw features of the whole table
               actors: np.ndarray,  # (n,) speakers
               fold: Fold,
-              scope: str,  # 'train' or 'actor'
+              scope: str,  # 'inductive' or 'adapted'
               rows=None  # rows to fit on; only the training part is allowed
               ) -> np.ndarray:  # (n, d) float32
     "Standardise a fold's features in the stated scope."
     if scope not in SCOPES: raise SettingError(f"scope {scope!r} is not one of {', '.join(SCOPES)}")
-    if scope == 'actor':
-        need_speakers(pd.DataFrame({'actor': actors}), 'scope actor')
+    if scope == 'adapted':
+        need_speakers(pd.DataFrame({'actor': actors}), 'scope adapted')
         return _by_speaker(X.astype('float64'), actors)
     rows = fold.fit if rows is None else np.asarray(rows)
     if np.intersect1d(rows, fold.test).size: raise LeakageError('the scaler would be fitted on test clips')

@@ -40,7 +40,7 @@ from .whisper import SPEEDS
 MODELS = {'svm': ('voice', 'face', 'voice+face'), 'linear': ('voice', 'face', 'voice+face'),
           'late': ('voice', 'face', 'words', 'voice+face', 'voice+face+words'),
           'pool': ('voice', 'voice+face'), 'network': ('voice', 'voice+face+words'), 'ensemble': ('voice', 'voice+face+words'),
-          'self-trained': ()}  # only as a pair: it needs protocol random, scope actor
+          'self-trained': ()}  # only as a pair: it needs protocol random, scope adapted
 EXPERT_MODELS, POOLS = ('svm', 'linear', 'late'), {'pool': pooled, 'self-trained': self_trained}
 
 # %% ../nbs/09_training.ipynb #7f000a6b
@@ -115,7 +115,7 @@ def fold_clips(table: pd.DataFrame, fold: Fold, classes: int, scope: str) -> Cli
     y = class_numbers(table, classes)
     fine, _ = (table['emotion'].astype(str) + '/' + table['intensity'].astype(str)).factorize()
     speakers, said = table['actor'].factorize()[0], table['statement'].astype(str).factorize()[0]
-    groups = speakers * (said.max() + 1) + said if scope == 'actor' else None
+    groups = speakers * (said.max() + 1) + said if scope == 'adapted' else None
     return Clips(SealedLabels(y, fold), SealedLabels(fine, fold), y[np.unique(fine, return_index=True)[1]], speakers, groups, classes)
 
 def run_pool(table, fold: Fold, classes: int, scope: str, run: tuple) -> dict:  # as `run_stack`
@@ -506,7 +506,7 @@ def _kept(f):
 
 # %% ../nbs/09_training.ipynb #e30d3075
 def cross_validate(table: pd.DataFrame,  # feature table
-                   protocol: str = 'actor', classes: int = 8, scope: str = 'train',
+                   protocol: str = 'actor', classes: int = 8, scope: str = 'inductive',
                    models=tuple(MODELS),  # names, or pairs (model, modalities)
                    seeds=1,  # a number, or a list of seeds
                    epochs: int = 40, members: int = 3,  # networks of an ensemble
@@ -546,7 +546,7 @@ def save_predictions(folder, predictions: pd.DataFrame) -> Path:
 
 # %% ../nbs/09_training.ipynb #c09cb48c
 def _scaler(table, fold, scope, channels):
-    if scope == 'actor': return None
+    if scope == 'adapted': return None
     parts = {c: moments(table[feature_columns(table, [c])].to_numpy('float64')[fold.fit]) for c in channels}
     return {c: {'mean': m.tolist(), 'scale': s.tolist()} for c, (m, s) in parts.items()}
 
@@ -579,13 +579,13 @@ def checked_request(table: pd.DataFrame, protocol: str, scope: str, model: str, 
     "Raise in one line when a training can't be what was asked for."
     if model != 'network': raise SettingError(f'{model!r} is not saved: only the network is; baselines are refitted by the study')
     if protocol not in PROTOCOLS or scope not in SCOPES: raise SettingError(f'unknown protocol {protocol!r} or scope {scope!r}')
-    if scope == 'actor': need_speakers(table, 'scope actor')
+    if scope == 'adapted': need_speakers(table, 'scope adapted')
     only = table['emotion'].unique()
     if len(only) < 2: raise SettingError(f'all {len(table):,} clips are {only[0]}: a model needs two emotions or more')
     try: out.mkdir(parents=True, exist_ok=True)
     except OSError as e: raise SettingError(f'{out} is no folder that can be written to ({e.strerror}): name another') from None
 
-def train_models(table: pd.DataFrame, protocol: str = 'actor', classes: int = 8, scope: str = 'train',
+def train_models(table: pd.DataFrame, protocol: str = 'actor', classes: int = 8, scope: str = 'inductive',
                  model: str = 'network', seed: int = 0, out='models', epochs: int = 40, only=None,
                  say=print) -> Path:
     "Fit and save the fusion network for each fold of a protocol (or only some of them); the folder holds one training."
@@ -632,9 +632,9 @@ def apply_scaler(table: pd.DataFrame, card: dict) -> dict:  # channel -> (n, d) 
     out = {}
     for c, columns in card['channels'].items():
         X = table.reindex(columns=columns).to_numpy('float64')
-        if card['scope'] == 'actor':
+        if card['scope'] == 'adapted':
             every = Fold('use', 0, 0, np.arange(len(table)), np.arange(0), np.arange(0))
-            out[c] = np.clip(normalise(X, table['actor'].to_numpy(), every, 'actor'), -CLIP, CLIP)
+            out[c] = np.clip(normalise(X, table['actor'].to_numpy(), every, 'adapted'), -CLIP, CLIP)
         else: out[c] = np.clip(standardise(X, *(np.array(card['scaler'][c][k]) for k in ('mean', 'scale'))), -CLIP, CLIP)
     return out
 

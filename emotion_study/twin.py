@@ -419,14 +419,14 @@ def _standard(X, rows):
     return np.nan_to_num((X - mean) / np.where(scale > 1e-9, scale, 1))
 
 def scope_scaled(X: np.ndarray, actors: np.ndarray, train: np.ndarray, scope: str) -> np.ndarray:
-    "Standardise on the training clips (`train`), or each speaker by their own clips (`actor`)."
-    if scope == 'train': return _standard(X, train)
+    "Standardise on the training clips (`inductive`), or each speaker by their own clips (`adapted`)."
+    if scope == 'inductive': return _standard(X, train)
     out = np.zeros_like(X)
     for a in np.unique(actors): out[actors == a] = _standard(X[actors == a], slice(None))
     return out
 
 # %% ../nbs/01a_twin.ipynb #6d88a31e
-YARDSTICK = {'random': ('random', 7, 'actor'), 'new speakers': ('actor', 8, 'actor'), 'unseen speakers': ('actor', 8, 'train')}
+YARDSTICK = {'random': ('random', 7, 'adapted'), 'new speakers': ('actor', 8, 'adapted'), 'unseen speakers': ('actor', 8, 'inductive')}
 
 def yardstick_splits(table: pd.DataFrame, protocol: str, labels: np.ndarray) -> list:  # [(train, test)]
     "Four random 20 % hold-outs, or six speaker-disjoint folds."

@@ -151,7 +151,7 @@ def test_the_same_sentence_on_both_sides_raises():
 
 def test_saving_a_run_leaves_other_runs_of_its_protocol(tmp_path):
     def run(model, p): return GRID[['clip', 'actor', 'emotion']].assign(
-        protocol='actor', classes=8, scope='train', model=model, modalities='voice', seed=0, fold=0, p_neutral=p)
+        protocol='actor', classes=8, scope='inductive', model=model, modalities='voice', seed=0, fold=0, p_neutral=p)
     for rows in (run('a', .1), run('b', .2), run('a', .3)): path = save_predictions(tmp_path, rows)
     saved = pd.read_parquet(path).groupby('model').p_neutral.agg(['size', 'first'])
     assert saved['size'].tolist() == [1440, 1440] and saved['first'].tolist() == [.3, .2]

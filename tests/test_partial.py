@@ -86,7 +86,7 @@ def report_of(folder, table):
     entries = []
     for protocol, classes in (('random', 7), ('actor', 7), ('actor', 8)):
         if obstacle(table, protocol, classes): continue
-        said = cross_validate(table, protocol, classes, 'train', models=['late', *run_list(table, ['pool'])[-1:]], jobs=1)
+        said = cross_validate(table, protocol, classes, 'inductive', models=['late', *run_list(table, ['pool'])[-1:]], jobs=1)
         save_predictions(folder, said)
         entries += result_entries(said, 'made')
     save_results(folder, entries, 'made')
@@ -119,9 +119,9 @@ def test_a_report_on_every_kind_passes_its_audit(kind, tmp_path, monkeypatch):
 
 def test_two_speakers_have_figures_and_no_intervals(tmp_path):
     table = whole_grid(actors=2)
-    said = cross_validate(table, 'random', 7, 'actor', models=['late'], jobs=1)
+    said = cross_validate(table, 'random', 7, 'adapted', models=['late'], jobs=1)
     assert summary(said[said.modalities == 'voice'])[['lo', 'hi']].isna().all(axis=None)
-    about = dict(protocol='random', classes=7, scope='actor', model='late', modalities='voice')
+    about = dict(protocol='random', classes=7, scope='adapted', model='late', modalities='voice')
     for metric in ('wilcoxon_p', 'smallest_difference', 'accuracy_difference'):
         entry = make_entry(Runs(said), metric, about, 'x', against=about | dict(modalities='words'))
         assert '2 speaker(s)' in entry['reason'] and entry['lo'] is None, metric
@@ -129,9 +129,9 @@ def test_two_speakers_have_figures_and_no_intervals(tmp_path):
 
 def test_an_emotion_that_nobody_acts_has_no_recall():
     table = whole_grid(actors=4)
-    said = cross_validate(table[table.emotion != 'sad'].reset_index(drop=True), 'actor', 7, 'train', models=[('linear', 'voice')], jobs=1)
+    said = cross_validate(table[table.emotion != 'sad'].reset_index(drop=True), 'actor', 7, 'inductive', models=[('linear', 'voice')], jobs=1)
     assert set(recalls(said).index) == set(label_names(7)) - {'sad'}
-    about = dict(protocol='actor', classes=7, scope='train', model='linear', modalities='voice')
+    about = dict(protocol='actor', classes=7, scope='inductive', model='linear', modalities='voice')
     entry = make_entry(Runs(said), 'recall', about, 'x', emotion='sad')
     assert entry['value'] is None and entry['reason'] == 'no clip acts sad'
 

@@ -145,16 +145,16 @@ def test_labels_and_scaler_are_sealed():
     for rows in (fold.test, fold.test[:1], np.r_[fold.train, fold.test[-1]]):
         with pytest.raises(protocols.LeakageError): y[rows]
     X = np.random.default_rng(0).normal(size=(1440, 3))
-    with pytest.raises(protocols.LeakageError): protocols.normalise(X, GRID.actor.to_numpy(), fold, 'train', rows=np.r_[fold.train, fold.test])
+    with pytest.raises(protocols.LeakageError): protocols.normalise(X, GRID.actor.to_numpy(), fold, 'inductive', rows=np.r_[fold.train, fold.test])
 
 
 def test_scope_train_knows_nothing_of_the_test_speaker():
     "Changing every other clip of the test speakers must not change how one of their clips is seen."
     rng, fold = np.random.default_rng(0), protocols.make_folds(GRID, 'actor')[0]
     X = rng.normal(size=(1440, 4)); other = X.copy(); other[fold.test[1:]] += 100
-    seen = [protocols.normalise(x, GRID.actor.to_numpy(), fold, 'train')[fold.test[0]] for x in (X, other)]
+    seen = [protocols.normalise(x, GRID.actor.to_numpy(), fold, 'inductive')[fold.test[0]] for x in (X, other)]
     assert np.array_equal(*seen)
-    adaptive = [protocols.normalise(x, GRID.actor.to_numpy(), fold, 'actor')[fold.test[0]] for x in (X, other)]
+    adaptive = [protocols.normalise(x, GRID.actor.to_numpy(), fold, 'adapted')[fold.test[0]] for x in (X, other)]
     assert not np.array_equal(*adaptive)
 
 
@@ -176,14 +176,14 @@ def test_test_labels_cannot_reach_a_model():
     fold = protocols.make_folds(table, 'actor')[0]
     scrambled = table.copy()
     scrambled.loc[fold.test, 'emotion'] = np.random.default_rng(1).permutation(table.emotion.iloc[fold.test])
-    said = [cross_validate(t, 'actor', 8, 'train', seeds=1, epochs=3, jobs=1) for t in (table, scrambled)]
+    said = [cross_validate(t, 'actor', 8, 'inductive', seeds=1, epochs=3, jobs=1) for t in (table, scrambled)]
     first = [s[s.fold == 0].sort_values(['model', 'modalities', 'clip']).filter(like='p_').to_numpy() for s in said]
     assert np.array_equal(*first)
 
 
 def test_two_runs_give_the_same_numbers_and_chance_stays_chance():
     table = toy_table(signal=0.)
-    a, b = (cross_validate(table, 'actor', 8, 'train', seeds=2, epochs=2, jobs=j) for j in (1, 2))
+    a, b = (cross_validate(table, 'actor', 8, 'inductive', seeds=2, epochs=2, jobs=j) for j in (1, 2))
     pd.testing.assert_frame_equal(a, b)
     for _, run in a.groupby(['model', 'modalities']):
         assert measures(confusion_by_actor(run).sum(0))['accuracy'] < .35, 'nothing to learn, yet something was learnt'
@@ -191,7 +191,7 @@ def test_two_runs_give_the_same_numbers_and_chance_stays_chance():
 
 def test_train_then_evaluate_asks_only_about_sealed_clips(tmp_path):
     table = toy_table(signal=4.)
-    folder = train_models(table, 'actor', 8, 'train', out=tmp_path / 'models', epochs=60)
+    folder = train_models(table, 'actor', 8, 'inductive', out=tmp_path / 'models', epochs=60)
     said = evaluate_models(folder, table)
     assert sorted(said['clip']) == sorted(table['clip']), 'each clip is asked about once'
     assert (said.filter(like='p_').idxmax(axis=1).str[2:] == said.emotion).mean() > .4
@@ -237,6 +237,6 @@ def test_real_table_and_the_plain_late_fusion(tmp_path):
     assert not table[feature_columns(table)].isna().any(axis=None)
     again = read_table(write_table(table, tmp_path / 'table.parquet'))
     pd.testing.assert_frame_equal(table, again)
-    said = cross_validate(table, 'actor', 8, 'actor', models=['late'], seeds=1)
+    said = cross_validate(table, 'actor', 8, 'adapted', models=['late'], seeds=1)
     rows = said[said.modalities == 'voice+face']
     assert measures(confusion_by_actor(rows).sum(0))['accuracy'] > .88

@@ -145,7 +145,7 @@ def test_nothing_writes_into_a_report_that_was_not_opened(report):
     from emotion_study.metrics import save_results
     from emotion_study.training import save_predictions
     rows = pd.DataFrame([describe(c) for c in expected_codes()[:4]])[['clip', 'actor', 'emotion']].assign(
-        protocol='actor', classes=8, scope='train', model='a', modalities='voice', folds=6, seed=0, fold=0)
+        protocol='actor', classes=8, scope='inductive', model='a', modalities='voice', folds=6, seed=0, fold=0)
     before = digests(report)
     for write in (lambda: save_results(report, [], '02'), lambda: save_predictions(report, rows), lambda: save_figure(plt.figure(), report, 'x', 'x'),
                   lambda: write_audit({}, report / 'audit.json'), lambda: write_ledger(report, dict(claims=[], facts={})), lambda: write_documents(report)):
@@ -185,7 +185,7 @@ study = open_study(corpus, profile, seeds, out, strict, notebook='98_tiny')
 import numpy as np
 fold, = make_folds(study.table, 'random', 8, 0)
 sure = np.eye(8)[np.zeros(len(fold.test), int)]
-rows = predictions_rows(study.table, fold, ('always neutral', 'voice'), sure, 8, 'train')
+rows = predictions_rows(study.table, fold, ('always neutral', 'voice'), sure, 8, 'inductive')
 save_predictions(study.out, rows)
 save_results(study.out, result_entries(rows, '98_tiny'), '98_tiny').name
 """

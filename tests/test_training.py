@@ -21,7 +21,7 @@ def with_blocks(table, seed=1, copies=('',)):
     return pd.concat([table, pd.DataFrame(rng.normal(size=(len(table), len(names))), columns=names)], axis=1)
 
 
-def trained(table, folds, scope='train', fusion='both', epochs=3, channels=CHANNELS, **alterations):
+def trained(table, folds, scope='inductive', fusion='both', epochs=3, channels=CHANNELS, **alterations):
     columns = training.network_columns(table, channels)
     stack = training.NetworkStack(columns, 8, len(folds), fusion, **alterations)
     data = training.stack_data(table, folds, 8, scope, channels)
@@ -31,7 +31,7 @@ def trained(table, folds, scope='train', fusion='both', epochs=3, channels=CHANN
 
 @pytest.mark.parametrize('fusion', ['mean', 'concat', 'gates', 'attention', 'both'])
 def test_each_variant_is_a_run_of_its_own(fusion):
-    said = training.cross_validate(toy_table(), 'actor', 8, 'train', [(f'network, {fusion}', 'voice+face')], epochs=2, jobs=1)
+    said = training.cross_validate(toy_table(), 'actor', 8, 'inductive', [(f'network, {fusion}', 'voice+face')], epochs=2, jobs=1)
     assert set(said.model) == {f'network, {fusion}'} and np.allclose(said.filter(like='p_').sum(axis=1), 1, atol=1e-3)
 
 
@@ -39,13 +39,13 @@ def test_each_variant_is_a_run_of_its_own(fusion):
                                        (('network', 'voice+smell'), 'smell')])
 def test_an_unknown_run_is_told_in_one_line(run, says):
     with pytest.raises(SettingError, match=says):
-        training.cross_validate(toy_table(), 'actor', 8, 'train', [run], epochs=1, jobs=1)
+        training.cross_validate(toy_table(), 'actor', 8, 'inductive', [run], epochs=1, jobs=1)
 
 
 def test_labels_of_test_rows_are_not_in_what_a_stack_learns_from():
     table = toy_table()
     folds = make_folds(table, 'actor')
-    data = training.stack_data(table, folds, 8, 'train', CHANNELS)
+    data = training.stack_data(table, folds, 8, 'inductive', CHANNELS)
     n = len(table)
     for i, f in enumerate(folds):
         own = data.target[i * n:(i + 1) * n]
@@ -79,8 +79,8 @@ def test_filling_up_a_stack_changes_nothing():
     table = toy_table()
     folds, run = make_folds(table, 'actor')[:2], ('network', 'voice+face')
     tasks = [(f, 0) for f in folds]
-    whole = training.run_stack(table, tasks, 3, 8, 'train', run, 2)
-    alone = training.run_stack(table, tasks[:1], 1, 8, 'train', run, 2)
+    whole = training.run_stack(table, tasks, 3, 8, 'inductive', run, 2)
+    alone = training.run_stack(table, tasks[:1], 1, 8, 'inductive', run, 2)
     assert len(whole) == 2
     for key, said in alone.items():
         for rows in ('test', 'val'): assert np.allclose(whole[key][rows], said[rows], atol=1e-4)
@@ -90,7 +90,7 @@ def test_a_network_taken_out_of_its_stack_answers_the_same():
     table = toy_table()
     fold = make_folds(table, 'actor')[0]
     stack, data = trained(table, [fold])
-    model, x = training.network_of(stack, 0), training.network_features(table, fold, 'train', CHANNELS)
+    model, x = training.network_of(stack, 0), training.network_features(table, fold, 'inductive', CHANNELS)
     said = model({c: z[fold.test] for c, z in x.items()} | {'present': data.present[fold.test]}, training=False)['fused'].numpy()
     assert np.allclose(said, training.stack_outputs(stack, data)[0]['fused'], atol=1e-5)
     assert float(model.get_layer('fused').temperature) == pytest.approx(float(stack.temperature[0]))
@@ -100,16 +100,16 @@ def test_the_encoder_is_a_group_of_experts_and_tokens_of_the_network():
     table = with_blocks(toy_table())
     assert [n for n in training.network_columns(table, ['voice'])['voice'] if '.pc' in n] == [f'{EXTENDED[0]}.pc{i:03d}.value' for i in range(4)]
     fold = make_folds(table, 'actor')[0]
-    Z = training.fold_features(table, fold, 'train')
+    Z = training.fold_features(table, fold, 'inductive')
     assert ('lda', EXTENDED[0]) in training.late_groups(Z, 'voice')[-1] and len(training.late_groups(Z, 'face')) == 1
-    said = training.cross_validate(table, 'actor', 8, 'train', ['late', 'ensemble'], epochs=1, members=1, jobs=1, label='extended')
+    said = training.cross_validate(table, 'actor', 8, 'inductive', ['late', 'ensemble'], epochs=1, members=1, jobs=1, label='extended')
     assert set(said.model) == {'late, extended', 'ensemble, extended'} and np.isfinite(said.filter(like='p_')).all(axis=None)
 
 
 def test_components_know_nothing_of_test_rows():
     table = with_blocks(toy_table())
     fold = make_folds(table, 'actor')[0]
-    Z = training.fold_features(table, fold, 'train')[EXTENDED[0]]
+    Z = training.fold_features(table, fold, 'inductive')[EXTENDED[0]]
     other = Z.copy(); other[fold.test[1:]] += 1
     a, b = (training.components(z[None], fold)[0] for z in (Z, other))
     rest = np.setdiff1d(np.arange(len(table)), fold.test[1:])
@@ -160,7 +160,7 @@ def test_temperature_moves_no_answer():
 KILLED = """
 import pandas as pd, sys
 from emotion_study.training import cross_validate
-cross_validate(pd.read_pickle(sys.argv[1]), 'actor', 8, 'train', [('linear', 'voice'), ('svm', 'face')], seeds=40, jobs=2, progress=True)
+cross_validate(pd.read_pickle(sys.argv[1]), 'actor', 8, 'inductive', [('linear', 'voice'), ('svm', 'face')], seeds=40, jobs=2, progress=True)
 """
 
 def test_a_killed_cross_validation_goes_on_where_it_was(tmp_path, monkeypatch):
@@ -175,10 +175,10 @@ def test_a_killed_cross_validation_goes_on_where_it_was(tmp_path, monkeypatch):
     os.killpg(run.pid, signal.SIGKILL); run.wait()
     before, table = finished(), pd.read_pickle(tmp_path / 'table.pkl')
     asked = dict(models=[('linear', 'voice'), ('svm', 'face')], seeds=40, jobs=2)
-    again = training.cross_validate(table, 'actor', 8, 'train', progress=True, **asked)
+    again = training.cross_validate(table, 'actor', 8, 'inductive', progress=True, **asked)
     after = finished()
     assert 8 <= len(before) < len(after), 'it was killed in the middle'
     assert all(after[p] == before[p] for p in before) and len(after) == again[['seed', 'fold']].drop_duplicates().shape[0]
-    fresh = training.cross_validate(table, 'actor', 8, 'train', **asked)
+    fresh = training.cross_validate(table, 'actor', 8, 'inductive', **asked)
     pd.testing.assert_frame_equal(again, fresh)
     assert finished() == after, 'calls without a bar, which may be timed, find nothing and keep nothing'
