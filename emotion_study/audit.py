@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CLAIM', 'PARTS', 'DERIVED', 'UNITS', 'TOLERANCE', 'Runs', 'split_accuracies', 'paired_difference', 'make_entry',
            'derive', 'entry_id', 'entry_faults', 'by_sklearn', 'check_results', 'check_rows', 'check_folds',
-           'label_table', 'check_claims', 'Audit', 'audit_report']
+           'label_table', 'check_claims', 'check_family', 'Audit', 'audit_report']
 
 # %% ../nbs/12b_audit.ipynb #394df6fd
 import json
@@ -26,7 +26,7 @@ class Runs:
     "The runs of a predictions table."
     def __init__(self, predictions: pd.DataFrame):
         self.rows = {tuple(map(str, k)): g for k, g in with_folds(predictions).groupby(list(RUN), observed=True, sort=True)}
-        self._summaries, self._again = {}, {}
+        self._summaries, self._again, self._by_actor = {}, {}, {}
 
     def __contains__(self, about: dict): return len(self._keys(about)) == 1
 
@@ -54,6 +54,11 @@ class Runs:
         key = self.key(about)
         if key not in self._summaries: self._summaries[key] = summary(self.rows[key])
         return self._summaries[key]
+
+    def by_actor(self, about: dict) -> pd.Series:  # percent
+        key = self.key(about)
+        if key not in self._by_actor: self._by_actor[key] = tests.by_actor(self.rows[key])
+        return self._by_actor[key]
 
     def again(self, about: dict) -> dict:
         key = self.key(about)
@@ -128,6 +133,11 @@ def _of_actors(runs, e):
     a, b = (tests.by_actor(rows) for rows in _pair(runs, e))
     return dict(value=tests.actor_tests(a, b)[e['metric'].removesuffix('_p')])
 
+def _of_flips(runs, e):
+    a, b = runs.by_actor(e['against']), runs.by_actor(e)
+    if list(a.index) != list(b.index): raise NotComputed('the two runs were not tested on the same actors')
+    return dict(value=tests.sign_flip(b - a - e['level'])['p'])
+
 def _of_power(runs, e):
     a, b = (tests.by_actor(rows) for rows in _pair(runs, e))
     return dict(value=tests.smallest_difference(float((b - a).std(ddof=1)), len(a)))
@@ -168,14 +178,14 @@ DERIVED = ({m: _of_summary for m in METRICS} | {m: _of_agreement for m in ('kapp
            {m: _of_extremes for m in ('worst_actor', 'best_actor')} | {m: _of_actors for m in ('wilcoxon_p',
                'sign_p')} |
            dict(share_reaching_claim=_of_claim, split_range=_of_splits, recall=_of_recall, accuracy_at=_of_group,
-                permutation_p=_of_permutation, mcnemar_midp=_of_clips,
+                permutation_p=_of_permutation, mcnemar_midp=_of_clips, sign_flip_p=_of_flips,
                 smallest_difference=_of_power, equivalence=_of_folds,
                 accuracy_difference=lambda runs, e: paired_difference(*_pair(runs, e))))
 UNITS = ({m: 'percent' for m in (*METRICS, 'share_reaching_claim', 'recall', 'accuracy_at', 'worst_actor',
                                  'best_actor')} |
          {m: 'points' for m in ('accuracy_difference', 'smallest_difference', 'split_range')} |
          {'equivalence': 'probability'} |
-         {m: 'p' for m in ('wilcoxon_p', 'sign_p', 'permutation_p', 'mcnemar_midp')})
+         {m: 'p' for m in ('wilcoxon_p', 'sign_p', 'sign_flip_p', 'permutation_p', 'mcnemar_midp')})
 
 # %% ../nbs/12b_audit.ipynb #e3c84065
 def make_entry(runs: Runs, metric: str,  # one of `DERIVED`
@@ -321,16 +331,26 @@ def label_table(table: pd.DataFrame, whole: bool = False,  # all 1,440 clips of 
     return pd.DataFrame([describe(parse_code(c)) for c in codes])
 
 # %% ../nbs/12b_audit.ipynb #c27e6848
-def check_claims(claims: list, entries: list) -> list:  # faults
-    "The figures of claims.json against results.json."
+def check_claims(ledger: dict,  # claims.json
+                 entries: list) -> list:  # faults
+    "The figures of claims.json, and the correction of its tests, against results.json."
     known, faults = {e['id']: e for e in entries}, []
-    for claim in claims:
+    for claim in ledger['claims']:
         for f in claim.get('figures', []):
             if f['id'] not in known: faults.append(f"claim {claim['id']}: no result {f['id']}")
-            elif any(f[k] != known[f['id']][k] for k in ('value', 'lo',
-                                                         'hi')): faults.append(f"claim {claim['id']}: {f['id']} "
-                        "differs from results.json")
-    return faults
+            elif any(f[k] != known[f['id']][k] for k in ('value', 'lo', 'hi')):
+                faults.append(f"claim {claim['id']}: {f['id']} differs from results.json")
+    return faults + check_family(ledger.get('family', {}), known)
+
+def check_family(family: dict,  # id of each test -> corrected p
+                 known: dict  # entries by id
+                 ) -> list:
+    "Holm's correction of the confirmatory family, made again."
+    gone = [id for id in family if id not in known]
+    if gone: return [f'the family of tests: no result {gone[0]}']
+    again = tests.holm({id: known[id]['value'] for id in family})['adjusted']
+    return [f'{id}: the corrected p is {p}, Holm gives {again[id]}'
+            for id, p in family.items() if abs(p - again[id]) > TOLERANCE]
 
 # %% ../nbs/12b_audit.ipynb #2758668d
 @dataclass
@@ -370,7 +390,7 @@ def audit_report(folder  # of a report: predictions.parquet, results.json, run.j
     runs = Runs(table)
     faults, derived, outside = check_results(runs, entries)
     fold_faults, again = check_folds(table, label_table(table, run.get('clips') == 1440, run.get('codes', ())))
-    claims = check_claims(_read(folder, 'claims.json')['claims'],
-                          entries) if (folder / 'claims.json').is_file() else []
+    ledger = _read(folder, 'claims.json') if (folder / 'claims.json').is_file() else dict(claims=[])
+    claims = check_claims(ledger, entries)
     return Audit(check_rows(table) + fold_faults + faults + claims, len(table), len(runs.rows), again, derived,
                  outside)
