@@ -8,11 +8,11 @@ __all__ = ['QUOTED', 'ALPHA', 'NETWORK', 'LATE', 'POOL', 'ENSEMBLE', 'SELF_TRAIN
            'KNOWN_VOICES', 'PAPER', 'OURS', 'CLAIMS', 'ENDS', 'Claim', 'run', 'Undecided', 'Verdicts', 'Ledger',
            'Comparison', 'p_text', 'extended', 'with_small', 'below', 'level_verdict', 'claim_level', 'claim_even',
            'claim_gain', 'gain_verdict', 'claim_text', 'claim_network', 'claim_blocks', 'wilson', 'claim_verified',
-           'claim_robust', 'compared', 'expects', 'readme_table', 'readme_network', 'readme_splits', 'readme_words',
-           'readme_late', 'readme_leaks', 'readme_shortcuts', 'both_sets', 'readme_pool', 'readme_ensemble',
-           'readme_larger', 'readme_self_training', 'readme_speeds', 'readme_voice', 'readme_known_voice',
-           'corpus_facts', 'all_rows', 'fold_facts', 'published_facts', 'overlap_facts', 'seen_percent', 'time_facts',
-           'make_ledger', 'claims_page', 'write_whole', 'write_ledger']
+           'claim_robust', 'compared', 'expects', 'study_table', 'study_network', 'study_splits', 'study_words',
+           'study_late', 'study_leaks', 'study_shortcuts', 'both_sets', 'study_pool', 'study_ensemble', 'study_larger',
+           'study_self_training', 'study_speeds', 'study_voice', 'study_known_voice', 'corpus_facts', 'all_rows',
+           'fold_facts', 'published_facts', 'overlap_facts', 'seen_percent', 'time_facts', 'make_ledger', 'claims_page',
+           'write_whole', 'write_ledger']
 
 # %% ../nbs/12c_claims.ipynb #5b33d4db
 import json, re
@@ -35,7 +35,7 @@ from .statistics import holm
 class Claim:
     "A claim, what would refute it, and what was found."
     id: str
-    source: str      # 'paper' or 'README'
+    source: str      # 'paper', 'study' or 'README'
     statement: str
     refuted_by: str
     test: str
@@ -353,9 +353,9 @@ OTHERS = [*MODELS, ('network', 'voice+face'), extended(('late', 'voice')), ('poo
           ('network', 'voice'), ('ensemble', 'voice')]
 BESIDE = [run(p, 8, 'inductive', *m) for p in ('loso', 'statement') for m in (LATE, POOL, NETWORK)]
 
-def readme_table(L: Ledger):
+def study_table(L: Ledger):
     "The table of accuracies."
-    c = Claim('readme-table', 'README',
+    c = Claim('study-table', 'study',
               'each accuracy in the tables, with its interval, is what the predictions give',
               'a figure of results.json differs from what is derived anew',
               'all of them derived anew from predictions.parquet, to a millionth',
@@ -371,9 +371,9 @@ def readme_table(L: Ledger):
 # %% ../nbs/12c_claims.ipynb #adbbb377
 FOUR = (NETWORK, LATE, POOL, ENSEMBLE)
 
-def readme_network(L: Ledger):
+def study_network(L: Ledger):
     "That our network does not reach the published figure, not even where it is easy."
-    c = Claim('readme-network', 'README',
+    c = Claim('study-network', 'study',
               f'on random splits the fusion network stays below {CLAIM} %',
               f'its whole interval lies at or above {CLAIM} %; one that holds it shows nothing',
               'mean over splits with bootstrap over actors',
@@ -384,9 +384,9 @@ def readme_network(L: Ledger):
     why = f"{_named(e)}, reached on {share['value']:.0f} % of {share['n']} splits"
     L.decide(c, [below(e, CLAIM)], why)
 
-def readme_splits(L: Ledger):
+def study_splits(L: Ledger):
     "That one split is a draw from a wide distribution."
-    c = Claim('readme-splits', 'README',
+    c = Claim('study-splits', 'study',
               "one split is a draw from a wide distribution: the best and the worst of a model's "
               "splits lie further apart than network and late fusion do on average",
               'they lie closer together, for one of the models',
@@ -406,9 +406,9 @@ def readme_splits(L: Ledger):
 # %% ../nbs/12c_claims.ipynb #5c0e7a1d
 POINT = 1.  # points; a smaller difference between models does not matter here
 
-def readme_words(L: Ledger):
+def study_words(L: Ledger):
     "That words alone stay at chance."
-    c = Claim('readme-words', 'README',
+    c = Claim('study-words', 'study',
               'words alone stay at the share of the largest class',
               'the interval does not contain that share',
               'accuracy of words alone for new speakers, 8 classes',
@@ -421,9 +421,9 @@ def readme_words(L: Ledger):
     why = f"{e['value']:.1f} % ({e['lo']:.1f} to {e['hi']:.1f}); the largest class makes up {largest:.1f} %"
     L.decide(c, [bool(ok)], why)
 
-def readme_late(L: Ledger):
+def study_late(L: Ledger):
     "That the network does not beat late fusion."
-    c = Claim('readme-late', 'README',
+    c = Claim('study-late', 'study',
               'the network is worse than plain late fusion of voice and face on random splits, and '
               'no better for new speakers as far as is shown',
               'it is better in some setting, by the corrected test',
@@ -434,9 +434,9 @@ def readme_late(L: Ledger):
     L.decide(c, [part(f) for f in found], _told(found))
 
 # %% ../nbs/12c_claims.ipynb #5c0e7a1e
-def readme_leaks(L: Ledger):
+def study_leaks(L: Ledger):
     "That sharing speakers is the dearest shortcut."
-    c = Claim('readme-speakers', 'README',
+    c = Claim('study-speakers', 'study',
               'whether the test speakers were heard matters more than which fusion model is used',
               'the loss for new speakers is smaller than the difference between network and late '
               'fusion may be, or no loss is shown',
@@ -456,9 +456,9 @@ SHORTCUTS = [(run('random', 7, 'inductive', 'lda', 'voice+face'),
              (run('leaky', 7, 'inductive', 'lda, copies before split', 'voice+face'),
               run('random', 7, 'inductive', 'lda, copies after split', 'voice+face'))]
 
-def readme_shortcuts(L: Ledger):
+def study_shortcuts(L: Ledger):
     "That known speakers and copies made before the split raise the figure."
-    c = Claim('readme-shortcuts', 'README',
+    c = Claim('study-shortcuts', 'study',
               'a plain model gains points when the test speakers are in training, and more when '
               'altered copies are made before the split',
               'either is worse, by the corrected test',
@@ -471,9 +471,9 @@ def readme_shortcuts(L: Ledger):
 # %% ../nbs/12c_claims.ipynb #2a49ae2f
 def both_sets(a, b): return [(a, b), (extended(a), extended(b))]
 
-def readme_pool(L: Ledger):
+def study_pool(L: Ledger):
     "That learnt weights and more experts beat equal votes."
-    c = Claim('readme-pool', 'README',
+    c = Claim('study-pool', 'study',
               'the pool is better than late fusion, but for the published set and new speakers, '
               'where no difference is shown',
               'a comparison is worse, or shows a difference where none is claimed, by the '
@@ -484,9 +484,9 @@ def readme_pool(L: Ledger):
     def side(e): return 0 if e['protocol'] == 'actor' and e['model'] == POOL[0] else 1
     L.decide(c, [expects(f, side(f.entry)) for f in found], _told(found))
 
-def readme_ensemble(L: Ledger):
+def study_ensemble(L: Ledger):
     "That networks add next to nothing to the experts."
-    c = Claim('readme-ensemble', 'README',
+    c = Claim('study-ensemble', 'study',
               'with the extended set, the ensemble is within a point of the pool',
               'it is more than a point better or worse, by the corrected test',
               'sign flips over actors around a point in either direction, Holm',
@@ -497,9 +497,9 @@ def readme_ensemble(L: Ledger):
     L.decide(c, parts, _told(below + above))
 
 # %% ../nbs/12c_claims.ipynb #7b3e91c4
-def readme_larger(L: Ledger):
+def study_larger(L: Ledger):
     "That a larger encoder hears a little more."
-    c = Claim('readme-larger', 'README',
+    c = Claim('study-larger', 'study',
               'no difference is shown between Whisper small and Whisper tiny and base alone, for '
               'the pool and the ensemble',
               'a difference is shown in some setting, by the corrected test',
@@ -508,9 +508,9 @@ def readme_larger(L: Ledger):
     found = compared(L, c, [(extended(m), with_small(m)) for m in (POOL, ENSEMBLE)])
     L.decide(c, [expects(f, 0) for f in found], _told(found))
 
-def readme_self_training(L: Ledger):
+def study_self_training(L: Ledger):
     "That a pool gains by learning its own answers, where it hears less."
-    c = Claim('readme-self-training', 'README',
+    c = Claim('study-self-training', 'study',
               'on random splits self-training makes the pool of the published set better; with '
               'Whisper small no difference is shown',
               'the first is worse, or the second differs, by the corrected test',
@@ -521,9 +521,9 @@ def readme_self_training(L: Ledger):
     first, second = compared(L, c, [(POOL, SELF_TRAINED), small], [s])
     L.decide(c, [expects(first, 1), expects(second, 0)], _told([first, second]))
 
-def readme_speeds(L: Ledger):
+def study_speeds(L: Ledger):
     "What copies at other speeds are worth."
-    c = Claim('readme-speeds', 'README',
+    c = Claim('study-speeds', 'study',
               'hearing each clip at three speeds helps the network; for the pool and the '
               'ensemble no difference is shown',
               'the network is worse, or one of the others differs, by the corrected test',
@@ -540,10 +540,10 @@ VOICE_POOL = ('pool', 'voice')
 ALONE = [run('loso', 8, 'inductive', *m) for m in (VOICE_POOL, extended(VOICE_POOL), with_small(VOICE_POOL))]
 KNOWN_VOICES = [run('actor', 8, 'adapted', m, 'voice') for m in ('late', 'pool', 'ensemble', 'late, extended')]
 
-def readme_voice(L: Ledger):
+def study_voice(L: Ledger):
     "That the voice alone, for a speaker left out, is where the best other figure is."
     level, name = voice_alone('inductive').iloc[0]['value'], voice_alone('inductive').index[0]
-    c = Claim('readme-voice', 'README',
+    c = Claim('study-voice', 'study',
               f'for a speaker left out, the UAR of {name} on the voice, {level} %, lies within '
               'the intervals of the pool with Whisper',
               'it lies outside of one of them',
@@ -553,10 +553,10 @@ def readme_voice(L: Ledger):
     found = [L.figure(c, 'uar', a) for a in ALONE]
     L.decide(c, [e['lo'] <= level <= e['hi'] for e in found[1:]], '; '.join(map(_named, found)))
 
-def readme_known_voice(L: Ledger):
+def study_known_voice(L: Ledger):
     "That the voice alone, where the speaker's clips are at hand, is below the best other figure."
     level, name = voice_alone('adapted').iloc[0]['value'], voice_alone('adapted').index[0]
-    c = Claim('readme-known-voice', 'README',
+    c = Claim('study-known-voice', 'study',
               f'in scope `adapted` our voice stays below the UAR of {name} with per-speaker '
               f'normalisation, {level} %',
               'the mean of one of our runs reaches it',
@@ -569,9 +569,9 @@ def readme_known_voice(L: Ledger):
 # %% ../nbs/12c_claims.ipynb #4be2bfe0
 PAPER = [*(partial(claim_level, metric=m) for m in PUBLISHED), claim_even, claim_text, claim_network,
          claim_blocks, claim_verified, claim_robust]
-OURS = [readme_table, readme_network, readme_splits, readme_words, readme_late, readme_pool,
-        readme_ensemble, readme_speeds, readme_larger, readme_voice, readme_known_voice,
-        readme_self_training, readme_leaks, readme_shortcuts]
+OURS = [study_table, study_network, study_splits, study_words, study_late, study_pool,
+        study_ensemble, study_speeds, study_larger, study_voice, study_known_voice,
+        study_self_training, study_leaks, study_shortcuts]
 CLAIMS = PAPER + OURS
 
 # %% ../nbs/12c_claims.ipynb #b9c13c47

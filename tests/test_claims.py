@@ -76,24 +76,24 @@ SCENARIOS = {f'paper-{m}': (level(.995, .995), level(.9, .8)) for m in claims.PU
     'paper-blocks': (pair(NEW, ('network, concat', NETWORK[1]), ('network, both', NETWORK[1]), .6, .8),
                      pair(NEW, ('network, concat', NETWORK[1]), ('network, both', NETWORK[1]), .8, .6)),
     'paper-robust': (robust(.9, .89), robust(.9, .7)),
-    'readme-network': ({(*RANDOM, *NETWORK): .9}, {(*RANDOM, *NETWORK): .99}),
-    'readme-splits': (pair(RANDOM, NETWORK, LATE, [.8, .9], [.81, .9]), pair(RANDOM, NETWORK, LATE, [.8, .8], [.9, .9])),
-    'readme-words': ({(*NEW, *WORDS): by_emotion(0, happy=1)}, {(*NEW, *WORDS): .5}),
-    'readme-late': (pair(RANDOM, LATE, NETWORK, .8, .7) | pair(NEW, LATE, NETWORK, .8, .8),
+    'study-network': ({(*RANDOM, *NETWORK): .9}, {(*RANDOM, *NETWORK): .99}),
+    'study-splits': (pair(RANDOM, NETWORK, LATE, [.8, .9], [.81, .9]), pair(RANDOM, NETWORK, LATE, [.8, .8], [.9, .9])),
+    'study-words': ({(*NEW, *WORDS): by_emotion(0, happy=1)}, {(*NEW, *WORDS): .5}),
+    'study-late': (pair(RANDOM, LATE, NETWORK, .8, .7) | pair(NEW, LATE, NETWORK, .8, .8),
                     pair(RANDOM, LATE, NETWORK, .8, .7) | pair(NEW, LATE, NETWORK, .7, .8)),
-    'readme-pool': (pair(RANDOM, LATE, POOL, .7, .8) | pair(NEW, LATE, POOL, .8, .8),
+    'study-pool': (pair(RANDOM, LATE, POOL, .7, .8) | pair(NEW, LATE, POOL, .8, .8),
                     pair(RANDOM, LATE, POOL, .7, .8) | pair(NEW, LATE, POOL, .7, .8)),
-    'readme-ensemble': (wide(.8, .801), wide(.8, .9)),
-    'readme-larger': (pair(NEW, extended(POOL), with_small(POOL), .8, .8), pair(NEW, extended(POOL), with_small(POOL), .8, .9)),
-    'readme-self-training': (taught((.8, .9), (.9, .9)), taught((.9, .8), (.9, .9))),
-    'readme-speeds': (speeds((.7, .8), (.8, .8)), speeds((.8, .7), (.8, .8))),
-    'readme-voice': (voices(.82), voices(.95)),
-    'readme-known-voice': ({key(claims.KNOWN_VOICES[0]): .8}, {key(claims.KNOWN_VOICES[0]): .95}),
-    'readme-speakers': (speakers(.95, .7, .69), speakers(.9, .88, .7)),
-    'readme-shortcuts': (shortcuts(.7, .9), shortcuts(.9, .8))}
+    'study-ensemble': (wide(.8, .801), wide(.8, .9)),
+    'study-larger': (pair(NEW, extended(POOL), with_small(POOL), .8, .8), pair(NEW, extended(POOL), with_small(POOL), .8, .9)),
+    'study-self-training': (taught((.8, .9), (.9, .9)), taught((.9, .8), (.9, .9))),
+    'study-speeds': (speeds((.7, .8), (.8, .8)), speeds((.8, .7), (.8, .8))),
+    'study-voice': (voices(.82), voices(.95)),
+    'study-known-voice': ({key(claims.KNOWN_VOICES[0]): .8}, {key(claims.KNOWN_VOICES[0]): .95}),
+    'study-speakers': (speakers(.95, .7, .69), speakers(.9, .88, .7)),
+    'study-shortcuts': (shortcuts(.7, .9), shortcuts(.9, .8))}
 
 
-@pytest.mark.parametrize('id', [i for i in JUDGES if i not in ('paper-verified', 'readme-table')])
+@pytest.mark.parametrize('id', [i for i in JUDGES if i not in ('paper-verified', 'study-table')])
 def test_each_rule_can_hold_and_can_fail(id):
     holding, failing = (judged(JUDGES[id], rates) for rates in SCENARIOS[id])
     assert holding.id == id and holding.verdict == 'holds', holding
@@ -101,7 +101,7 @@ def test_each_rule_can_hold_and_can_fail(id):
 
 
 def test_the_only_claim_without_a_rule_says_so():
-    assert {*JUDGES} - {*SCENARIOS} == {'paper-verified', 'readme-table'} and {*SCENARIOS} <= {*JUDGES}
+    assert {*JUDGES} - {*SCENARIOS} == {'paper-verified', 'study-table'} and {*SCENARIOS} <= {*JUDGES}
     for rate in (.3, .99): assert judged(JUDGES['paper-verified'], {(*RANDOM, *NETWORK): rate}).verdict == 'cannot be tested here'
 
 
@@ -109,8 +109,8 @@ def test_the_only_claim_without_a_rule_says_so():
 def test_the_table_fails_when_one_figure_of_it_is_off_by_a_hundredth(field):
     rates = {(*s, *m): .8 for s in claims.TABLE for m in claims.COLUMNS}
     off = lambda entries: [*entries[:-1], entries[-1] | {field: entries[-1][field] + (1 if field == 'n' else .01)}]
-    assert judged(JUDGES['readme-table'], rates, lambda e: e).verdict == 'holds'
-    assert judged(JUDGES['readme-table'], rates, off).verdict == 'fails'
+    assert judged(JUDGES['study-table'], rates, lambda e: e).verdict == 'holds'
+    assert judged(JUDGES['study-table'], rates, off).verdict == 'fails'
 
 
 @pytest.mark.parametrize('id, rates, verdict', [
@@ -118,18 +118,18 @@ def test_the_table_fails_when_one_figure_of_it_is_off_by_a_hundredth(field):
     ('paper-accuracy', level(.97, .8), 'not shown'),        # the interval holds the published figure
     ('paper-robust', robust(.9, .85), 'not shown'),         # the loss is about the margin
     ('paper-robust', robust(.7, .8), 'holds'),              # better for new speakers is robust, too
-    ('readme-late', pair(NEW, LATE, NETWORK, .8, .8), 'holds'),
-    ('readme-late', pair(RANDOM, LATE, NETWORK, .8, .8), 'not shown'),
-    ('readme-ensemble', wide(.8, .81), 'not shown'),
-    ('readme-ensemble', wide(.9, .8), 'fails'),
-    ('readme-larger', pair(NEW, extended(POOL), with_small(POOL), .9, .8), 'fails'),
-    ('readme-self-training', taught((.8, .9), (.8, .9)), 'fails'),
-    ('readme-self-training', taught((.8, .8), (.9, .9)), 'not shown'),
-    ('readme-speeds', speeds((.8, .8), (.8, .8)), 'not shown'),
-    ('readme-speeds', speeds((.7, .8), (.7, .8)), 'fails'),
-    ('readme-pool', pair(RANDOM, LATE, POOL, .8, .8), 'not shown'),
-    ('readme-shortcuts', shortcuts(.8, .7), 'fails'),
-    ('readme-shortcuts', shortcuts(.8, .8), 'not shown')])
+    ('study-late', pair(NEW, LATE, NETWORK, .8, .8), 'holds'),
+    ('study-late', pair(RANDOM, LATE, NETWORK, .8, .8), 'not shown'),
+    ('study-ensemble', wide(.8, .81), 'not shown'),
+    ('study-ensemble', wide(.9, .8), 'fails'),
+    ('study-larger', pair(NEW, extended(POOL), with_small(POOL), .9, .8), 'fails'),
+    ('study-self-training', taught((.8, .9), (.8, .9)), 'fails'),
+    ('study-self-training', taught((.8, .8), (.9, .9)), 'not shown'),
+    ('study-speeds', speeds((.8, .8), (.8, .8)), 'not shown'),
+    ('study-speeds', speeds((.7, .8), (.7, .8)), 'fails'),
+    ('study-pool', pair(RANDOM, LATE, POOL, .8, .8), 'not shown'),
+    ('study-shortcuts', shortcuts(.8, .7), 'fails'),
+    ('study-shortcuts', shortcuts(.8, .8), 'not shown')])
 def test_verdicts_between_and_beyond(id, rates, verdict):
     assert judged(JUDGES[id], rates).verdict == verdict
 
@@ -235,10 +235,10 @@ def test_every_number_in_readme_is_the_figure_that_it_names(readme, quotes):
 def test_readme_makes_the_claims_of_the_ledger_and_no_other(readme):
     ledger = json.loads((REPORT / 'claims.json').read_text(encoding='utf-8'))
     assert unmade(readme, ledger) == []
-    without = re.sub('<!-- claim: readme-pool -->', '', readme)
-    assert unmade(without, ledger) == ['README does not make the claim readme-pool']
-    turned = dict(claims=[c | dict(verdict='fails') if c['id'] == 'readme-pool' else c for c in ledger['claims']])
-    assert unmade(readme, turned) == ['README claims readme-pool: fails']
+    without = re.sub('<!-- claim: study-pool -->', '', readme)
+    assert unmade(without, ledger) == ['README does not make the claim study-pool']
+    turned = dict(claims=[c | dict(verdict='fails') if c['id'] == 'study-pool' else c for c in ledger['claims']])
+    assert unmade(readme, turned) == ['README claims study-pool: fails']
 
 
 def moved(written):
