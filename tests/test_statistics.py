@@ -1,5 +1,5 @@
 """Tests that are judged by what they are for: no false alarms on equal runs, real differences found, refusal of unpaired input."""
-import zipfile
+import itertools, zipfile
 
 import numpy as np
 import pandas as pd
@@ -69,6 +69,39 @@ def test_permutation_keeps_what_a_run_knows_about_people():
     found = tests.permutation_within(truth, favourite, actor, 200)
     assert found['value'] > .5 and found['p'] > .9 and np.isclose(found['chance'], found['value'])
     assert tests.permutation_within(truth, truth, actor, 200)['p'] < .01
+
+
+@pytest.mark.parametrize('n', [3, 5, 8, 13])
+@pytest.mark.parametrize('kind', ['normal', 'ties', 'equal'])
+def test_sign_flips_are_counted_exactly(n, kind):
+    "Against all flips written down, and against scipy where it is quick."
+    rng = np.random.default_rng(n)
+    d = dict(normal=rng.normal(.4, 1, n), ties=rng.integers(-2, 4, n) / 60 * 5, equal=np.full(n, 1 / 3))[kind]
+    sums = np.array(list(itertools.product([-1, 1], repeat=n))) @ d
+    found = tests.sign_flip(d)
+    assert found['exact'] and found['n'] == n and np.isclose(found['difference'], d.mean())
+    assert np.isclose(found['p'], np.mean(np.abs(sums) >= abs(d.sum()) - 1e-9), atol=1e-12)
+    if n == 8:
+        scipy_p = stats.permutation_test((d,), np.mean, permutation_type='samples', n_resamples=np.inf).pvalue
+        assert np.isclose(found['p'], scipy_p)
+
+
+def test_sign_flips_of_many_actors_are_drawn_and_agree_with_the_count(monkeypatch):
+    d = np.random.default_rng(1).normal(.3, 1, 27)
+    drawn = tests.sign_flip(d)
+    assert not drawn['exact'] and drawn == tests.sign_flip(d)
+    monkeypatch.setattr(tests, 'FLIPPED', 30)
+    assert abs(tests.sign_flip(d)['p'] - drawn['p']) < .003
+
+
+@pytest.mark.parametrize('d, p', [([2] * 5, .0625), ([0] * 6, 1), ([0, 0, 1, 1, 1], .25), ([1, -1, 1, -1], 1)])
+def test_sign_flips_known_by_hand(d, p):
+    assert tests.sign_flip(d)['p'] == p == tests.sign_flip(pd.Series(d) * -1.)['p']
+
+
+@pytest.mark.parametrize('d, says', [([], '0 speaker'), ([1, 2], '2 speaker'), ([1, 2, np.nan], 'no difference')])
+def test_sign_flips_of_nothing_are_refused(d, says):
+    with pytest.raises(tests.NotComputed, match=says): tests.sign_flip(d)
 
 
 def test_holm_rejects_no_more_than_bonferroni_allows_and_no_less():
