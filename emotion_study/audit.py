@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['CLAIM', 'PARTS', 'OVER_ACTORS', 'DERIVED', 'PERCENT', 'POINTS', 'UNITS', 'TOLERANCE', 'Runs', 'split_accuracies',
-           'asked', 'same_clips', 'difference_of', 'paired_difference', 'make_entry', 'derive', 'entry_id',
-           'entry_faults', 'by_sklearn', 'check_results', 'check_rows', 'check_folds', 'label_table', 'run_digests',
-           'outside_digest', 'check_digests', 'write_digests', 'check_claims', 'Audit', 'audit_report']
+           'same_actors', 'asked', 'same_clips', 'difference_of', 'paired_difference', 'make_entry', 'derive',
+           'entry_id', 'entry_faults', 'by_sklearn', 'check_results', 'check_rows', 'check_folds', 'label_table',
+           'run_digests', 'outside_digest', 'check_digests', 'write_digests', 'check_claims', 'Audit', 'audit_report']
 
 # %% ../nbs/12b_audit.ipynb #394df6fd
 import base64, hashlib, json
@@ -18,8 +18,9 @@ import pandas as pd
 
 from . import statistics as tests
 from .core import CodeError, SettingError, describe, expected_codes, label_names, parse_code
-from .metrics import (METRICS, RUN, NotComputed, counts_by_seed, finite, hits, measured, measures,
-                                   no_interval, run_name, speaker_interval, summary_of, with_folds, without_each)
+from .metrics import (METRICS, RUN, NotComputed, counts_by_seed, finite, hits, measured,
+                                   measures, no_interval, run_name, speaker_interval, summary_of,
+                                   with_folds, without_each)
 from .protocols import FOLDS, PROTOCOLS, SPEAKER_DISJOINT, make_folds
 
 # %% ../nbs/12b_audit.ipynb #a70d2f73
@@ -51,7 +52,8 @@ class Runs:
         if not keys: raise SettingError(f"predictions.parquet has no run {run_name(about)}")
         if len(keys) > 1:
             folds = ', '.join(k[-1] for k in keys)
-            raise SettingError(f"predictions.parquet has run {run_name(about)} with {folds} folds: say which")
+            where = f'predictions.parquet has run {run_name(about)}'
+            raise SettingError(f'{where} with {folds} folds: say which')
         return keys[0]
 
     def named(self, about: dict) -> dict:
@@ -75,7 +77,8 @@ class Runs:
         return self._kept('summary', about, lambda rows: summary_of(self.counts(about)))
 
     def splits(self, about: dict) -> np.ndarray:  # percent, one per seed
-        return self._kept('splits', about, lambda rows: 100 * measures(self.counts(about).sum(1))['accuracy'])
+        def found(rows): return 100 * measures(self.counts(about).sum(1))['accuracy']
+        return self._kept('splits', about, found)
 
     def by_actor(self, about: dict) -> pd.Series:  # percent
         return self._kept('actors', about, tests.by_actor)
@@ -97,6 +100,11 @@ def split_accuracies(rows: pd.DataFrame) -> np.ndarray:  # percent, one per seed
     return np.array([accuracy(g) for _, g in rows.groupby('seed', sort=True)])
 
 # %% ../nbs/12b_audit.ipynb #ce87777b
+def same_actors(a: pd.DataFrame, b: pd.DataFrame):
+    "Raise `NotComputed` unless two runs were tested on the same actors."
+    if set(a['actor']) != set(b['actor']):
+        raise NotComputed('the two runs were not tested on the same actors')
+
 def asked(rows: pd.DataFrame) -> pd.Index:
     "Which clips a run answered under which seeds, in order."
     return pd.MultiIndex.from_frame(rows[['seed', 'clip']].sort_values(['seed', 'clip']))
@@ -110,20 +118,19 @@ def same_clips(a: pd.Index, b: pd.Index):
     where = f', the first is {lacks[0][1]} under seed {lacks[0][0]}' if len(lacks) else ''
     raise NotComputed(f'the two runs were not tested on the same clips: {len(lacks)} differ{where}')
 
-def difference_of(a: np.ndarray, b: np.ndarray,  # (seeds, actors, K, K) counts of two runs, actors alike
+def difference_of(a: np.ndarray, b: np.ndarray,  # (seeds, actors, K, K) counts, actors alike
                   metric: str = 'accuracy') -> dict:  # value, lo, hi of b - a in points
     "Difference of two runs; a speaker who is left out is left out of both."
-    if a.shape[1] != b.shape[1]: raise NotComputed('the two runs were not tested on the same actors')
     gap = 100 * (measured(b)[metric] - measured(a)[metric])
     lo, hi = speaker_interval(gap)
     return dict(value=float(gap[0]), lo=float(lo), hi=float(hi))
 
 def paired_difference(a: pd.DataFrame, b: pd.DataFrame,  # two runs
                       metric: str = 'accuracy',
-                      by: str = 'clip'  # both answered the same clips; 'actor': only the same actors
+                      by: str = 'clip'  # the same clips; 'actor': only the same actors
                       ) -> dict:  # value, lo, hi of b - a in points
     "Difference of two runs with the study's interval; `NotComputed` where they are no pair."
-    if set(a['actor']) != set(b['actor']): raise NotComputed('the two runs were not tested on the same actors')
+    same_actors(a, b)
     if by == 'clip': same_clips(asked(a), asked(b))
     return difference_of(counts_by_seed(a), counts_by_seed(b), metric)
 
@@ -171,8 +178,7 @@ def _of_agreement(runs, e):
 def _pair(runs, e): return runs[e['against']], runs[e]
 
 def _of_difference(runs, e):
-    a, b = _pair(runs, e)
-    if set(a['actor']) != set(b['actor']): raise NotComputed('the two runs were not tested on the same actors')
+    same_actors(*_pair(runs, e))
     between = str(e['protocol']) != str(e['against']['protocol'])  # protocols test different clips
     if not between: same_clips(runs.asked(e['against']), runs.asked(e))
     return difference_of(runs.counts(e['against']), runs.counts(e))
@@ -192,11 +198,13 @@ def _of_clips(runs, e):
 
 def _by_fold(rows):
     truth, answer, _ = hits(rows)
-    return 100 * pd.Series(truth == answer).groupby([rows['seed'].to_numpy(), rows['fold'].to_numpy()]).mean()
+    by = [rows[k].to_numpy() for k in ('seed', 'fold')]
+    return 100 * pd.Series(truth == answer).groupby(by).mean()
 
 def _of_folds(runs, e):
     a, b = (_by_fold(rows).to_numpy() for rows in _pair(runs, e))
-    folds = runs[e]['fold'].nunique() if e['protocol'] != 'random' else 5  # a fifth held out is like one of five
+    folds = runs[e]['fold'].nunique()
+    if e['protocol'] == 'random': folds = 5  # a fifth held out is like one of five
     if len(a) % folds: return dict(value=None)
     return dict(value=tests.bayesian_t(a, b, 1., len(a) // folds)['equivalent'])
 
@@ -223,16 +231,18 @@ def _of_extremes(runs, e):
 # %% ../nbs/12b_audit.ipynb #fbaf8446
 OVER_ACTORS = ('sign_flip_p', 'wilcoxon_p', 'sign_p')
 DERIVED = {m: _of_summary for m in METRICS} | {m: _of_actors for m in OVER_ACTORS}
-DERIVED |= {m: _of_agreement for m in ('kappa', 'mcc')} | {m: _of_extremes for m in ('worst_actor', 'best_actor')}
+DERIVED |= {m: _of_agreement for m in ('kappa', 'mcc')}
+DERIVED |= {m: _of_extremes for m in ('worst_actor', 'best_actor')}
 DERIVED |= {m: _of_calibration for m in ('ece', 'ece_tempered', 'brier')}
-DERIVED |= dict(share_reaching_claim=_of_claim, split_range=_of_splits, recall=_of_recall, accuracy_at=_of_group,
-                permutation_p=_of_permutation, mcnemar_midp=_of_clips, smallest_difference=_of_power,
-                equivalence=_of_folds, accuracy_difference=_of_difference)
+DERIVED |= dict(share_reaching_claim=_of_claim, split_range=_of_splits, recall=_of_recall,
+                accuracy_at=_of_group, permutation_p=_of_permutation, mcnemar_midp=_of_clips,
+                smallest_difference=_of_power, equivalence=_of_folds,
+                accuracy_difference=_of_difference)
 
 PERCENT = (*METRICS, 'share_reaching_claim', 'recall', 'accuracy_at', 'worst_actor', 'best_actor')
 POINTS = ('accuracy_difference', 'smallest_difference', 'split_range')
-UNITS = {m: 'percent' for m in PERCENT} | {m: 'points' for m in POINTS} | {'equivalence': 'probability'}
-UNITS |= {m: 'p' for m in (*OVER_ACTORS, 'permutation_p', 'mcnemar_midp')}
+UNITS = {m: 'percent' for m in PERCENT} | {m: 'points' for m in POINTS}
+UNITS |= {'equivalence': 'probability'} | {m: 'p' for m in (*OVER_ACTORS, 'permutation_p', 'mcnemar_midp')}
 
 # %% ../nbs/12b_audit.ipynb #e3c84065
 def make_entry(runs: Runs, metric: str,  # one of `DERIVED`
@@ -282,22 +292,24 @@ def entry_faults(runs: Runs, e: dict) -> list:  # sentences
         if not same: faults.append(f"{e['id']}: {key} is {says}, predictions say {is_}")
     if e['metric'] in METRICS and found['value'] is not None:
         again = runs.again(e)[e['metric']]
-        if abs(again - found['value']) > TOLERANCE: faults.append(f"{e['id']}: scikit-learn computes {again}")
+        if abs(again - found['value']) > TOLERANCE:
+            faults.append(f"{e['id']}: scikit-learn computes {again}")
     return faults
 
 # %% ../nbs/12b_audit.ipynb #9bf1d7a5
 def by_sklearn(rows: pd.DataFrame) -> dict:  # percent, mean over seeds
-    "The basic measures by scikit-learn, from answers and not from counts; a class of each seed is a label of its own."
+    "The basic measures by scikit-learn, from answers and not from counts."
     from sklearn.metrics import precision_recall_fscore_support
     truth, answer, names = hits(rows)
     seeds, s = np.unique(rows['seed'].to_numpy(), return_inverse=True)
+    of_seed = s * len(names)  # a class under each seed is a label of its own
     labels = np.arange(len(seeds) * len(names))
-    found = precision_recall_fscore_support(s * len(names) + truth, s * len(names) + answer, labels=labels,
+    found = precision_recall_fscore_support(of_seed + truth, of_seed + answer, labels=labels,
                                             average=None, zero_division=0)
     precision, recall, f1, n = (f.reshape(len(seeds), -1) for f in found)
-    means = {k: np.average(v, axis=1, weights=n > 0) for k, v in dict(uar=recall, precision=precision, f1=f1).items()}
-    means['accuracy'] = np.average(recall, axis=1, weights=n)
-    return {k: 100 * v.mean() for k, v in means.items()}
+    def mean(each, weights): return 100 * np.average(each, axis=1, weights=weights).mean()
+    macro = {k: mean(v, n > 0) for k, v in dict(uar=recall, precision=precision, f1=f1).items()}
+    return dict(accuracy=mean(recall, n)) | macro
 
 # %% ../nbs/12b_audit.ipynb #2e732f85
 def check_results(runs: Runs, entries: list) -> tuple:  # faults, number derived, [(id, what it comes from)]
@@ -382,7 +394,7 @@ def label_table(table: pd.DataFrame, whole: bool = False,  # all 1,440 clips of 
 
 # %% ../nbs/12b_audit.ipynb #92d81732
 def _buffers(table):
-    "Of each run: its name, its clips, where each clip begins, and a row of bytes for each answer, by clip and seed."
+    "Of each run: its name, its clips, where each clip begins, and the bytes of each row."
     table = with_folds(table)
     places, clips = pd.factorize(table['clip'], sort=True)
     words, emotions = pd.factorize(table['emotion'], sort=True)
@@ -393,13 +405,15 @@ def _buffers(table):
     for key, at in table.groupby(list(RUN), observed=True, sort=True).indices.items():
         at = at[np.lexsort((numbers[at, 0], places[at]))]
         parts = (p[int(key[1])][at], numbers[at], spelt[words[at]])
-        rows = np.concatenate([np.ascontiguousarray(x).view('u1').reshape(len(at), -1) for x in parts], axis=1)
+        parts = [np.ascontiguousarray(x).view('u1').reshape(len(at), -1) for x in parts]
+        rows = np.concatenate(parts, axis=1)
         here, begins = np.unique(places[at], return_index=True)
         yield run_name(dict(zip(RUN, key))), np.asarray(clips[here], str), begins, rows
 
 def _of_run(clips, begins, rows):
     "SHA-256 of a run, in hex."
-    return hashlib.sha256(','.join(clips).encode() + begins.astype('<i8').tobytes() + rows.tobytes()).hexdigest()
+    where = ','.join(clips).encode() + begins.astype('<i8').tobytes()
+    return hashlib.sha256(where + rows.tobytes()).hexdigest()
 
 def _of_each_clip(begins, rows):
     "Two bytes of the SHA-256 of each clip."
@@ -408,7 +422,7 @@ def _of_each_clip(begins, rows):
 
 # %% ../nbs/12b_audit.ipynb #61f5dc03
 def run_digests(table: pd.DataFrame  # predictions
-                ) -> dict:  # `clips` in order; `runs`: of each `all` (hex) and `clips` (base64, two bytes a clip)
+                ) -> dict:  # `clips`; `runs`: `all` (hex) and `clips` (base64, two bytes a clip)
     "Digests of the rows of each run; a clip that a run has not answered is zero."
     clips, runs = sorted(map(str, table['clip'].unique())), {}
     for run, here, begins, rows in _buffers(table):
@@ -430,12 +444,13 @@ def _run_fault(run, digests, clips, begins, rows):
     kept = {c: held[2 * i: 2 * i + 2] for i, c in enumerate(digests['clips'])}
     now = dict(zip(clips, _of_each_clip(begins, rows)))
     moved = [c for c in sorted(kept.keys() | now.keys()) if kept.get(c, none) != now.get(c, none)]
-    where = f'the first is clip {moved[0]}, of {len(moved)}' if moved else 'and no clip could be named'
+    where = f'the first is clip {moved[0]}, of {len(moved)}' if moved else 'no clip can be named'
     return f'{run}: rows are not those of digests.json, {where}'
 
 def _one_sided(kept, now, what):
     "What only one side has."
-    gone = [f'{k}: {what} is in digests.json and no longer in the report' for k in kept if k not in now]
+    gone = [f'{k}: {what} is in digests.json and no longer in the report'
+            for k in kept if k not in now]
     return gone + [f'{k}: {what} is not in digests.json' for k in now if k not in kept]
 
 def check_digests(table: pd.DataFrame, digests: dict,  # as in digests.json
@@ -448,7 +463,8 @@ def check_digests(table: pd.DataFrame, digests: dict,  # as in digests.json
         if digests['runs'].get(run, {}).get('all', '') not in ('', _of_run(*found)):
             faults.append(_run_fault(run, digests, *found))
     figures, old = outside_digest(entries), digests.get('outside', {})
-    faults += [f'{i}: the figure from outside was changed' for i in old if figures.get(i, old[i]) != old[i]]
+    changed = [i for i in old if figures.get(i, old[i]) != old[i]]
+    faults += [f'{i}: the figure from outside was changed' for i in changed]
     return (faults + _one_sided(digests['runs'], seen, 'the run') +
             _one_sided(old, figures, 'the figure from outside'))
 
@@ -490,28 +506,33 @@ class Audit:
         verdict = f'{len(self.faults)} fault(s):' if self.faults else 'no difference found'
         named = [f'  {i}: {what}' for i, what in self.outside] if every else []
         kept = f'{self.digests:,} digests of runs and of figures from outside compared'
-        missing = 'no digests.json: a changed probability, or a changed figure from outside, may go unseen'
+        missing = 'no digests.json: a changed probability or figure from outside may go unseen'
         return [verdict, *(f'  {fault}' for fault in self.faults[:20]),
-                f'{self.rows:,} predictions in {self.runs} runs; {self.folds} sets of folds made again from labels '
-                'and seeds',
-                f'{self.derived:,} entries of results.json derived anew', kept if self.digests else missing,
+                f'{self.rows:,} predictions in {self.runs} runs; {self.folds} sets of folds made again '
+                'from labels and seeds',
+                f'{self.derived:,} entries of results.json derived anew',
+                kept if self.digests else missing,
                 f"{len(self.outside):,} entries that predictions can't tell", *named]
 
 # %% ../nbs/12b_audit.ipynb #2db254ed
 def _read(folder: Path, name: str):
     path = folder / name
     if not path.is_file():
-        raise SettingError(f'{folder} holds no {name}: name the folder of a report, such as reports/ravdess')
-    try: return pd.read_parquet(path) if path.suffix == '.parquet' else json.loads(path.read_text(encoding='utf-8'))
+        raise SettingError(f'{folder} holds no {name}: name the folder of a report, such as '
+                           'reports/ravdess')
+    try:
+        if path.suffix == '.parquet': return pd.read_parquet(path)
+        return json.loads(path.read_text(encoding='utf-8'))
     except (ValueError, OSError) as error:
-        raise SettingError(f'{path}: not readable ({type(error).__name__}); run the study again') from None
+        why = type(error).__name__
+        raise SettingError(f'{path}: not readable ({why}); run the study again') from None
 
 def _columns(table):
     missing = [c for c in (*RUN[:-1], 'seed', 'fold', 'clip', 'actor', 'emotion') if c not in table]
     if missing: raise SettingError(f"predictions.parquet: column(s) missing: {', '.join(missing)}")
     return with_folds(table)
 
-def audit_report(folder  # of a report: predictions.parquet, results.json, run.json; maybe claims and digests
+def audit_report(folder  # predictions.parquet, results.json, run.json; maybe claims and digests
                  ) -> Audit:
     "Derive every number of a report anew and check its predictions."
     folder = Path(folder)
@@ -519,11 +540,13 @@ def audit_report(folder  # of a report: predictions.parquet, results.json, run.j
     table = _columns(table)
     runs = Runs(table)
     found, derived, outside = check_results(runs, entries)
-    fold_faults, again = check_folds(table, label_table(table, run.get('clips') == 1440, run.get('codes', ())))
+    grid = label_table(table, run.get('clips') == 1440, run.get('codes', ()))
+    fold_faults, again = check_folds(table, grid)
     faults, digests = check_rows(table) + fold_faults, {}
     if (folder / 'digests.json').is_file():
         digests = _read(folder, 'digests.json')
         faults += check_digests(table, digests, entries)
-    if (folder / 'claims.json').is_file(): found += check_claims(_read(folder, 'claims.json')['claims'], entries)
+    if (folder / 'claims.json').is_file():
+        found += check_claims(_read(folder, 'claims.json')['claims'], entries)
     compared = len(digests.get('runs', ())) + len(digests.get('outside', ()))
     return Audit(faults + found, len(table), len(runs.rows), again, derived, outside, compared)

@@ -25,7 +25,8 @@ class NotComputed(SettingError):
 
 def _named(row):
     "A row of a predictions table, for a message."
-    run = [f'{k} {row[k]}' for k in ('protocol', 'scope', 'model', 'modalities', 'seed') if k in row]
+    known = ('protocol', 'scope', 'model', 'modalities', 'seed')
+    run = [f'{k} {row[k]}' for k in known if k in row]
     return ', '.join([*run, f"clip {row['clip']}" if 'clip' in row else 'a clip without a name'])
 
 def hits(predictions: pd.DataFrame  # rows of the predictions table, one value of `classes`
@@ -76,9 +77,10 @@ FEWEST = 3  # speakers that an interval needs
 
 def without_each(actors: int) -> np.ndarray:  # (actors + 1, actors) weights of 0 and 1
     "All speakers in the first row, then all but one."
-    return np.vstack([np.ones(actors), 1 - np.eye(actors)]) if actors >= FEWEST else np.ones((1, actors))
+    if actors < FEWEST: return np.ones((1, actors))
+    return np.vstack([np.ones(actors), 1 - np.eye(actors)])
 
-def jackknife_error(found: np.ndarray  # (actors + 1, ...) a measure of all speakers, then without each
+def jackknife_error(found: np.ndarray  # (actors + 1, ...): of all speakers, then without each
                     ) -> np.ndarray:  # (...)
     "Standard error of a measure by leaving out one speaker at a time."
     rest = found[1:]
@@ -92,14 +94,14 @@ def _clopper_pearson(share, n):
     return lo, hi
 
 # %% ../nbs/10_metrics.ipynb #1a03b0be
-def speaker_interval(found: np.ndarray,  # (actors + 1, ...) a measure under the weights of `without_each`
-                     answers: int = None,  # clips of one seed, where the measure is a share; None: a difference
-                     low: float = 0., high: float = 1.  # the borders of a share; kappa has -1 and 1
+def speaker_interval(found: np.ndarray,  # (actors + 1, ...): of all speakers, then without each
+                     answers: int = None,  # clips of one seed, for a share; None: a difference
+                     low: float = 0., high: float = 1.  # borders of a share; kappa has -1 and 1
                      ) -> tuple:  # lo, hi (...); NaN for too few speakers
     "The 95 % interval over speakers: the study's, wherever people are the units."
     found = np.asarray(found, float)
     actors = len(found) - 1
-    if actors < FEWEST: return np.full(found.shape[1:], np.nan)[()], np.full(found.shape[1:], np.nan)[()]
+    if actors < FEWEST: return (np.full(found.shape[1:], np.nan)[()],) * 2
     value, error, t = found[0], jackknife_error(found), special.stdtrit(actors - 1, .975)
     if answers is None: return value - t * error, value + t * error
     share, error = np.clip((value - low) / (high - low), 0, 1), error / (high - low)
@@ -139,21 +141,24 @@ def summary_of(C: np.ndarray  # (seeds, actors, K, K) counts
                        n=n, actors=C.shape[1], seeds=len(C))
     return pd.DataFrame(rows).T.rename_axis('metric')
 
-def summary(predictions: pd.DataFrame  # one run: protocol, classes, scope, model, channels; any number of seeds
-            ) -> pd.DataFrame:  # index metric; value, lo, hi (95 %), sd over seeds, n clips, actors, seeds
+def summary(predictions: pd.DataFrame  # one run, any number of seeds
+            ) -> pd.DataFrame:  # index metric; value, lo, hi (95 %), sd over seeds, n, actors, seeds
     "Measures averaged over seeds with intervals over speakers."
     return summary_of(counts_by_seed(predictions))
 
 # %% ../nbs/10_metrics.ipynb #aa54e638
-def bootstrap_weights(actors: int, draws: int = 2000, seed: int = 0) -> np.ndarray:  # (draws, actors)
+def bootstrap_weights(actors: int, draws: int = 2000, seed: int = 0
+                      ) -> np.ndarray:  # (draws, actors)
     "How often each speaker is drawn in each resample."
-    return np.random.default_rng(seed).multinomial(actors, np.full(actors, 1 / actors), size=draws).astype(float)
+    rng = np.random.default_rng(seed)
+    return rng.multinomial(actors, np.full(actors, 1 / actors), size=draws).astype(float)
 
 def spread(drawn: np.ndarray,  # (draws,) resampled values
            speakers: int) -> tuple:  # lo, hi; NaN for too few speakers
     "The 95 % percentile interval of resampled values."
     known = drawn[np.isfinite(drawn)]
-    return tuple(np.percentile(known, (2.5, 97.5))) if speakers >= FEWEST and len(known) else (np.nan, np.nan)
+    if speakers < FEWEST or not len(known): return np.nan, np.nan
+    return tuple(np.percentile(known, (2.5, 97.5)))
 
 # %% ../nbs/10_metrics.ipynb #e770dea3
 RUN = ('protocol', 'classes', 'scope', 'model', 'modalities', 'folds')
@@ -182,8 +187,10 @@ def finite(x):  # a number, or None
 
 def no_interval(actors: int, lo: float = 0.) -> dict:  # empty, or the reason
     "What an entry says of an interval that it lacks."
-    if actors < FEWEST: return dict(reason=f'no interval: {int(actors)} speaker(s), and it needs {FEWEST}')
-    return {} if np.isfinite(lo) else dict(reason='no interval: without one of the speakers no clip is left')
+    few = f'no interval: {int(actors)} speaker(s), and it needs {FEWEST}'
+    if actors < FEWEST: return dict(reason=few)
+    alone = 'no interval: without one of the speakers no clip is left'
+    return {} if np.isfinite(lo) else dict(reason=alone)
 
 def result_entries(predictions: pd.DataFrame, notebook: str) -> list:  # list of dicts
     "Entries of results.json for each run of a predictions table."
@@ -191,9 +198,11 @@ def result_entries(predictions: pd.DataFrame, notebook: str) -> list:  # list of
     for run, group in with_folds(predictions).groupby(list(RUN), observed=True, sort=True):
         about = dict(zip(RUN, run)) | {'classes': int(run[1]), 'folds': int(run[5])}
         for metric, row in summary(group).iterrows():
-            entries.append({'id': f'{run_name(about)}/{metric}', 'metric': metric} | about | {'notebook': notebook, 'unit': 'percent'} |
-                           {k: finite(100 * row[k]) for k in ('value', 'lo', 'hi')} |
-                           {k: int(row[k]) for k in ('n', 'actors', 'seeds')} | no_interval(row['actors'], row['lo']))
+            entry = dict(id=f'{run_name(about)}/{metric}', metric=metric) | about
+            entry |= dict(notebook=notebook, unit='percent')
+            entry |= {k: finite(100 * row[k]) for k in ('value', 'lo', 'hi')}
+            entry |= {k: int(row[k]) for k in ('n', 'actors', 'seeds')}
+            entries.append(entry | no_interval(row['actors'], row['lo']))
     return entries
 
 # %% ../nbs/10_metrics.ipynb #1a63b2fd

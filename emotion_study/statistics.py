@@ -24,7 +24,8 @@ def by_actor(predictions: pd.DataFrame,  # one run, any number of seeds
              ) -> pd.Series:  # index actor, percent
     "A measure for each actor, averaged over the seeds that tested this actor."
     by = measures(counts_by_seed(predictions))[metric]
-    return pd.Series(100 * np.nanmean(by, axis=0), index=np.unique(predictions['actor'])).rename_axis('actor')
+    actors = pd.Index(np.unique(predictions['actor']), name='actor')
+    return pd.Series(100 * np.nanmean(by, axis=0), index=actors)
 
 # %% ../nbs/11_statistics.ipynb #7fa0589d
 def correct_table(runs: dict  # name -> predictions of one run
@@ -45,11 +46,12 @@ def _numbers(values, what='a value'):
     "Values as an array; what is empty or no number is refused."
     x = np.asarray(values, float)
     if not x.size: raise NotComputed(f'there is not {what}')
-    if not np.isfinite(x).all(): raise NotComputed(f'{int((~np.isfinite(x)).sum())} of {x.size} values are missing')
+    lost = int((~np.isfinite(x)).sum())
+    if lost: raise NotComputed(f'{lost} of {x.size} values are missing')
     return x
 
 def mean_interval(values,  # (n,) one number per actor; an actor without one is left out
-                  answers: int = None,  # clips of one seed, where the values are shares; None: differences
+                  answers: int = None,  # clips of one seed, for shares; None: differences
                   low: float = 0., high: float = 100.  # the borders of a share
                   ) -> dict:  # value, lo, hi (95 %), se, n actors
     "The study's interval for the mean of one number per actor."
@@ -70,8 +72,8 @@ def bootstrap_interval(values,  # (n,) one number per independent unit, or sever
     value = float(statistic(*data))
     if len(data[0]) < FEWEST: return dict(value=value, lo=np.nan, hi=np.nan, se=np.nan)
     if len(data) == 1 and np.ptp(data[0]) == 0: return dict(value=value, lo=value, hi=value, se=0.)
-    found = stats.bootstrap(data, statistic, paired=len(data) > 1, vectorized=False, n_resamples=draws,
-                            method=method, rng=np.random.default_rng(seed))
+    found = stats.bootstrap(data, statistic, paired=len(data) > 1, vectorized=False,
+                            n_resamples=draws, method=method, rng=np.random.default_rng(seed))
     lo, hi = found.confidence_interval
     return dict(value=value, lo=float(lo), hi=float(hi), se=float(found.standard_error))
 
@@ -80,7 +82,8 @@ def mcnemar_exact(a, b  # (n,) 0/1: was the run right?
                   ) -> dict:  # b, c, exact, midp
     "Exact McNemar test and its mid-p form."
     from statsmodels.stats.contingency_tables import mcnemar
-    if len(a) != len(b) or not len(a): raise NotComputed("McNemar's test needs two runs on the same clips")
+    if len(a) != len(b) or not len(a):
+        raise NotComputed("McNemar's test needs two runs on the same clips")
     a, b = np.asarray(a, bool), np.asarray(b, bool)
     table = [[int((a & b).sum()), int((a & ~b).sum())], [int((~a & b).sum()), int((~a & ~b).sum())]]
     first, second = table[0][1], table[1][0]
@@ -95,7 +98,8 @@ def cochran_q(correct  # (n, k) 0/1
     "Cochran's Q over all runs."
     from statsmodels.stats.contingency_tables import cochrans_q
     x = np.asarray(correct)
-    if len(x) == 0 or x.shape[1] < 2: raise NotComputed("Cochran's Q needs clips and two runs or more")
+    if len(x) == 0 or x.shape[1] < 2:
+        raise NotComputed("Cochran's Q needs clips and two runs or more")
     if (x == x[:, :1]).all(): return dict(q=0., df=x.shape[1] - 1, p=1.)
     found = cochrans_q(x)
     return dict(q=float(found.statistic), df=int(found.df), p=float(found.pvalue))
@@ -139,8 +143,10 @@ def sign_flip(differences,  # (n,) one per actor: by how much one run is better 
     "The sign-flip permutation test of the mean difference over actors."
     d = np.asarray(differences, float)
     if len(d) < FEWEST: raise NotComputed(f'{len(d)} speaker(s), and a paired test needs {FEWEST}')
-    if not np.isfinite(d).all(): raise NotComputed('a speaker has no difference: every speaker needs both runs')
-    return dict(difference=float(d.mean()), p=_flip_p(d, draws, seed), n=len(d), exact=len(d) <= FLIPPED)
+    if not np.isfinite(d).all():
+        raise NotComputed('a speaker has no difference: every speaker needs both runs')
+    return dict(difference=float(d.mean()), p=_flip_p(d, draws, seed), n=len(d),
+                exact=len(d) <= FLIPPED)
 
 # %% ../nbs/11_statistics.ipynb #afabe291
 def _moved(differences):
@@ -156,7 +162,7 @@ def wilcoxon_exact(differences  # (n,) one per actor
     return _flip_p(np.sign(d) * stats.rankdata(np.abs(d)))
 
 def actor_tests(a: pd.Series, b: pd.Series  # a measure per actor, of two runs
-                ) -> dict:  # difference b - a with interval; sign flips, Wilcoxon and sign test, two-sided
+                ) -> dict:  # difference b - a, its interval, two-sided p of three tests
     "Paired tests of two runs with actors as units."
     if list(a.index) != list(b.index): raise NotComputed('the two runs were not tested on the same actors')
     if len(a) < FEWEST: raise NotComputed(f'{len(a)} speaker(s), and a paired test needs {FEWEST}')
@@ -164,8 +170,8 @@ def actor_tests(a: pd.Series, b: pd.Series  # a measure per actor, of two runs
     moved, span = _moved(d), mean_interval(d)
     up = int((moved > 0).sum())
     sign = float(stats.binomtest(up, len(moved)).pvalue) if len(moved) else 1.
-    return dict(difference=span['value'], lo=span['lo'], hi=span['hi'], better=up, worse=len(moved) - up,
-                actors=len(d), wilcoxon=wilcoxon_exact(d), sign=sign, sign_flip=sign_flip(d)['p'])
+    return dict(difference=span['value'], lo=span['lo'], hi=span['hi'], better=up,
+                worse=len(moved) - up, actors=len(d), wilcoxon=wilcoxon_exact(d), sign=sign, sign_flip=sign_flip(d)['p'])
 
 # %% ../nbs/11_statistics.ipynb #f40dcefc
 def holm(p: dict,  # name -> p value of each test of one family; None or NaN: not computed
@@ -175,10 +181,11 @@ def holm(p: dict,  # name -> p value of each test of one family; None or NaN: no
     if not p: return pd.DataFrame(dict(p=[], adjusted=[], rejected=np.zeros(0, bool)))
     values = np.array(list(p.values()), float)
     known = np.isfinite(values)
-    if (known & ((values < 0) | (values > 1))).any(): raise SettingError('a p value lies between 0 and 1')
+    outside = (values < 0) | (values > 1)
+    if outside.any(): raise SettingError('a p value lies between 0 and 1')
     rejected, adjusted, *_ = multipletests(np.where(known, values, 1.), alpha, method='holm')
-    return pd.DataFrame(dict(p=values, adjusted=np.where(known, adjusted, np.nan), rejected=rejected & known),
-                        index=list(p))
+    adjusted = np.where(known, adjusted, np.nan)
+    return pd.DataFrame(dict(p=values, adjusted=adjusted, rejected=rejected & known), index=list(p))
 
 # %% ../nbs/11_statistics.ipynb #2f17109d
 def friedman_nemenyi(scores: pd.DataFrame,  # index block (actor), one column per run; higher is better
@@ -213,12 +220,12 @@ def plot_critical_difference(found: dict,  # what `friedman_nemenyi` returned
 def corrected_t(x,  # (n,) differences per fold
                 ratio: float  # test clips / training clips
                 ) -> dict:  # t, df, p (two-sided)
-    "Nadeau and Bengio's corrected resampled t-test; equal differences have t infinite and p 0, or t 0 and p 1."
+    "Nadeau and Bengio's corrected resampled t-test; equal differences have p 0, or p 1 if all are 0."
     x = _numbers(x, 'a fold')
     if len(x) < 2: raise NotComputed('a t-test needs two folds or more')
     spread = 0. if np.ptp(x) <= 1e-12 else np.sqrt((1 / len(x) + ratio) * x.var(ddof=1))
     mean, df = float(x.mean()), len(x) - 1
-    if not spread: return dict(t=float(np.sign(mean) * np.inf) if mean else 0., df=df, p=0. if mean else 1.)
+    if not spread: return dict(t=mean * np.inf if mean else 0., df=df, p=0. if mean else 1.)
     return dict(t=mean / spread, df=df, p=float(2 * stats.t.sf(abs(mean / spread), df)))
 
 # %% ../nbs/11_statistics.ipynb #0b40854d
@@ -278,7 +285,7 @@ def agreement(C: np.ndarray,  # (actors, K, K) counts, as `confusion_by_actor` g
 
 # %% ../nbs/11_statistics.ipynb #11ff040a
 def _stuart(C):
-    "Stuart-Maxwell statistic and degrees of freedom, summed over groups of classes confused among themselves."
+    "Stuart-Maxwell statistic and degrees of freedom, summed over groups of confused classes."
     from scipy.sparse.csgraph import connected_components
     from statsmodels.stats.contingency_tables import SquareTable
     groups, of = connected_components(C > 0, directed=False)
@@ -296,8 +303,9 @@ def confusion_symmetry(C: np.ndarray  # (K, K) counts
     bowker = float(((above - below)[seen] ** 2 / (above + below)[seen]).sum())
     try: stuart, df = _stuart(C)
     except np.linalg.LinAlgError: raise NotComputed('the margins of so few answers have no covariance') from None
-    return dict(bowker=bowker, bowker_df=int(seen.sum()), bowker_p=float(stats.chi2.sf(bowker, seen.sum())),
-                stuart=stuart, stuart_df=df, stuart_p=float(stats.chi2.sf(stuart, df)))
+    pairs = int(seen.sum())
+    return dict(bowker=bowker, bowker_df=pairs, bowker_p=float(stats.chi2.sf(bowker, pairs)), stuart=stuart,
+                stuart_df=df, stuart_p=float(stats.chi2.sf(stuart, df)))
 
 # %% ../nbs/11_statistics.ipynb #39a3dca0
 def enough_clusters(clusters: int, terms: int):
