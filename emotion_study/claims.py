@@ -195,7 +195,7 @@ def claim_level(L: Ledger, metric: str):
               f'{_NAMES[metric]} of {level} % on RAVDESS, seven classes',
               f'the whole interval of every model lies below {level} %: for new speakers, then it '
               'holds only under random splits; on random splits as well, then it fails',
-              'every model of this report: mean over splits with bootstrap over actors, random '
+              'every model of this report: mean over splits with an interval over actors, random '
               'splits and new speakers',
               '02_published_claim.ipynb#Where-the-claim-falls')
     asked = {p: [run(p, 7, s, *m) for s in ('adapted', 'inductive') for m in MODELS] for p in ('random', 'actor')}
@@ -217,7 +217,7 @@ def claim_even(L: Ledger):
               'consistent performance over anger, disgust, fear, happiness, sadness, surprise '
               'and neutral',
               'the interval of the lowest recall lies below the interval of the highest',
-              'recall by emotion with bootstrap over actors',
+              'recall by emotion with an interval over actors',
               '10_claims_ledger.ipynb#Consistent-over-emotions')
     abouts = [a for a in (run('random', 7, 'adapted', *NETWORK), run('actor', 7, 'inductive', *NETWORK)) if L.has(a)]
     if not abouts: return L.untestable(c)
@@ -376,7 +376,7 @@ def study_network(L: Ledger):
     c = Claim('study-network', 'study',
               f'on random splits the fusion network stays below {CLAIM} %',
               f'its whole interval lies at or above {CLAIM} %; one that holds it shows nothing',
-              'mean over splits with bootstrap over actors',
+              'mean over splits with an interval over actors',
               '02_published_claim.ipynb#Where-the-claim-falls')
     about = run('random', 7, 'adapted', *NETWORK)
     if not L.has(about): return L.untestable(c)
@@ -547,7 +547,7 @@ def study_voice(L: Ledger):
               f'for a speaker left out, the UAR of {name} on the voice, {level} %, lies within '
               'the intervals of the pool with Whisper',
               'it lies outside of one of them',
-              'UAR with bootstrap over actors',
+              'UAR with an interval over actors',
               '13_voice_alone.ipynb#Beside-the-other-figures')
     if not L.has(*ALONE): return L.untestable(c)
     found = [L.figure(c, 'uar', a) for a in ALONE]
@@ -560,7 +560,7 @@ def study_known_voice(L: Ledger):
               f'in scope `adapted` our voice stays below the UAR of {name} with per-speaker '
               f'normalisation, {level} %',
               'the mean of one of our runs reaches it',
-              'UAR, mean over seeds, with bootstrap over actors',
+              'UAR, mean over seeds, with an interval over actors',
               '13_voice_alone.ipynb#Beside-the-other-figures')
     abouts = [a for a in KNOWN_VOICES if L.has(a)]
     found = [L.figure(c, 'uar', a) for a in abouts]

@@ -246,7 +246,7 @@ def reforms(f: dict) -> list:  # (item, answer)
                                                  "inside folds."),
         ('6 Leakage', 'See the leakage sheet.'),
         ('7 Metrics and uncertainty', f"Accuracy, UAR, macro precision and F1, calibration; {f['level_percent']} % "
-                                      f"intervals by bootstrap over {f['actors']} actors; paired tests over actors "
+                                      f"intervals over {f['actors']} actors (leave one out, t); paired tests over actors "
                                       f"with Holm; {f['derived']} figures derivable from predictions."),
         ('8 Generalisability', f"New speakers (8 classes, scope inductive): late fusion "
                                f"{figure_text(f, 'accuracy', run('actor', 8, 'inductive', *LATE))}, network "
