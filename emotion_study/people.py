@@ -62,7 +62,8 @@ _FACES = [  # figures for voice and face
             87.99, 'Sun et al. 2024', 'partly',
             'pretrained on other audio-visual corpora; details not seen', SECOND_HAND),
     _figure('wav2vec and action units', BY_ACTOR.format(5), 8, 'voice+face', 'inductive',
-            'accuracy', 86.70, LUNA, 'partly', 'the checkpoint was chosen on the test fold', 'repository'),
+            'accuracy', 86.70, LUNA, 'partly', 'the checkpoint was chosen on the test fold',
+            'repository'),
     _figure('attention fusion', 'new speakers, one 16/4/4 split', 8, 'voice+face', 'inductive',
             'accuracy', 81.58, 'Chumachenko et al. 2022', 'partly', 'four test speakers, one split',
             'abstract, repository'),
@@ -244,6 +245,7 @@ def read_fold(path: Path, rival: Rival) -> pd.DataFrame:  # clip, actor, emotion
     if list(rows) != expected:
         raise SettingError(f"{path.name}: {len(list(rows))} columns, and it needs {len(expected)}, "
                            f"separated by ';': {', '.join(expected)}")
+    if rows.empty: raise SettingError(f'{path.name}: holds no clip')
     P = rows[scores].apply(pd.to_numeric, errors='coerce').to_numpy(float)
     if not np.isfinite(P).all(): raise SettingError(f'{path.name}: a score is missing or no number')
     if rival.logits: P = softmax(P, axis=1)
@@ -265,7 +267,7 @@ def _agree(rows, table, path):
 # %% ../nbs/11a_people.ipynb #01987851
 def read_rival(folder,  # the authors' repository, or a folder with copies of its files
                system: str = 'fusion'  # 'fusion' or 'voice'
-               ) -> pd.DataFrame:  # a run of 1,440 rows: seed, fold, clip, actor, emotion, p_<emotion>
+               ) -> pd.DataFrame:  # 1,440 rows: fold, clip, actor, emotion, p_<emotion>, ...
     "What Luna-Jimenez et al. (2022) answered to each clip, as a run of a predictions table."
     folder, rival = Path(folder), RIVALS[system]
     if not folder.is_dir(): raise SettingError(f'{folder}: no such folder')
