@@ -213,7 +213,7 @@ def test_the_course_report_is_called_what_it_is_and_quoted_with_intervals():
     assert strict.loc['XLS-R'].tolist() == [81.9, 77.8, 85.9] and strict.loc['WavLM-L'].tolist() == [81.3, 77.1, 85.2]
     assert strict.loc['Whisper-large-v3'].tolist() == [80.2, 75.8, 84.3] and strict.loc['HuBERT-L', 'value'] == 77.8
     assert known.loc['Whisper-large-v3'].tolist() == [89.1, 85.2, 92.6] and known.loc['WavLM-L', 'value'] == 87.3
-    rows = published_figures().query("metric == 'uar'")
+    rows = published_figures().query("metric == 'uar' and protocol == 'leave one speaker out' and seen == 'repository'")
     assert len(rows) == len(strict) + len(known) and rows.source.str.contains('course report').all() and rows.lo.notna().all()
     assert published_figures().query("what == 'single human listeners'").source.str.contains('S1 Table.*Sohail').all()
 
