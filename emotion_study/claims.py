@@ -436,7 +436,7 @@ def study_late(L: Ledger):
 # %% ../nbs/12c_claims.ipynb #5c0e7a1e
 def study_leaks(L: Ledger):
     "That sharing speakers is the dearest shortcut."
-    c = Claim('study-speakers', 'study',
+    c = Claim('study-speakers', 'README',
               'whether the test speakers were heard matters more than which fusion model is used',
               'the loss for new speakers is smaller than the difference between network and late '
               'fusion may be, or no loss is shown',
