@@ -11,8 +11,8 @@ __all__ = ['QUOTED', 'ALPHA', 'NETWORK', 'LATE', 'POOL', 'ENSEMBLE', 'SELF_TRAIN
            'claim_robust', 'compared', 'expects', 'study_table', 'study_network', 'study_splits', 'study_words',
            'study_late', 'study_leaks', 'study_shortcuts', 'both_sets', 'study_pool', 'study_ensemble', 'study_larger',
            'study_self_training', 'study_speeds', 'study_voice', 'study_known_voice', 'corpus_facts', 'all_rows',
-           'fold_facts', 'published_facts', 'overlap_facts', 'seen_percent', 'time_facts', 'make_ledger', 'claims_page',
-           'write_whole', 'write_ledger']
+           'fold_facts', 'published_facts', 'overlap_facts', 'seen_percent', 'time_facts', 'make_ledger',
+           'interval_picture', 'claims_page', 'write_whole', 'write_ledger']
 
 # %% ../nbs/12c_claims.ipynb #5b33d4db
 import json, re
@@ -678,15 +678,15 @@ need a corrected p below .05; everything else is <em>no difference shown</em>.</
 <p><strong>{{ c.verdict }}</strong>: {{ c.why | words }}</p>
 <p>Would be refuted if: {{ c.refuted_by | words }}.<br>Test: {{ c.test }}. Shown in <a href="{{ c.cell }}">{{ c.cell | cellname }}</a>.</p>
 {% if c.tests %}<div class="scroll"><table>
-<tr><th>comparison</th><th>points</th><th>interval</th><th>asked about</th><th>p</th><th>corrected p</th><th>shown</th></tr>
-{% for t in c | tests %}<tr><td>{{ t.what }}</td><td class="number">{{ t.value }}</td><td class="number">{{ t.span }}</td>
+<tr><th>comparison</th><th>points</th><th>interval</th><th></th><th>asked about</th><th>p</th><th>corrected p</th><th>shown</th></tr>
+{% for t in c | tests %}<tr><td>{{ t.what }}</td><td class="number">{{ t.value }}</td><td class="number">{{ t.span }}</td><td>{{ t.picture }}</td>
 <td class="number">{{ t.level }}</td><td class="number">{{ t.p }}</td><td class="number">{{ t.corrected }}</td><td>{{ t.shows }}</td></tr>
 {% endfor %}</table></div>{% endif %}
 {% if c.figures %}<details><summary>{{ c.figures | length }} figures and the rows that they come from</summary><div class="scroll"><table>
 <tr><th>metric</th><th>value</th><th>interval</th><th>n</th><th>rows of predictions.parquet</th></tr>{% for f in c.figures %}
 <tr><td>{{ f.metric }}</td><td class="number">{{ f | number }}</td><td class="number">{{ f | span }}</td><td class="number">{{ f.n }}</td><td><code>{{ f.id }}</code></td></tr>{% endfor %}
 </table></div></details>{% endif %}{% endfor %}
-<h2>Facts</h2><div class="scroll"><table>{% for k, v in facts %}<tr><td>{{ k }}</td><td class="number">{{ v | fact }}</td></tr>{% endfor %}</table></div>
+<h2>Facts</h2><details><summary>{{ facts | length }} counts and published figures that pages quote</summary><div class="scroll"><table>{% for k, v in facts %}<tr><td>{{ k }}</td><td class="number">{{ v | fact }}</td></tr>{% endfor %}</table></div></details>
 """
 
 def _with_code(text):
@@ -694,9 +694,20 @@ def _with_code(text):
     from markupsafe import Markup, escape
     return Markup(re.sub(r'`([^`]+)`', r'<code>\1</code>', str(escape(text))))
 
+def interval_picture(e: dict, least: float, most: float):  # SVG
+    "A difference with its interval on a line from `least` to `most`; a stroke marks zero."
+    from markupsafe import Markup
+    zero, lo, value, hi = (4 + 112 * (x - least) / (most - least or 1) for x in (0, e['lo'], e['value'], e['hi']))
+    return Markup(f'<svg width="120" height="16" role="img" aria-label="{e["value"]:+.2f}" stroke="currentColor">'
+                  f'<line x1="{zero:.1f}" x2="{zero:.1f}" y1="1" y2="15" stroke-dasharray="2 2"/>'
+                  f'<line x1="{lo:.1f}" x2="{hi:.1f}" y1="8" y2="8" stroke-width="2"/>'
+                  f'<circle cx="{value:.1f}" cy="8" r="3.5" fill="currentColor"/></svg>')
+
 def _test_rows(claim: dict, family: dict) -> list:  # of dicts, one for each test of a claim
     "The comparisons of a claim as its table shows them."
     figures, rows = {f['id']: f for f in claim['figures']}, []
+    ends = [f[k] for f in claim['figures'] if f['metric'] == 'accuracy_difference' for k in ('lo', 'hi')]
+    least, most = min([0., *ends]), max([0., *ends])
     for id in claim['tests']:
         p, metric = figures[id]['value'], f"/sign_flip_p/{figures[id]['level']}/"
         gap = figures[id.replace(metric, '/accuracy_difference/')]
@@ -704,6 +715,7 @@ def _test_rows(claim: dict, family: dict) -> list:  # of dicts, one for each tes
         what, _, against = gap['id'].replace('/accuracy_difference', '').partition('/against ')
         rows.append(dict(what=f'{what} against {against}', value=f"{gap['value']:+.2f}", shows=found.shows,
                          span=f"{gap['lo']:+.2f} to {gap['hi']:+.2f}", level=f'{found.level:+g}',
+                         picture=interval_picture(gap, least, most),
                          p=p_text(p), corrected=p_text(found.corrected)))
     return rows
 
