@@ -7,7 +7,9 @@ from emotion_study import training
 from emotion_study.core import SettingError
 from emotion_study.protocols import (ENROLMENTS, LeakageError, check_enrolled, draw_enrolled, enrolled_moments, make_folds,
                                      moments, one_sided, speaker_prior)
+from emotion_study.whisper import SPEEDS
 from test_pipeline import toy_table
+from test_training import with_blocks
 
 
 def speakers_and_clips(seed=0, speakers=12, clips=40):
@@ -137,3 +139,12 @@ def test_the_predictions_table_names_the_enrolment():
     assert set(p['model']) == {'pool, extended, 0 enrolled', 'pool, extended, 2 enrolled', 'pool, extended, 2 enrolled, plain z-scores'}
     assert set(p['scope']) == {'adapted'} and len(p) == 3 * len(table) and np.isfinite(p[[c for c in p if c.startswith('p_')]]).all(axis=None)
     assert training.enrolled_name('one emotion', 4) == '4 one emotion enrolled'
+
+
+def test_blocks_of_an_encoder_and_their_copies_enrol_too():
+    table, fold = fold_of(with_blocks(toy_table(), copies=SPEEDS))
+    sets = {n: draw_enrolled(table, fold, 'random', n) for n in (0, 4)}
+    said = training.enrolled_answers(table, fold, 8, sets, ('pool', 'late'))
+    assert all(np.isfinite(p).all() and np.allclose(p.sum(axis=1), 1) for p in said.values())
+    alone, = training.run_pool(table, fold, 8, 'inductive', ('pool', 'voice+face')).values()
+    assert np.array_equal(said['pool', 0], alone['test']) and not np.allclose(said['pool', 4], alone['test'])
