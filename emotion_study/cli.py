@@ -6,10 +6,10 @@
 __all__ = ['STUDY', 'KERNEL_ENV', 'Corpus', 'AnyCorpus', 'Jobs', 'MANIFEST', 'PLACES', 'app', 'data', 'number_list', 'declared',
            'parameters_cell', 'select', 'lacking', 'plan', 'question', 'listing', 'open_folder', 'default_folder',
            'plain_plots', 'kernel_env', 'strip_traces', 'StudyError', 'kernels_into', 'run_notebook', 'say', 'clock',
-           'run_all', 'have_samples', 'start', 'unfinished_folder', 'run_study', 'run_started', 'check_numbers',
-           'check_jobs', 'check_out', 'options', 'study', 'clips_of', 'table_of', 'features', 'transcribe',
-           'named_files', 'film_table', 'train', 'evaluate', 'report', 'audit', 'ravdess', 'deepface', 'samples',
-           'vosk_en', 'whisper_small', 'verify', 'told', 'main']
+           'run_all', 'have_samples', 'start', 'unfinished_folder', 'run_study', 'trained_by', 'saved_predictions',
+           'run_started', 'check_numbers', 'check_jobs', 'check_out', 'options', 'study', 'clips_of', 'table_of',
+           'features', 'transcribe', 'named_files', 'film_table', 'train', 'evaluate', 'report', 'audit', 'ravdess',
+           'deepface', 'samples', 'vosk_en', 'whisper_small', 'verify', 'told', 'main']
 
 # %% ../nbs/14_cli.ipynb #f359f29d
 import ast, base64, contextlib, errno, importlib.util, json, os, re, shlex, shutil, sys, tempfile, \
@@ -254,7 +254,7 @@ def start(settings: Settings, only: list, mixed_code: bool = False) -> tuple:  #
     except SettingError: unlock_report(lock); raise
     if other := other_code(old, [p.stem for p in paths]) if old else []: say(f"mixed code: {first_of(other)} ran under another state of it")
     record = asked | dict(notice=corpus.notice, notebooks=old.get('notebooks', {}),
-                          code=old.get('code', {}), skipped=old.get('skipped', skipped), provenance=provenance(**asked))
+                          code=old.get('code', {}), trained_by=old.get('trained_by', {}), skipped=old.get('skipped', skipped), provenance=provenance(**asked))
     if corpus.notice and not corpus.synthetic: record['codes'] = sorted(corpus.clips['clip'])  # the audit makes folds of them
     write_record(folder, record)
     return paths, folder, record, lock
@@ -270,16 +270,36 @@ def unfinished_folder(folder: Path  # the report's
     return mine
 
 # %% ../nbs/14_cli.ipynb #f2beb06f
-def run_study(settings: Settings, only: list = (), mixed_code: bool = False) -> Path:  # the report's index.html
+def run_study(settings: Settings, only: list = (), mixed_code: bool = False,
+              saved: Path = None  # a report whose predictions are taken in place of training
+              ) -> Path:  # the report's index.html
     "Run the study notebooks and build the report."
     from emotion_study.report import build_report
-    paths, folder, record, lock = start(settings, only, mixed_code)
-    try:
-        run_started(paths, folder, settings, record)
-        return build_report(folder)
-    finally: unlock_report(lock)
+    with saved_predictions(saved) as looked_up:
+        trained = trained_by(saved)
+        paths, folder, record, lock = start(settings, only, mixed_code)
+        for path in paths: record['trained_by'].pop(path.stem, None)
+        record['trained_by'] |= {p.stem: trained[p.stem] for p in paths if p.stem in trained}
+        try:
+            run_started(paths, folder, settings, record, **looked_up)
+            return build_report(folder)
+        finally: unlock_report(lock)
 
-def run_started(paths: list, folder: Path, settings: Settings, record: dict):
+def trained_by(report: Path) -> dict:  # notebook -> digest of the code
+    "Which state of the code trained the runs of a report."
+    record = (read_record(report) if report else None) or {}
+    return record.get('code', {}) | record.get('trained_by', {})
+
+@contextlib.contextmanager
+def saved_predictions(report: Path):  # variables for the notebooks
+    "A copy of a report's predictions, as the study may write to the same report."
+    if not report: yield {}; return
+    table = Path(report) / 'predictions.parquet'
+    if not table.is_file(): raise SettingError(f"{relative(report)} holds no predictions.parquet: name the folder of a report")
+    with tempfile.TemporaryDirectory(prefix='emotion-study-') as aside:
+        yield dict(EMOTION_STUDY_PREDICTIONS=shutil.copy(table, aside))
+
+def run_started(paths: list, folder: Path, settings: Settings, record: dict, **variables):
     "Run the notebooks of a report that is ready for them."
     out = folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder
     given = {k: getattr(settings, k) for k in ('profile', 'seeds', 'seed', 'strict')} | dict(corpus=record['corpus'], out=str(out))
@@ -287,7 +307,8 @@ def run_started(paths: list, folder: Path, settings: Settings, record: dict):
     if unfinished.exists():
         record['resumed'] = True
         say('an earlier start was not finished: what it had cross-validated is not computed again')
-    with kernel_env(EMOTION_STUDY_UNFINISHED=str(unfinished), EMOTION_STUDY_REPORT=str(folder)): run_all(paths, folder, given, record)
+    with kernel_env(EMOTION_STUDY_UNFINISHED=str(unfinished), EMOTION_STUDY_REPORT=str(folder), **variables):
+        run_all(paths, folder, given, record)
     shutil.rmtree(unfinished, ignore_errors=True)
     for path in paths: record['skipped'].pop(path.stem, None)
     write_record(folder, record)
@@ -350,12 +371,13 @@ def study(corpus: Corpus = 'auto',
           strict: Annotated[bool, typer.Option('--strict', help="stop when clips are missing")] = False,
           only: Annotated[list[str], typer.Option(help="one notebook, such as 03; may be repeated")] = [],
           mixed_code: Annotated[bool, typer.Option('--mixed-code', help="with --only: add to a report that other code made")] = False,
+          predictions: Annotated[Path, typer.Option(help="a report: take its predictions in place of training", show_default=False)] = None,
           show: Annotated[bool, typer.Option('--list', help="say what notebooks there are, and what each takes and needs")] = False):
     "Run every study notebook and build the report."
     need_checkout('the study')
     if show: return say('\n'.join(listing()))
     if mixed_code and not only: raise SettingError("--mixed-code adds named notebooks to a report: name them with --only")
-    index = run_study(Settings(corpus, profile, seeds, out, strict, seed), only, mixed_code)
+    index = run_study(Settings(corpus, profile, seeds, out, strict, seed), only, mixed_code, predictions)
     say(f"\nThe report is ready. Open this file in a browser:\n  {index}")
 
 # %% ../nbs/14_cli.ipynb #1dbb01c5

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['STYLE', 'SYNTHETIC', 'RESULT_KEYS', 'respell', 'outline', 'formula_svg', 'tall_fractions', 'display_svg',
            'for_reading', 'exporter', 'picture_files', 'read_json', 'mend_links', 'style_sheet', 'banners', 'framed',
-           'read_results', 'in_unit', 'interval', 'result_row', 'result_groups', 'index_body', 'corpus_words',
-           'report_title', 'clear_pages', 'page_name', 'report_parts', 'build_report']
+           'made_by', 'read_results', 'in_unit', 'interval', 'result_row', 'results_of', 'index_body', 'question_of',
+           'corpus_words', 'report_title', 'clear_pages', 'page_name', 'report_parts', 'build_report']
 
 # %% ../nbs/12a_report.ipynb #fe6b8057
 import base64, functools, hashlib, html, json, math, re
@@ -158,6 +158,7 @@ nav { font-size: .9rem; border-bottom: 1px solid var(--line); padding: .9rem 0; 
   flex-wrap: wrap; gap: .2rem 1.1rem; }
 nav.foot { border: 0; border-top: 1px solid var(--line); margin-top: 3rem; justify-content: space-between; }
 nav [aria-current] { color: var(--text); font-weight: 600; text-decoration: none; }
+.made { color: var(--soft); font-size: .85rem; margin-top: 3rem; }
 .banner { color: var(--warn); background: var(--warn-ground); border-left: 4px solid; padding: .6rem .9rem;
   margin: 1rem 0; }
 blockquote { margin: 1rem 0; padding-left: 1rem; border-left: 3px solid var(--line); color: var(--soft); }
@@ -207,6 +208,7 @@ _PAGE = """<!DOCTYPE html>
 {% for b in banners %}<p class="banner">{{ b }}</p>
 {% endfor %}<main>
 {{ body | safe }}
+{% if made %}<p class="made">{{ made }}</p>{% endif %}
 </main>
 <nav class="foot">{% for mark, (file, name) in ends %}<a href="{{ file }}">{{ mark }} {{ name }}</a>{% endfor %}</nav>
 </body></html>
@@ -220,7 +222,16 @@ def framed(body: str, title: str, here: str,
     at = [file for file, _ in pages].index(here)
     ends = [('←', p) for p in pages[max(at - 1, 0):at]] + [('→', p) for p in pages[at + 1:at + 2]]
     template = Environment(autoescape=True).from_string(_PAGE)
-    return template.render(body=body, title=title, here=here, pages=pages, ends=ends, banners=banners(run))
+    made = made_by(run, Path(here).stem)
+    return template.render(body=body, title=title, here=here, pages=pages, ends=ends, banners=banners(run), made=made)
+
+def made_by(run: dict, notebook: str) -> str:  # '' where it is not recorded
+    "Which state of the code made a page, and how long that took."
+    code, seconds = run.get('code', {}).get(notebook), run.get('notebooks', {}).get(notebook)
+    if not code: return ''
+    trained = run.get('trained_by', {}).get(notebook, code)
+    saved = f' Predictions were taken as saved; state {trained} of the code trained them.' * (trained != code)
+    return f'Made by state {code} of the code' + (f' in {seconds:,.0f} seconds.' if seconds else '.') + saved
 
 # %% ../nbs/12a_report.ipynb #e49b5358
 RESULT_KEYS = ('id', 'metric', 'value', 'lo', 'hi', 'n', 'unit', 'protocol', 'classes', 'scope', 'model', 'modalities',
@@ -256,20 +267,15 @@ _INDEX = """
 <p>Which emotion does a speaker act? This report follows the question through voice, face and words, from the clips to
 predictions for clips that no model has seen. Each page asks one question and is an executed notebook.</p>
 <div class="scroll"><table>{% for k, v in facts %}<tr><th>{{ k }}</th><td>{{ v }}</td></tr>{% endfor %}</table></div>
-<h2>Pages</h2><ul>{% for file, name in pages %}<li><a href="{{ file }}">{{ name }}</a></li>{% endfor %}
+<h2>Pages</h2><ul>{% for file, name, asks in pages %}<li><a href="{{ file }}">{{ name }}</a>{% if asks %}: {{ asks }}{% endif %}</li>{% endfor %}
 {% for name, why in skipped %}<li>{{ name | shown }}: not run, {{ why }}</li>{% endfor %}</ul>
-{% if results %}<h2>Results</h2>
-<p>Intervals are 95 %. Protocol <em>random</em>: held-out clips of known speakers; <em>actor</em>: new speakers. Scope
-<em>train</em>: normalised by training clips only; <em>actor</em>: each speaker by that speaker's own unlabelled clips.
-Every figure can be computed anew from <code>predictions.parquet</code>.</p>
-{% for notebook, rows in results %}<h3><a href="{{ notebook }}.html">{{ notebook | shown }}</a></h3>
-<div class="scroll"><table>
-<tr>{% for h in heads %}<th>{{ h }}</th>{% endfor %}</tr>
-{% for row in rows %}<tr>{% for c in row %}<td{% if loop.index in (2, 3, 4) %} class="number"{% endif %}>{{ c }}</td>
-{% endfor %}</tr>{% endfor %}</table></div>{% endfor %}{% endif %}
-{% if figures %}<h2>Figures</h2><div class="gallery">{% for file, caption in figures %}<figure>
+<h2>Results</h2>
+<p>Each page ends with its figures as a table; <code>results.json</code> holds all {{ results | length | thousands }} of them. Intervals are 95 %. Protocol
+<em>random</em>: held-out clips of known speakers; <em>actor</em>: new speakers. Scope <em>inductive</em>: nothing but the clip itself;
+<em>adapted</em>: the speaker's other clips, unlabelled, are at hand. Every figure can be computed anew from <code>predictions.parquet</code>.</p>
+{% if figures %}<details><summary>All {{ figures | length }} figures</summary><div class="gallery">{% for file, caption in figures %}<figure>
 <a href="{{ file }}"><img src="{{ file }}" alt="{{ caption }}" loading="lazy"></a>
-<figcaption>{{ caption }}</figcaption></figure>{% endfor %}</div>{% endif %}
+<figcaption>{{ caption }}</figcaption></figure>{% endfor %}</div></details>{% endif %}
 <h2>Files</h2><ul>{% for file, what in files %}<li><a href="{{ file }}">{{ file }}</a>: {{ what }}</li>{% endfor %}</ul>
 <details><summary>Provenance</summary><pre>{{ provenance }}</pre></details>
 """
@@ -287,11 +293,18 @@ def result_row(r: dict) -> list:
     value = f"not computed: {r['reason']}" if r['value'] is None and r.get('reason') else in_unit(r['value'], r['unit'])
     return [r['metric'], value, interval(r), *('–' if c in (None, '') else c for c in rest)]
 
-def result_groups(results: list) -> list:  # (notebook, rows)
-    "The rows of the result table by notebook."
-    groups = {}
-    for r in results: groups.setdefault(Path(r['notebook']).stem, []).append(result_row(r))
-    return list(groups.items())
+_RESULTS = """<details class="results"><summary>All {{ rows | length }} figures of this page, as results.json has them</summary>
+<div class="scroll"><table><tr>{% for h in heads %}<th>{{ h }}</th>{% endfor %}</tr>
+{% for row in rows %}<tr>{% for c in row %}<td{% if loop.index in (2, 3, 4) %} class="number"{% endif %}>{{ c }}</td>
+{% endfor %}</tr>{% endfor %}</table></div></details>
+"""
+
+def results_of(results: list, notebook: str) -> str:  # HTML, '' where there is none
+    "The results of one notebook, folded."
+    from jinja2 import Environment
+    rows = [result_row(r) for r in results if Path(r['notebook']).stem == notebook]
+    jinja = Environment(autoescape=True, trim_blocks=True)
+    return jinja.from_string(_RESULTS).render(rows=rows, heads=_HEADS) if rows else ''
 
 # %% ../nbs/12a_report.ipynb #af1367e2
 _FILES = {'results.json': 'every quoted figure with its interval',
@@ -309,12 +322,19 @@ def index_body(folder: Path, pages: list, run: dict) -> str:
     facts = [('corpus', corpus_words(run)), ('profile', run.get('profile', 'unknown')), ('seeds per protocol', seeds)]
     if run.get('clips'): facts.insert(1, ('clips', f"{run['clips']:,}"))
     jinja = Environment(autoescape=True, trim_blocks=True)
-    jinja.filters['shown'] = page_name
+    jinja.filters['shown'], jinja.filters['thousands'] = page_name, '{:,}'.format
     return jinja.from_string(_INDEX).render(
-        title=report_title(run), facts=facts, pages=pages, skipped=sorted(run.get('skipped', {}).items()),
-        results=result_groups(read_results(folder)), heads=_HEADS, figures=figures,
+        title=report_title(run), facts=facts, pages=[(*p, question_of(folder, p[0])) for p in pages], skipped=sorted(run.get('skipped', {}).items()),
+        results=read_results(folder), figures=figures,
         files=[(f, what) for f, what in _FILES.items() if (folder / f).exists()],
         provenance=json.dumps(run.get('provenance', {}), indent=1, sort_keys=True))
+
+def question_of(folder: Path, file: str) -> str:
+    "The sentence under the title of an executed notebook."
+    notebook = folder / 'notebooks' / Path(file).with_suffix('.ipynb').name
+    if not notebook.is_file(): return ''
+    first = ''.join(json.loads(notebook.read_text(encoding='utf-8'))['cells'][0]['source'])
+    return ' '.join(l.lstrip('> ').strip() for l in first.splitlines() if l.startswith('>'))
 
 # %% ../nbs/12a_report.ipynb #e2a45a15
 def corpus_words(run: dict) -> str:
@@ -359,9 +379,11 @@ def build_report(folder  # what a run of the study left: run.json, notebooks/, f
     def write(name, text): (folder / name).write_text(text, encoding='utf-8')
     front = mend_links(index_body(folder, pages[1:], run), folder, known)
     clear_pages(folder)
+    results = read_results(folder)
     for path, (file, name) in zip(notebooks, pages[1:]):
         body, _ = exporter().from_notebook_node(for_reading(nbformat.read(path, 4)))
-        write(file, framed(mend_links(picture_files(body, folder), folder, {*known, 'index'}), name, file, pages, run))
+        body = mend_links(picture_files(body, folder), folder, {*known, 'index'}) + results_of(results, path.stem)
+        write(file, framed(body, name, file, pages, run))
     for path in parts:
         body = mend_links(path.read_text(encoding='utf-8'), folder, {*known, 'index'})
         write(path.name, framed(body, page_name(path.stem), path.name, pages, run))

@@ -1,13 +1,14 @@
 """Tests that are judged by what they are for: no false alarms on equal runs, real differences found, refusal of unpaired input."""
-import zipfile
+import itertools, zipfile
 
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
 
-from emotion_study import people, statistics as tests
+from emotion_study import metrics, people, statistics as tests
 from emotion_study.core import SettingError, describe, expected_codes, label_names
+from emotion_study.metrics import NotComputed
 
 GRID = pd.DataFrame([describe(c) for c in expected_codes()]).sort_values('clip', ignore_index=True)
 
@@ -23,16 +24,131 @@ def answers(rate, seed, spread=0.):
 
 
 def test_intervals_over_actors_cover_and_those_over_clips_do_not():
-    "Two hundred corpora whose actors differ: how often does the interval hold the true rate?"
+    "Four hundred corpora whose actors differ: how often does the interval hold the true rate?"
     inside = {'actors': 0, 'clips': 0}
-    for i in range(200):
+    for i in range(400):
         rng = np.random.default_rng(i)
         skill = np.clip(rng.normal(.7, .12, 24), 0, 1)
-        right = rng.uniform(size=(24, 60)) < skill[:, None]
+        right = 100 * (rng.uniform(size=(24, 60)) < skill[:, None])
         for name, values in dict(actors=right.mean(1), clips=right.ravel()).items():
-            found = tests.bootstrap_interval(values, draws=300)
-            inside[name] += found['lo'] <= .7 <= found['hi']
-    assert inside['actors'] > 175 and inside['clips'] < 150, inside
+            found = tests.mean_interval(values, answers=1440)
+            inside[name] += found['lo'] <= 70 <= found['hi']
+    assert 370 <= inside['actors'] <= 392 and inside['clips'] < 300, inside
+
+
+def test_a_share_near_its_border_is_held_and_stays_inside():
+    "At 98.5 %, with most of the errors on few speakers, where a percentile interval holds the truth in 85 of 100."
+    rng, held = np.random.default_rng(0), 0
+    for _ in range(400):
+        values = 100 * rng.binomial(60, rng.beta(32, .5, 24)) / 60
+        found = tests.mean_interval(values, answers=1440)
+        assert 0 <= found['lo'] <= found['value'] <= found['hi'] <= 100
+        held += found['lo'] <= 100 * 32 / 32.5 <= found['hi']
+    assert held >= 362, held
+
+
+def test_the_interval_is_that_of_statsmodels_for_a_difference_and_of_scipy_where_nobody_differs():
+    from statsmodels.stats.weightstats import DescrStatsW
+    d = np.random.default_rng(0).normal(1, 4, 24)
+    found = tests.mean_interval(d)
+    assert np.allclose((found['lo'], found['hi']), DescrStatsW(d).tconfint_mean())
+    none, some = tests.mean_interval(np.full(24, 100.), 288), tests.mean_interval(np.full(24, 75.), 288)
+    assert np.allclose((none['lo'], none['hi']), 100 * np.array(stats.binomtest(288, 288).proportion_ci()))
+    assert np.allclose((some['lo'], some['hi']), 100 * np.array(stats.binomtest(216, 288).proportion_ci()))
+
+
+def test_leaving_out_a_speaker_agrees_with_counting_again():
+    "The interval of UAR by the definition: each speaker's rows dropped from the table, three seeds."
+    run = pd.concat([answers(.8, s, .1).assign(seed=s) for s in range(3)], ignore_index=True)
+    def uar(rows): return np.mean([metrics.measures(metrics.confusion_by_actor(g).sum(0))['uar'] for _, g in rows.groupby('seed')])
+    v, rest = uar(run), np.array([uar(run[run.actor != a]) for a in range(1, 25)])
+    se = np.sqrt(23 / 24 * ((rest - rest.mean()) ** 2).sum()) / (v * (1 - v))
+    wanted = 1 / (1 + np.exp(-(np.log(v / (1 - v)) + stats.t.ppf([.025, .975], 23) * se)))
+    assert np.allclose(metrics.summary(run).loc['uar', ['lo', 'hi']].astype(float), wanted)
+
+
+def test_fewer_than_three_speakers_have_no_interval():
+    for few in ([50.], [50., 60.]):
+        found = tests.mean_interval(few, 100)
+        assert found['value'] == np.mean(few) and np.isnan([found['lo'], found['hi'], found['se']]).all()
+
+
+def test_an_answer_without_probabilities_is_refused_and_named():
+    "NumPy takes a row of NaN for class 0, which is right wherever somebody is neutral."
+    run = answers(.7, 0).assign(model='late')
+    at = run.index[run.emotion == 'neutral'][3]
+    for lost in ([c for c in run if c.startswith('p_')], ['p_sad']):
+        broken = run.copy()
+        broken.loc[at, lost] = np.nan
+        for f in (metrics.hits, metrics.summary, tests.by_actor, metrics.recalls):
+            with pytest.raises(NotComputed, match=f"model late.*{run['clip'][at]}"): f(broken)
+    with pytest.raises(NotComputed, match='no clip'): metrics.hits(run[:0])
+
+
+def test_the_wilcoxon_test_with_ties_agrees_with_all_flips_of_the_ranks():
+    assert tests.wilcoxon_exact([2, 2, 2, 2, 2]) == .0625, 'the smallest p of five actors is 2 / 2 ** 5'
+    rng = np.random.default_rng(0)
+    for n in (5, 8, 11):
+        d = rng.integers(-3, 6, n).astype(float)
+        d = d[d != 0]
+        ranks = stats.rankdata(np.abs(d))
+        sums = np.array(list(itertools.product([0, 1], repeat=len(d)))) @ ranks
+        far = np.abs(sums - ranks.sum() / 2) >= abs(ranks[d > 0].sum() - ranks.sum() / 2) - 1e-9
+        assert np.isclose(tests.wilcoxon_exact(d), far.mean())
+        method = stats.PermutationMethod(n_resamples=np.inf)
+        assert np.isclose(tests.wilcoxon_exact(d), stats.wilcoxon(d, method=method).pvalue)
+    distinct = rng.normal(.3, 1, 12)
+    assert np.isclose(tests.wilcoxon_exact(distinct), stats.wilcoxon(distinct, method='exact').pvalue)
+
+
+@pytest.mark.parametrize('x, t, p', [([0, 0, 0], 0, 1), ([2., 2, 2], np.inf, 0), ([-.1] * 6, -np.inf, 0)])
+def test_equal_differences_over_folds(x, t, p):
+    found = tests.corrected_t(x, .25)
+    assert (found['t'], found['p'], found['df']) == (t, p, len(x) - 1)
+
+
+def test_pairs_that_were_never_confused_are_no_degrees_of_freedom():
+    "With two emotions Bowker's and Stuart's tests are McNemar's; a third that is always right adds nothing."
+    from statsmodels.stats.contingency_tables import mcnemar
+    wanted = mcnemar([[30, 12], [2, 40]], exact=False, correction=False)
+    for C in ([[30, 12], [2, 40]], [[30, 12, 0], [2, 40, 0], [0, 0, 9]], [[30, 0, 12], [0, 0, 0], [2, 0, 40]]):
+        found = tests.confusion_symmetry(C)
+        assert found['bowker_df'] == found['stuart_df'] == 1
+        assert np.allclose([found['bowker'], found['stuart']], wanted.statistic)
+        assert np.allclose([found['bowker_p'], found['stuart_p']], wanted.pvalue)
+    apart = np.kron(np.eye(2), [[30, 12], [2, 40]])  # two pairs that are never mixed
+    found = tests.confusion_symmetry(apart)
+    assert found['bowker_df'] == found['stuart_df'] == 2 and np.isclose(found['stuart'], 2 * wanted.statistic)
+    sparse = np.diag([9, 9, 9, 9]) + np.array([[0, 9, 0, 0], [2, 0, 9, 0], [0, 5, 0, 0], [0, 0, 0, 0]])
+    found = tests.confusion_symmetry(sparse)
+    assert found['bowker_df'] == 2 and np.isclose(found['bowker'], 49 / 11 + 16 / 14)
+
+
+def test_a_test_that_was_not_computed_counts_in_its_family_and_is_undecided():
+    found = tests.holm({'a': .01, 'b': np.nan, 'c': None, 'd': .04})
+    assert np.allclose(found.adjusted[['a', 'd']], [.04, .12]) and found.adjusted[['b', 'c']].isna().all()
+    assert found.rejected.tolist() == [True, False, False, False]
+    with pytest.raises(SettingError, match='between 0 and 1'): tests.holm({'a': 1.2})
+
+
+NAN = np.array([.5, np.nan, .7])
+
+@pytest.mark.parametrize('call, says', [
+    (lambda: tests.bootstrap_interval([]), 'there is not a value'), (lambda: tests.bootstrap_interval(NAN), '1 of 3'),
+    (lambda: tests.mean_interval([]), 'not an actor'), (lambda: tests.mean_interval([np.nan] * 4), 'not an actor'),
+    (lambda: tests.actor_tests(pd.Series(NAN), pd.Series(NAN)), '1 of 3'),
+    (lambda: tests.mcnemar_exact([], []), 'same clips'), (lambda: tests.mcnemar_exact([1, 0], [1]), 'same clips'),
+    (lambda: tests.cochran_q(np.zeros((0, 3))), 'needs clips'), (lambda: tests.cochran_q(np.ones((5, 1))), 'two runs'),
+    (lambda: tests.corrected_t([1.], .25), 'two folds'), (lambda: tests.corrected_t(NAN, .25), '1 of 3'),
+    (lambda: tests.bayesian_t([1, 2, 3], [1, 2]), 'different numbers'), (lambda: tests.bayesian_t(NAN, NAN), '1 of 3'),
+    (lambda: tests.permutation_within([], [], []), 'no clip'),
+    (lambda: tests.friedman_nemenyi(pd.DataFrame({'a': NAN, 'b': 1 - NAN, 'c': [1., 2, 3]})), 'lacks a run'),
+    (lambda: tests.agreement(np.ones((4, 1, 1))), 'two emotions'), (lambda: tests.confusion_symmetry(np.zeros((3, 3))), 'no clip'),
+    (lambda: tests.reliability(NAN, [1, 0, 1]), '1 of 3'), (lambda: tests.ece(tests.reliability([], [])), 'not an answer'),
+    (lambda: tests.brier_parts(np.full((3, 2), np.nan), [0, 1, 0]), '6 of 6'),
+    (lambda: tests.smallest_difference(np.nan), 'no spread')])
+def test_what_is_empty_or_missing_is_refused(call, says):
+    with pytest.raises(NotComputed, match=says): call()
 
 
 def test_equal_runs_give_few_alarms_and_a_real_difference_is_found():
@@ -69,6 +185,39 @@ def test_permutation_keeps_what_a_run_knows_about_people():
     found = tests.permutation_within(truth, favourite, actor, 200)
     assert found['value'] > .5 and found['p'] > .9 and np.isclose(found['chance'], found['value'])
     assert tests.permutation_within(truth, truth, actor, 200)['p'] < .01
+
+
+@pytest.mark.parametrize('n', [3, 5, 8, 13])
+@pytest.mark.parametrize('kind', ['normal', 'ties', 'equal'])
+def test_sign_flips_are_counted_exactly(n, kind):
+    "Against all flips written down, and against scipy where it is quick."
+    rng = np.random.default_rng(n)
+    d = dict(normal=rng.normal(.4, 1, n), ties=rng.integers(-2, 4, n) / 60 * 5, equal=np.full(n, 1 / 3))[kind]
+    sums = np.array(list(itertools.product([-1, 1], repeat=n))) @ d
+    found = tests.sign_flip(d)
+    assert found['exact'] and found['n'] == n and np.isclose(found['difference'], d.mean())
+    assert np.isclose(found['p'], np.mean(np.abs(sums) >= abs(d.sum()) - 1e-9), atol=1e-12)
+    if n == 8:
+        scipy_p = stats.permutation_test((d,), np.mean, permutation_type='samples', n_resamples=np.inf).pvalue
+        assert np.isclose(found['p'], scipy_p)
+
+
+def test_sign_flips_of_many_actors_are_drawn_and_agree_with_the_count(monkeypatch):
+    d = np.random.default_rng(1).normal(.3, 1, 27)
+    drawn = tests.sign_flip(d)
+    assert not drawn['exact'] and drawn == tests.sign_flip(d)
+    monkeypatch.setattr(tests, 'FLIPPED', 30)
+    assert abs(tests.sign_flip(d)['p'] - drawn['p']) < .003
+
+
+@pytest.mark.parametrize('d, p', [([2] * 5, .0625), ([0] * 6, 1), ([0, 0, 1, 1, 1], .25), ([1, -1, 1, -1], 1)])
+def test_sign_flips_known_by_hand(d, p):
+    assert tests.sign_flip(d)['p'] == p == tests.sign_flip(pd.Series(d) * -1.)['p']
+
+
+@pytest.mark.parametrize('d, says', [([], '0 speaker'), ([1, 2], '2 speaker'), ([1, 2, np.nan], 'no difference')])
+def test_sign_flips_of_nothing_are_refused(d, says):
+    with pytest.raises(NotComputed, match=says): tests.sign_flip(d)
 
 
 def test_holm_rejects_no_more_than_bonferroni_allows_and_no_less():
