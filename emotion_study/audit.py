@@ -191,7 +191,7 @@ def _of_actors(runs, e):
 def _of_flips(runs, e):
     same_actors(*_pair(runs, e))
     gap = runs.by_actor(e) - runs.by_actor(e['against'])
-    return dict(value=tests.sign_flip(gap - e['level'])['p'])
+    return dict(value=tests.sign_flip(gap - e.get('level', 0.))['p'])
 
 def _of_power(runs, e):
     d = runs.by_actor(e) - runs.by_actor(e['against'])
@@ -235,20 +235,20 @@ def _of_extremes(runs, e):
     return dict(value=float(by.min() if e['metric'] == 'worst_actor' else by.max()))
 
 # %% ../nbs/12b_audit.ipynb #fbaf8446
-OVER_ACTORS = ('sign_flip_p', 'wilcoxon_p', 'sign_p')
+OVER_ACTORS = ('wilcoxon_p', 'sign_p')
 DERIVED = {m: _of_summary for m in METRICS} | {m: _of_actors for m in OVER_ACTORS}
 DERIVED |= {m: _of_agreement for m in ('kappa', 'mcc')}
 DERIVED |= {m: _of_extremes for m in ('worst_actor', 'best_actor')}
 DERIVED |= {m: _of_calibration for m in ('ece', 'ece_tempered', 'brier')}
 DERIVED |= dict(share_reaching_claim=_of_claim, split_range=_of_splits, recall=_of_recall,
                 accuracy_at=_of_group, permutation_p=_of_permutation, mcnemar_midp=_of_clips,
-                smallest_difference=_of_power, equivalence=_of_folds,
+                smallest_difference=_of_power, equivalence=_of_folds, sign_flip_p=_of_flips,
                 accuracy_difference=_of_difference)
 
 PERCENT = (*METRICS, 'share_reaching_claim', 'recall', 'accuracy_at', 'worst_actor', 'best_actor')
 POINTS = ('accuracy_difference', 'smallest_difference', 'split_range')
 UNITS = {m: 'percent' for m in PERCENT} | {m: 'points' for m in POINTS}
-UNITS |= {'equivalence': 'probability'} | {m: 'p' for m in (*OVER_ACTORS, 'permutation_p', 'mcnemar_midp')}
+UNITS |= {'equivalence': 'probability'} | {m: 'p' for m in (*OVER_ACTORS, 'sign_flip_p', 'permutation_p', 'mcnemar_midp')}
 
 # %% ../nbs/12b_audit.ipynb #e3c84065
 def make_entry(runs: Runs, metric: str,  # one of `DERIVED`

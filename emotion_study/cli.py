@@ -301,6 +301,7 @@ def saved_predictions(report: Path):  # variables for the notebooks
 
 def run_started(paths: list, folder: Path, settings: Settings, record: dict, **variables):
     "Run the notebooks of a report that is ready for them."
+    from emotion_study.audit import write_digests
     out = folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder
     given = {k: getattr(settings, k) for k in ('profile', 'seeds', 'seed', 'strict')} | dict(corpus=record['corpus'], out=str(out))
     unfinished = unfinished_folder(folder)
@@ -312,6 +313,7 @@ def run_started(paths: list, folder: Path, settings: Settings, record: dict, **v
     shutil.rmtree(unfinished, ignore_errors=True)
     for path in paths: record['skipped'].pop(path.stem, None)
     write_record(folder, record)
+    if (folder / 'predictions.parquet').is_file(): write_digests(folder)
 
 # %% ../nbs/14_cli.ipynb #c011fead
 Corpus = Annotated[str, typer.Option(help="ravdess, twin, or auto: RAVDESS where it is found, else its synthetic twin")]

@@ -444,7 +444,7 @@ def provenance(sources: dict = None,  # name -> digest of what was read
                 packages={p: have.get(p, 'absent') for p in PACKAGES})
 
 # %% ../nbs/00_core.ipynb #933b8756
-MADE = ('notebooks', 'figures', 'pictures', 'parts', 'results.json', 'predictions.parquet', 'claims.json', 'audit.json', 'run.json')
+MADE = ('notebooks', 'figures', 'pictures', 'parts', 'results.json', 'predictions.parquet', 'claims.json', 'audit.json', 'digests.json', 'run.json')
 
 def read_record(folder) -> dict:
     "What a report folder says about its run; None where there is no report."

@@ -310,7 +310,8 @@ def results_of(results: list, notebook: str) -> str:  # HTML, '' where there is 
 _FILES = {'results.json': 'every quoted figure with its interval',
           'predictions.parquet': 'class probabilities per run and clip',
           'run.json': 'what was run, on what, with which packages', 'claims.json': 'every claim with its figures and verdict',
-          'audit.json': 'the integrity audit of the clips'}
+          'audit.json': 'the integrity audit of the clips',
+          'digests.json': 'a digest of each run and clip, so that a changed row is named'}
 
 def index_body(folder: Path, pages: list, run: dict) -> str:
     "The body of the front page."
