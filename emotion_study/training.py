@@ -9,11 +9,11 @@ __all__ = ['MODELS', 'EXPERT_MODELS', 'POOLS', 'CLIP', 'COMPONENTS', 'SHARE_MIX'
            'network_columns', 'copied_features', 'network_features', 'presence', 'uniform', 'altered', 'NetworkStack',
            'network_stack', 'stopping_epoch', 'best_temperature', 'tempered', 'StackData', 'stack_data', 'fit_stack',
            'stack_outputs', 'network_of', 'predictions_rows', 'network_seed', 'run_experts', 'run_stack', 'is_labelled',
-           'unmeasured_reasons', 'learnable', 'cross_validate', 'EnrolledPart', 'enrolled_features', 'trusted',
-           'enrolled_answers', 'enrolled_name', 'run_enrolled', 'cross_enrol', 'save_predictions', 'save_network',
-           'train_folds', 'checked_request', 'train_models', 'read_card', 'load_network', 'lacking_channels',
-           'apply_scaler', 'network_inputs', 'saved_cards', 'joined_card', 'why_not_judged', 'evaluate_models',
-           'evaluation_lines', 'label_map', 'has_other_sound']
+           'unmeasured_reasons', 'learnable', 'asked_rows', 'saved_run', 'saved_runs', 'cross_validate', 'EnrolledPart',
+           'enrolled_features', 'trusted', 'enrolled_answers', 'enrolled_name', 'run_enrolled', 'cross_enrol',
+           'save_predictions', 'save_network', 'train_folds', 'checked_request', 'train_models', 'read_card',
+           'load_network', 'lacking_channels', 'apply_scaler', 'network_inputs', 'saved_cards', 'joined_card',
+           'why_not_judged', 'evaluate_models', 'evaluation_lines', 'label_map', 'has_other_sound']
 
 # %% ../nbs/09_training.ipynb #7c5614ba
 import json, os
@@ -508,6 +508,41 @@ def _kept(f):
     folder = os.environ.get('EMOTION_STUDY_UNFINISHED')
     return joblib.Memory(folder, verbose=0).cache(f) if folder else f
 
+# %% ../nbs/09_training.ipynb #c0d17d43
+def asked_rows(table: pd.DataFrame, folds: list  # of `Fold`
+               ) -> pd.DataFrame:  # seed, fold, clip, actor, emotion
+    "Who is asked where: the test clips of some folds."
+    parts = [table.iloc[f.test][['clip', 'actor', 'emotion']].assign(seed=f.seed, fold=f.fold)
+             for f in folds]
+    return pd.concat(parts, ignore_index=True)
+
+_ASKED = ['seed', 'fold', 'clip', 'actor', 'emotion']
+
+def saved_run(path,  # a predictions table
+              about: dict,  # all of `RUN`
+              asked: pd.DataFrame  # of `asked_rows`
+              ) -> pd.DataFrame:  # None unless it answers exactly these clips
+    "One run of a predictions table, in place of training it."
+    rows = pd.read_parquet(path, filters=[(k, '==', v) for k, v in about.items()])
+    rows = rows[rows['seed'].isin(asked['seed'])]
+    ordered = [t[_ASKED].sort_values(_ASKED).astype(str).to_numpy() for t in (rows, asked)]
+    if not np.array_equal(*ordered): return None
+    return rows[[*RUN, *_ASKED, *(f'p_{n}' for n in label_names(about['classes']))]]
+
+def saved_runs(table, folds, wanted: dict,  # run -> (model, modalities) as the table names it
+               classes: int, scope: str) -> dict:  # run -> its rows
+    "The runs that the predictions named by `EMOTION_STUDY_PREDICTIONS` have already."
+    path, found = os.environ.get('EMOTION_STUDY_PREDICTIONS'), {}
+    if not path: return found
+    asked, of_folds = asked_rows(table, folds), dict(protocol=folds[0].protocol, folds=folds[0].folds)
+    for run, (model, modalities) in wanted.items():
+        about = of_folds | dict(classes=classes, scope=scope, model=model, modalities=modalities)
+        rows = saved_run(path, about, asked)
+        if rows is not None: found[run] = rows
+    print(f'{len(found)} of {len(wanted)} runs are taken from saved predictions, the others are trained: '
+          f'{about["protocol"]}, {classes} classes, scope {scope}')
+    return found
+
 # %% ../nbs/09_training.ipynb #e30d3075
 def cross_validate(table: pd.DataFrame,  # feature table
                    protocol: str = 'actor', classes: int = 8, scope: str = 'inductive',
@@ -515,22 +550,30 @@ def cross_validate(table: pd.DataFrame,  # feature table
                    seeds=1,  # a number, or a list of seeds
                    epochs: int = 40, members: int = 3,  # networks of an ensemble
                    jobs: int = -1,
-                   progress: bool = False,  # a bar; within a study finished units are kept as well
+                   progress: bool = False,  # a bar; within a study finished work is looked up as well
                    label: str = ''  # added to the models' names, such as 'extended'
                    ) -> pd.DataFrame:  # the predictions table
     "Train and test every model on every fold of a protocol."
     if scope not in SCOPES: raise SettingError(f"scope {scope!r} is not one of {', '.join(SCOPES)}")
-    table = learnable(table)
-    runs = run_list(table, models)
-    folds = [f for s in (range(seeds) if isinstance(seeds, int) else seeds) for f in make_folds(table, protocol, classes, s)]
-    kept = _kept if progress else lambda f: f
-    units, parts = list(_units(table, folds, _needed(runs, members), classes, scope, epochs)), {}
+    table, seeds = learnable(table), range(seeds) if isinstance(seeds, int) else seeds
+    folds = [f for s in seeds for f in make_folds(table, protocol, classes, s)]
+    wanted = {run: (f'{run[0]}, {label}' if label else run[0], run[1]) for run in run_list(table, models)}
+    taken = saved_runs(table, folds, wanted, classes, scope) if progress else {}
+    missing = [run for run in wanted if run not in taken]
+    parts = _answers_of(table, folds, _needed(missing, members), classes, scope, epochs, jobs, progress)
+    made = [predictions_rows(table, f, wanted[run], _assembled(table, run, f, parts, members, classes), classes, scope)
+            for run in missing for f in folds]
+    rows = pd.concat([*taken.values(), *made], ignore_index=True)
+    return rows.sort_values([*RUN, 'seed', 'fold', 'clip'], ignore_index=True)
+
+def _answers_of(table, folds, need, classes, scope, epochs, jobs, progress) -> dict:
+    "What every network, pool and expert of a cross-validation said."
+    kept, parts = _kept if progress else lambda f: f, {}
+    units = list(_units(table, folds, need, classes, scope, epochs))
     work = joblib.Parallel(n_jobs=jobs, return_as='generator_unordered')(joblib.delayed(kept(f))(*a) for f, a in units)
-    for part in tqdm(work, total=len(units), desc=f'{protocol} {classes} classes, scope {scope}', unit='unit', disable=not progress):
-        parts |= part
-    named = lambda run: (f'{run[0]}, {label}' if label else run[0], run[1])
-    rows = [predictions_rows(table, f, named(r), _assembled(table, r, f, parts, members, classes), classes, scope) for r in runs for f in folds]
-    return pd.concat(rows, ignore_index=True).sort_values([*RUN, 'seed', 'fold', 'clip'], ignore_index=True)
+    about = f'{folds[0].protocol} {classes} classes, scope {scope}'
+    for part in tqdm(work, total=len(units), desc=about, unit='unit', disable=not progress): parts |= part
+    return parts
 
 # %% ../nbs/09_training.ipynb #e16c0003
 def _sentence_priors(Z, speakers, said, y, classes):  # of training rows
@@ -661,15 +704,21 @@ def enrolled_name(kind: str, n: int, plain: bool = False) -> str:
     words = [str(n), *([kind] if kind != 'random' and n else []), 'enrolled']
     return ' '.join(words) + (', plain z-scores' if plain else '')
 
+def _asked_for(sizes: dict, plain: dict) -> dict:  # name -> (kind, clips, plain z-scores?)
+    "Every enrolment that is asked for, by its name."
+    both = [(kind, n, rough) for by, rough in ((sizes, False), (plain, True))
+            for kind, numbers in by.items() for n in numbers]
+    return {enrolled_name(*how): how for how in both}
+
 def run_enrolled(table, fold: Fold, classes: int, modalities: str, models,
                  sizes: dict,  # kind -> numbers of clips
                  plain: dict  # the same for plain z-scores
                  ) -> dict:  # (model, name) -> (test clips, classes)
     "Every enrolment of one fold."
     _one_thread()
-    drawn = {enrolled_name(kind, n, by is plain): draw_enrolled(table, fold, kind, n)
-             for by in (sizes, plain) for kind, numbers in by.items() for n in numbers}
-    rough = [enrolled_name(kind, n, True) for kind, numbers in plain.items() for n in numbers]
+    asked = _asked_for(sizes, plain)
+    drawn = {name: draw_enrolled(table, fold, kind, n) for name, (kind, n, _) in asked.items()}
+    rough = [name for name, how in asked.items() if how[2]]
     with threadpool_limits(1):
         return enrolled_answers(table, fold, classes, drawn, models, modalities, rough)
 
@@ -687,19 +736,20 @@ def cross_enrol(table: pd.DataFrame, sizes: dict,  # kind of enrolment -> number
     table = learnable(table)
     numbers = range(seeds) if isinstance(seeds, int) else seeds
     folds = [f for s in numbers for f in make_folds(table, protocol, classes, s)]
+    wanted = {(model, name): (', '.join(filter(None, (model, label, name))), modalities)
+              for model in models for name in _asked_for(sizes, plain)}
+    taken = saved_runs(table, folds, wanted, classes, 'adapted') if progress else {}
+    missing = [run for run in wanted if run not in taken]  # one of them, and all folds are fitted
     one_fold = (_kept if progress else lambda f: f)(here.run_enrolled)
     work = joblib.Parallel(n_jobs=jobs, return_as='generator')(
         joblib.delayed(one_fold)(table, f, classes, modalities, models, sizes, plain)
-        for f in folds)
-    bar = tqdm(work, total=len(folds), desc=f'enrolment {label}', unit='fold',
-               disable=not progress)
-    rows = []
-    for fold, said in zip(folds, bar):
-        for (model, name), p in said.items():
-            run = ', '.join(filter(None, (model, label, name))), modalities
-            rows.append(predictions_rows(table, fold, run, p, classes, 'adapted'))
-    order = [*RUN, 'seed', 'fold', 'clip']
-    return pd.concat(rows, ignore_index=True).sort_values(order, ignore_index=True)
+        for f in folds if missing)
+    bar = tqdm(work, total=len(folds), desc=' '.join(['enrolment', label]), unit='fold',
+               disable=not (progress and missing))
+    made = [predictions_rows(table, f, wanted[run], said[run], classes, 'adapted')
+            for f, said in zip(folds, bar) for run in missing]
+    rows = pd.concat([*taken.values(), *made], ignore_index=True)
+    return rows.sort_values([*RUN, 'seed', 'fold', 'clip'], ignore_index=True)
 
 # %% ../nbs/09_training.ipynb #e481e30a
 KEYS = (*RUN, 'seed', 'fold', 'clip', 'actor', 'emotion')
