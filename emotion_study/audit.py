@@ -248,7 +248,8 @@ DERIVED |= dict(share_reaching_claim=_of_claim, split_range=_of_splits, recall=_
 PERCENT = (*METRICS, 'share_reaching_claim', 'recall', 'accuracy_at', 'worst_actor', 'best_actor')
 POINTS = ('accuracy_difference', 'smallest_difference', 'split_range')
 UNITS = {m: 'percent' for m in PERCENT} | {m: 'points' for m in POINTS}
-UNITS |= {'equivalence': 'probability'} | {m: 'p' for m in (*OVER_ACTORS, 'sign_flip_p', 'permutation_p', 'mcnemar_midp')}
+UNITS |= {m: 'p' for m in (*OVER_ACTORS, 'sign_flip_p', 'permutation_p', 'mcnemar_midp')}
+UNITS |= {'equivalence': 'probability'}
 
 # %% ../nbs/12b_audit.ipynb #e3c84065
 def make_entry(runs: Runs, metric: str,  # one of `DERIVED`
@@ -337,8 +338,10 @@ def check_results(runs: Runs, entries: list) -> tuple:  # faults, number derived
 
 # %% ../nbs/12b_audit.ipynb #d1e281e3
 def check_rows(table: pd.DataFrame) -> list:
-    "Faults of single rows: probabilities, labels against clip codes, a clip that is answered twice."
-    faults = []
+    "Faults of single rows: what a run is made of, probabilities, labels, a clip that is answered twice."
+    faults, keys = [], [*RUN[:-1], 'seed', 'fold', 'clip', 'actor', 'emotion']
+    lost = table[keys].isna().any(axis=1)
+    if lost.any(): faults.append(f"{int(lost.sum())} row(s) without {', '.join(keys)}, which no run would hold")
     for k, rows in table.groupby('classes'):
         p = rows[[f'p_{n}' for n in label_names(int(k))]].to_numpy('float64')
         bad = ~((p >= 0).all(1) & (p <= 1).all(1) & (np.abs(p.sum(1) - 1) < 1e-3))

@@ -11,8 +11,8 @@ __all__ = ['QUOTED', 'ALPHA', 'NETWORK', 'LATE', 'POOL', 'ENSEMBLE', 'SELF_TRAIN
            'claim_robust', 'compared', 'expects', 'study_table', 'study_network', 'study_splits', 'study_words',
            'study_late', 'study_leaks', 'study_shortcuts', 'both_sets', 'study_pool', 'study_ensemble', 'study_larger',
            'study_self_training', 'study_speeds', 'study_voice', 'study_known_voice', 'corpus_facts', 'all_rows',
-           'fold_facts', 'published_facts', 'overlap_facts', 'seen_percent', 'time_facts', 'make_ledger', 'claims_page',
-           'write_whole', 'write_ledger']
+           'fold_facts', 'published_facts', 'overlap_facts', 'seen_percent', 'time_facts', 'make_ledger',
+           'interval_picture', 'claims_page', 'write_whole', 'write_ledger']
 
 # %% ../nbs/12c_claims.ipynb #5b33d4db
 import json, re
@@ -195,7 +195,7 @@ def claim_level(L: Ledger, metric: str):
               f'{_NAMES[metric]} of {level} % on RAVDESS, seven classes',
               f'the whole interval of every model lies below {level} %: for new speakers, then it '
               'holds only under random splits; on random splits as well, then it fails',
-              'every model of this report: mean over splits with bootstrap over actors, random '
+              'every model of this report: mean over splits with an interval over actors, random '
               'splits and new speakers',
               '02_published_claim.ipynb#Where-the-claim-falls')
     asked = {p: [run(p, 7, s, *m) for s in ('adapted', 'inductive') for m in MODELS] for p in ('random', 'actor')}
@@ -217,7 +217,7 @@ def claim_even(L: Ledger):
               'consistent performance over anger, disgust, fear, happiness, sadness, surprise '
               'and neutral',
               'the interval of the lowest recall lies below the interval of the highest',
-              'recall by emotion with bootstrap over actors',
+              'recall by emotion with an interval over actors',
               '10_claims_ledger.ipynb#Consistent-over-emotions')
     abouts = [a for a in (run('random', 7, 'adapted', *NETWORK), run('actor', 7, 'inductive', *NETWORK)) if L.has(a)]
     if not abouts: return L.untestable(c)
@@ -376,7 +376,7 @@ def study_network(L: Ledger):
     c = Claim('study-network', 'study',
               f'on random splits the fusion network stays below {CLAIM} %',
               f'its whole interval lies at or above {CLAIM} %; one that holds it shows nothing',
-              'mean over splits with bootstrap over actors',
+              'mean over splits with an interval over actors',
               '02_published_claim.ipynb#Where-the-claim-falls')
     about = run('random', 7, 'adapted', *NETWORK)
     if not L.has(about): return L.untestable(c)
@@ -436,7 +436,7 @@ def study_late(L: Ledger):
 # %% ../nbs/12c_claims.ipynb #5c0e7a1e
 def study_leaks(L: Ledger):
     "That sharing speakers is the dearest shortcut."
-    c = Claim('study-speakers', 'study',
+    c = Claim('study-speakers', 'README',
               'whether the test speakers were heard matters more than which fusion model is used',
               'the loss for new speakers is smaller than the difference between network and late '
               'fusion may be, or no loss is shown',
@@ -547,7 +547,7 @@ def study_voice(L: Ledger):
               f'for a speaker left out, the UAR of {name} on the voice, {level} %, lies within '
               'the intervals of the pool with Whisper',
               'it lies outside of one of them',
-              'UAR with bootstrap over actors',
+              'UAR with an interval over actors',
               '13_voice_alone.ipynb#Beside-the-other-figures')
     if not L.has(*ALONE): return L.untestable(c)
     found = [L.figure(c, 'uar', a) for a in ALONE]
@@ -560,7 +560,7 @@ def study_known_voice(L: Ledger):
               f'in scope `adapted` our voice stays below the UAR of {name} with per-speaker '
               f'normalisation, {level} %',
               'the mean of one of our runs reaches it',
-              'UAR, mean over seeds, with bootstrap over actors',
+              'UAR, mean over seeds, with an interval over actors',
               '13_voice_alone.ipynb#Beside-the-other-figures')
     abouts = [a for a in KNOWN_VOICES if L.has(a)]
     found = [L.figure(c, 'uar', a) for a in abouts]
@@ -678,15 +678,15 @@ need a corrected p below .05; everything else is <em>no difference shown</em>.</
 <p><strong>{{ c.verdict }}</strong>: {{ c.why | words }}</p>
 <p>Would be refuted if: {{ c.refuted_by | words }}.<br>Test: {{ c.test }}. Shown in <a href="{{ c.cell }}">{{ c.cell | cellname }}</a>.</p>
 {% if c.tests %}<div class="scroll"><table>
-<tr><th>comparison</th><th>points</th><th>interval</th><th>asked about</th><th>p</th><th>corrected p</th><th>shown</th></tr>
-{% for t in c | tests %}<tr><td>{{ t.what }}</td><td class="number">{{ t.value }}</td><td class="number">{{ t.span }}</td>
+<tr><th>comparison</th><th>points</th><th>interval</th><th></th><th>asked about</th><th>p</th><th>corrected p</th><th>shown</th></tr>
+{% for t in c | tests %}<tr><td>{{ t.what }}</td><td class="number">{{ t.value }}</td><td class="number">{{ t.span }}</td><td>{{ t.picture }}</td>
 <td class="number">{{ t.level }}</td><td class="number">{{ t.p }}</td><td class="number">{{ t.corrected }}</td><td>{{ t.shows }}</td></tr>
 {% endfor %}</table></div>{% endif %}
 {% if c.figures %}<details><summary>{{ c.figures | length }} figures and the rows that they come from</summary><div class="scroll"><table>
 <tr><th>metric</th><th>value</th><th>interval</th><th>n</th><th>rows of predictions.parquet</th></tr>{% for f in c.figures %}
 <tr><td>{{ f.metric }}</td><td class="number">{{ f | number }}</td><td class="number">{{ f | span }}</td><td class="number">{{ f.n }}</td><td><code>{{ f.id }}</code></td></tr>{% endfor %}
 </table></div></details>{% endif %}{% endfor %}
-<h2>Facts</h2><div class="scroll"><table>{% for k, v in facts %}<tr><td>{{ k }}</td><td class="number">{{ v | fact }}</td></tr>{% endfor %}</table></div>
+<h2>Facts</h2><details><summary>{{ facts | length }} counts and published figures that pages quote</summary><div class="scroll"><table>{% for k, v in facts %}<tr><td>{{ k }}</td><td class="number">{{ v | fact }}</td></tr>{% endfor %}</table></div></details>
 """
 
 def _with_code(text):
@@ -694,9 +694,20 @@ def _with_code(text):
     from markupsafe import Markup, escape
     return Markup(re.sub(r'`([^`]+)`', r'<code>\1</code>', str(escape(text))))
 
+def interval_picture(e: dict, least: float, most: float):  # SVG
+    "A difference with its interval on a line from `least` to `most`; a stroke marks zero."
+    from markupsafe import Markup
+    zero, lo, value, hi = (4 + 112 * (x - least) / (most - least or 1) for x in (0, e['lo'], e['value'], e['hi']))
+    return Markup(f'<svg width="120" height="16" role="img" aria-label="{e["value"]:+.2f}" stroke="currentColor">'
+                  f'<line x1="{zero:.1f}" x2="{zero:.1f}" y1="1" y2="15" stroke-dasharray="2 2"/>'
+                  f'<line x1="{lo:.1f}" x2="{hi:.1f}" y1="8" y2="8" stroke-width="2"/>'
+                  f'<circle cx="{value:.1f}" cy="8" r="3.5" fill="currentColor"/></svg>')
+
 def _test_rows(claim: dict, family: dict) -> list:  # of dicts, one for each test of a claim
     "The comparisons of a claim as its table shows them."
     figures, rows = {f['id']: f for f in claim['figures']}, []
+    ends = [f[k] for f in claim['figures'] if f['metric'] == 'accuracy_difference' for k in ('lo', 'hi')]
+    least, most = min([0., *ends]), max([0., *ends])
     for id in claim['tests']:
         p, metric = figures[id]['value'], f"/sign_flip_p/{figures[id]['level']}/"
         gap = figures[id.replace(metric, '/accuracy_difference/')]
@@ -704,6 +715,7 @@ def _test_rows(claim: dict, family: dict) -> list:  # of dicts, one for each tes
         what, _, against = gap['id'].replace('/accuracy_difference', '').partition('/against ')
         rows.append(dict(what=f'{what} against {against}', value=f"{gap['value']:+.2f}", shows=found.shows,
                          span=f"{gap['lo']:+.2f} to {gap['hi']:+.2f}", level=f'{found.level:+g}',
+                         picture=interval_picture(gap, least, most),
                          p=p_text(p), corrected=p_text(found.corrected)))
     return rows
 

@@ -131,8 +131,9 @@ def _differ(numbers, named, quotes):
 def unmade(text: str, ledger: dict, source: str = 'README') -> list:  # sentences
     "Claims of the ledger that a text does not make, and claims of the text that do not hold."
     made = re.findall(r'<!-- claim: (\S+) -->', text)
-    verdicts = {c['id']: c['verdict'] for c in ledger['claims'] if c['source'] == source}
-    faults = [f'{source} does not make the claim {id}' for id in verdicts if id not in made]
+    verdicts = {c['id']: c['verdict'] for c in ledger['claims']}
+    own = [c['id'] for c in ledger['claims'] if c['source'] == source]
+    faults = [f'{source} does not make the claim {id}' for id in own if id not in made]
     found = {id: verdicts.get(id, 'not in the ledger') for id in made}
     return faults + [f'{source} claims {id}: {v}' for id, v in found.items() if v != 'holds']
 
@@ -246,7 +247,7 @@ def reforms(f: dict) -> list:  # (item, answer)
                                                  "inside folds."),
         ('6 Leakage', 'See the leakage sheet.'),
         ('7 Metrics and uncertainty', f"Accuracy, UAR, macro precision and F1, calibration; {f['level_percent']} % "
-                                      f"intervals by bootstrap over {f['actors']} actors; paired tests over actors "
+                                      f"intervals over {f['actors']} actors (leave one out, t); paired tests over actors "
                                       f"with Holm; {f['derived']} figures derivable from predictions."),
         ('8 Generalisability', f"New speakers (8 classes, scope inductive): late fusion "
                                f"{figure_text(f, 'accuracy', run('actor', 8, 'inductive', *LATE))}, network "

@@ -7,7 +7,8 @@ __all__ = ['FAMILIES', 'CHANNELS', 'feature_columns', 'channels_of', 'offered', 
            'voice_measures', 'voice_features', 'FaceSettings', 'film_entries', 'film_scores', 'film_verdict',
            'write_film', 'read_film', 'zip_scores', 'stream_films', 'join_channels', 'script_features', 'own_films',
            'deepface_scores', 'transcripts_of', 'words_features', 'voice_channel', 'feature_table', 'sound_digests',
-           'recordings', 'copies_notice', 'tally', 'channel_lines', 'write_table', 'read_table', 'Study', 'open_study']
+           'recordings', 'copies_notice', 'tally', 'channel_lines', 'write_table', 'read_table', 'Study',
+           'kept_encoders', 'open_study']
 
 # %% ../nbs/06_features.ipynb #9cd8fdc0
 import contextlib, json, os, shutil, zipfile
@@ -455,6 +456,14 @@ class Study:
     out: Path
     notice: str
 
+# %% ../nbs/06_features.ipynb #edb6773c
+def kept_encoders(corpus, encoders, cache: Path = None) -> tuple:
+    "The encoders of which every clip has been heard already."
+    from emotion_study.whisper import _is_kept, extended_keys
+    cache, paths = Path(cache or cache_folder()), corpus.clips['path']
+    def heard(name): return all(_is_kept(path, cache, extended_keys([name])) for path in paths)
+    return tuple(name for name in encoders if heard(name))
+
 # %% ../nbs/06_features.ipynb #4db9d6c8
 def open_study(corpus='auto', profile=None, seeds=None, out='', strict=None,
                encoders=(),  # of Whisper, whose columns are added
@@ -469,6 +478,10 @@ def open_study(corpus='auto', profile=None, seeds=None, out='', strict=None,
     asked = {k: getattr(settings, k) for k in given} | identity(loaded)
     folder = open_report(notebook, settings.out, asked)
     notice = 'SYNTHETIC: sampled from a statistical model, no person spoke' if loaded.synthetic else loaded.notice
-    table = feature_table(loaded, encoders=encoders)
+    measured = kept_encoders(loaded, encoders) if os.environ.get('EMOTION_STUDY_PREDICTIONS') else encoders
+    table = feature_table(loaded, encoders=measured)
+    table.attrs['unmeasured'] = [name for name in encoders if name not in measured]
+    if table.attrs['unmeasured']:
+        print(f"Not heard by {', '.join(table.attrs['unmeasured'])} here, as predictions are saved: columns are fewer.")
     notice = '. '.join(filter(None, (notice, copies_notice(table), left_out(channels_of(table)))))
     return Study(settings, loaded, table, folder, notice)

@@ -35,10 +35,11 @@ def correct_table(runs: dict  # name -> predictions of one run
     for name, rows in runs.items():
         truth, answer, _ = hits(rows)
         index = pd.MultiIndex.from_frame(rows[['seed', 'actor', 'clip']])
+        if index.has_duplicates: raise NotComputed(f'{name} answered a clip twice under one seed')
         columns[name] = pd.Series((truth == answer).astype(int), index=index).sort_index()
     table = pd.DataFrame(columns)
-    if table.isna().any(axis=None): raise NotComputed('a paired test needs runs that answered the same clips under '
-                                                       'the same seeds')
+    if table.isna().any(axis=None):
+        raise NotComputed('a paired test needs runs that answered the same clips under the same seeds')
     return table.astype(int)
 
 # %% ../nbs/11_statistics.ipynb #4245fc4b
@@ -171,7 +172,8 @@ def actor_tests(a: pd.Series, b: pd.Series  # a measure per actor, of two runs
     up = int((moved > 0).sum())
     sign = float(stats.binomtest(up, len(moved)).pvalue) if len(moved) else 1.
     return dict(difference=span['value'], lo=span['lo'], hi=span['hi'], better=up,
-                worse=len(moved) - up, actors=len(d), wilcoxon=wilcoxon_exact(d), sign=sign, sign_flip=sign_flip(d)['p'])
+                worse=len(moved) - up, actors=len(d), wilcoxon=wilcoxon_exact(d), sign=sign,
+                sign_flip=sign_flip(d)['p'])
 
 # %% ../nbs/11_statistics.ipynb #f40dcefc
 def holm(p: dict,  # name -> p value of each test of one family; None or NaN: not computed
@@ -220,7 +222,7 @@ def plot_critical_difference(found: dict,  # what `friedman_nemenyi` returned
 def corrected_t(x,  # (n,) differences per fold
                 ratio: float  # test clips / training clips
                 ) -> dict:  # t, df, p (two-sided)
-    "Nadeau and Bengio's corrected resampled t-test; equal differences have p 0, or p 1 if all are 0."
+    "Nadeau and Bengio's corrected resampled t-test; equal differences have p 0, zeros p 1."
     x = _numbers(x, 'a fold')
     if len(x) < 2: raise NotComputed('a t-test needs two folds or more')
     spread = 0. if np.ptp(x) <= 1e-12 else np.sqrt((1 / len(x) + ratio) * x.var(ddof=1))
@@ -304,8 +306,8 @@ def confusion_symmetry(C: np.ndarray  # (K, K) counts
     try: stuart, df = _stuart(C)
     except np.linalg.LinAlgError: raise NotComputed('the margins of so few answers have no covariance') from None
     pairs = int(seen.sum())
-    return dict(bowker=bowker, bowker_df=pairs, bowker_p=float(stats.chi2.sf(bowker, pairs)), stuart=stuart,
-                stuart_df=df, stuart_p=float(stats.chi2.sf(stuart, df)))
+    return dict(bowker=bowker, bowker_df=pairs, bowker_p=float(stats.chi2.sf(bowker, pairs)),
+                stuart=stuart, stuart_df=df, stuart_p=float(stats.chi2.sf(stuart, df)))
 
 # %% ../nbs/11_statistics.ipynb #39a3dca0
 def enough_clusters(clusters: int, terms: int):
@@ -323,8 +325,10 @@ def clustered_logit(formula: str,  # such as 'right ~ C(emotion) + intensity'
     model = GEE.from_formula(formula, groups=rows[cluster].to_numpy(), data=rows, family=sm.families.Binomial(),
                              cov_struct=sm.cov_struct.Exchangeable())
     enough_clusters(rows[cluster].nunique(), model.exog.shape[1])
+    if np.ptp(model.endog) == 0: raise NotComputed('all outcomes are alike: there is nothing to explain')
     fit = model.fit(cov_type=covariance, scale=1.)
-    if not np.isfinite(fit.bse).all(): raise NotComputed('the model has no standard errors: a term splits right from wrong')
+    if not np.isfinite(fit.bse).all():
+        raise NotComputed('the model has no standard errors: a term splits right from wrong')
     span = np.exp(fit.conf_int())
     return pd.DataFrame(dict(beta=fit.params, se=fit.bse, odds=np.exp(fit.params), lo=span[0], hi=span[1],
                              p=fit.pvalues))

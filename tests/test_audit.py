@@ -1,5 +1,5 @@
 """The audit: a sound report passes, and every kind of tampering with the committed one is found."""
-import json, re, resource, shutil, subprocess, sys
+import json, resource, shutil, subprocess, sys
 
 import numpy as np
 import pandas as pd
@@ -97,6 +97,7 @@ def test_one_entry_twice_is_found(part, tmp_path):
     (lambda t: t.assign(actor=np.where(t['clip'] == t['clip'].iloc[0], 24, t.actor)), 'actor 24'),
     (lambda t: t.assign(fold=np.where(t['clip'] == t['clip'].iloc[0], (t.fold + 1) % 6, t.fold)), 'several folds'),
     (lambda t: t.assign(fold=(t.fold + 1) % 6), 'not those of the protocol'),
+    (lambda t: t.assign(model=t.model.where(np.arange(len(t)) != 50)), 'no run would hold'),
     (lambda t: t.assign(p_happy=t.p_happy + 1), 'sum to one'),
     (lambda t: t.assign(p_happy=np.nan), 'sum to one')])
 def test_predictions_that_were_touched_are_found(part, tmp_path, change, says):

@@ -146,6 +146,8 @@ NAN = np.array([.5, np.nan, .7])
     (lambda: tests.agreement(np.ones((4, 1, 1))), 'two emotions'), (lambda: tests.confusion_symmetry(np.zeros((3, 3))), 'no clip'),
     (lambda: tests.reliability(NAN, [1, 0, 1]), '1 of 3'), (lambda: tests.ece(tests.reliability([], [])), 'not an answer'),
     (lambda: tests.brier_parts(np.full((3, 2), np.nan), [0, 1, 0]), '6 of 6'),
+    (lambda: tests.clustered_logit('right ~ x', pd.DataFrame(dict(actor=np.arange(60) % 6, x=np.arange(60) % 2, right=1))), 'all outcomes'),
+    (lambda: tests.correct_table({'a': pd.concat([answers(.7, 0)] * 2)}), 'a clip twice'),
     (lambda: tests.smallest_difference(np.nan), 'no spread')])
 def test_what_is_empty_or_missing_is_refused(call, says):
     with pytest.raises(NotComputed, match=says): call()
