@@ -560,6 +560,9 @@ def cross_validate(table: pd.DataFrame,  # feature table
     wanted = {run: (f'{run[0]}, {label}' if label else run[0], run[1]) for run in run_list(table, models)}
     taken = saved_runs(table, folds, wanted, classes, scope) if progress else {}
     missing = [run for run in wanted if run not in taken]
+    if missing and table.attrs.get('unmeasured'):
+        raise SettingError(f"{', '.join(wanted[missing[0]])} is not among the saved predictions, and Whisper's columns were not measured: "
+                           "leave --predictions out")
     parts = _answers_of(table, folds, _needed(missing, members), classes, scope, epochs, jobs, progress)
     made = [predictions_rows(table, f, wanted[run], _assembled(table, run, f, parts, members, classes), classes, scope)
             for run in missing for f in folds]
