@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['POOL_EXPERTS', 'ENOUGH', 'ENCODER_SCALE', 'INNER', 'PULLS', 'log_pool', 'shared_and_own', 'ShrinkageLDA', 'centred',
-           'Clips', 'opinions', 'spanned', 'evened', 'pool_parts', 'inner_folds', 'Judged', 'ask_all', 'cross_fitted',
-           'pool_weights', 'choose_pull', 'Pooled', 'pooled', 'taught', 'self_trained']
+           'sentence_centre', 'Clips', 'opinions', 'spanned', 'evened', 'pool_parts', 'inner_folds', 'Judged',
+           'ask_all', 'cross_fitted', 'pool_weights', 'choose_pull', 'Pooled', 'pooled', 'taught', 'self_trained']
 
 # %% ../nbs/08a_pool.ipynb #c9e50e3b
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -22,7 +22,7 @@ from sklearn.metrics.pairwise import linear_kernel, rbf_kernel
 from sklearn.model_selection import GroupKFold, StratifiedKFold
 
 from .core import SettingError
-from .protocols import SPEAKER_DISJOINT, Fold, SealedLabels
+from .protocols import SPEAKER_DISJOINT, Fold, SealedLabels, enrolled_moments
 from .whisper import EXTENDED, SPEEDS
 
 # %% ../nbs/08a_pool.ipynb #4e81ab5c
@@ -101,6 +101,18 @@ def centred(X: np.ndarray,  # (n, d)
         if base.sum() >= ENOUGH: X[own] -= X[base].mean(axis=0)
     return X
 
+# %% ../nbs/08a_pool.ipynb #e16b0002
+def sentence_centre(Z: np.ndarray,  # (n, d) clips of one speaker, normalised by that speaker
+                    said: np.ndarray,  # (n,) the sentence of each
+                    priors: dict,  # sentence -> `SpeakerPrior` of normalised training clips
+                    guesses: np.ndarray = None  # (n, K) class probabilities of these clips
+                    ) -> dict:  # sentence -> (d,)
+    "What is taken off the features of a speaker's clips of each sentence."
+    def centre(s):
+        own = said == s
+        return enrolled_moments(Z[own], priors[s], None if guesses is None else guesses[own])[0]
+    return {s: centre(s) for s in priors}
+
 # %% ../nbs/08a_pool.ipynb #eb6b0020
 @dataclass
 class Clips:
@@ -111,6 +123,11 @@ class Clips:
     speakers: np.ndarray    # (n,)
     groups: np.ndarray      # (n,) speaker and sentence, or None in scope inductive
     classes: int
+
+    def first(self, rows: int):  # of a table that more rows follow; None: all
+        if rows is None: return self
+        groups = None if self.groups is None else self.groups[:rows]
+        return replace(self, speakers=self.speakers[:rows], groups=groups)
 
 def _of_all_copies(rows, copies: int, n: int): return (np.arange(copies)[:, None] * n + rows).ravel()
 
@@ -249,10 +266,14 @@ def _answer(parts, kinds, judged: Judged, of_test, fold) -> Pooled:
     return Pooled(log_pool(of_test, weights), log_pool(judged.said[at], weights), pd.Series(weights, names))
 
 def pooled(Z: dict,  # name -> (n, d) normalised features: channels, blocks
-           channels, clips: Clips, fold: Fold) -> Pooled:
+           channels, clips: Clips, fold: Fold,
+           rows: int = None  # of the table, where more follow that are only asked about
+           ) -> Pooled:
     "Fit the experts of a fold, learn whom to trust, and answer for the test rows."
     parts = pool_parts(Z, channels, fold.fit)
-    return _answer(parts, [], cross_fitted(parts, clips, fold), ask_all(parts, clips, fold.fit, fold.test), fold)
+    learnt = [(name, X[:, :rows], kinds) for name, X, kinds in parts]
+    judged = cross_fitted(learnt, clips.first(rows), fold)
+    return _answer(parts, [], judged, ask_all(parts, clips, fold.fit, fold.test), fold)
 
 # %% ../nbs/08a_pool.ipynb #89bfc0fb
 def taught(X: np.ndarray,  # (copies, n, d) features of one part

@@ -9,20 +9,22 @@ __all__ = ['MODELS', 'EXPERT_MODELS', 'POOLS', 'CLIP', 'COMPONENTS', 'SHARE_MIX'
            'network_columns', 'copied_features', 'network_features', 'presence', 'uniform', 'altered', 'NetworkStack',
            'network_stack', 'stopping_epoch', 'best_temperature', 'tempered', 'StackData', 'stack_data', 'fit_stack',
            'stack_outputs', 'network_of', 'predictions_rows', 'network_seed', 'run_experts', 'run_stack', 'is_labelled',
-           'unmeasured_reasons', 'learnable', 'asked_rows', 'saved_run', 'saved_runs', 'cross_validate',
+           'unmeasured_reasons', 'learnable', 'asked_rows', 'saved_run', 'saved_runs', 'cross_validate', 'EnrolledPart',
+           'enrolled_features', 'trusted', 'enrolled_answers', 'enrolled_name', 'run_enrolled', 'cross_enrol',
            'save_predictions', 'save_network', 'train_folds', 'checked_request', 'train_models', 'read_card',
            'load_network', 'lacking_channels', 'apply_scaler', 'network_inputs', 'saved_cards', 'joined_card',
            'why_not_judged', 'evaluate_models', 'evaluation_lines', 'label_map', 'has_other_sound']
 
 # %% ../nbs/09_training.ipynb #7c5614ba
 import json, os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
 import joblib
 import numpy as np
 import pandas as pd
+from scipy.special import softmax
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
@@ -31,9 +33,11 @@ from .core import (EMOTIONS, SettingError, check_libraries, check_open, label_na
 from .features import (CHANNELS, COPIES, EXTENDED, FAMILIES, channels_of,
     copies_notice, feature_columns, sound_digests)
 from .metrics import RUN, with_folds
-from .pool import Clips, log_pool, pool_weights, pooled, self_trained
-from .protocols import (PROTOCOLS, SCOPES, Fold, LeakageError, SealedLabels, labels_of, make_folds, moments,
-                                     need_speakers, normalise, standardise)
+from .pool import (ENOUGH, Clips, log_pool, pool_weights, pooled, self_trained,
+                                sentence_centre)
+from .protocols import (PROTOCOLS, SCOPES, Fold, LeakageError, SealedLabels, check_enrolled,
+                                     draw_enrolled, enrolled_moments, labels_of, make_folds, moments,
+                                     need_speakers, normalise, speaker_prior, standardise)
 from .whisper import SPEEDS
 
 # %% ../nbs/09_training.ipynb #21f72563
@@ -573,6 +577,182 @@ def _answers_of(table, folds, need, classes, scope, epochs, jobs, progress) -> d
     about = f'{folds[0].protocol} {classes} classes, scope {scope}'
     for part in tqdm(work, total=len(units), desc=about, unit='unit', disable=not progress): parts |= part
     return parts
+
+# %% ../nbs/09_training.ipynb #e16c0003
+def _sentence_priors(Z, speakers, said, y, classes):  # of training rows
+    "What is typical of each sentence that two or more training speakers said often enough."
+    priors = {}
+    for s in np.unique(said):
+        counts = pd.Series(speakers[said == s]).value_counts()
+        rows = (said == s) & np.isin(speakers, counts.index[counts >= ENOUGH])
+        if len(np.unique(speakers[rows])) < 2: continue
+        priors[s] = speaker_prior(Z[rows], speakers[rows], y[rows], classes)
+    return priors
+
+def _centred_by(Z, said, taken):
+    "Rows after what is taken off each sentence."
+    return np.stack([z - taken.get(s, 0) for z, s in zip(Z, said)])
+
+class EnrolledPart:
+    "Features of one part as enrolment makes them: training rows at once, test rows on request."
+    def __init__(self, X: np.ndarray,  # (n, d) raw features of the table
+                 speakers: np.ndarray, said: np.ndarray,  # (n,) speaker, and sentence, of each row
+                 y: SealedLabels, fold: Fold, classes: int,
+                 guesses: np.ndarray  # (n, K) in scope `inductive`, of validation and test rows
+                 ):
+        fit, of_val = fold.fit, speakers[fold.val]
+        self.X, self.said, self.guesses = X.astype('float64'), said, guesses
+        self.prior = speaker_prior(self.X[fit], speakers[fit], y[fit], classes,
+                                   guesses[fold.val], of_val)
+        own = [fit[speakers[fit] == a] for a in np.unique(speakers[fit])]
+        known = [np.eye(classes)[y[rows]] for rows in own]
+        self.rows = np.zeros(X.shape, 'float32')
+        for rows, labels in zip(own, known):
+            mean, scale, _ = enrolled_moments(self.X[rows], self.prior, labels)
+            self.rows[rows] = self._scores(rows, mean, scale)
+        self.sentences = _sentence_priors(self.rows[fit], speakers[fit], said[fit], y[fit],
+                                          classes)
+        for rows, labels in zip(own, known):
+            taken = sentence_centre(self.rows[rows], said[rows], self.sentences, labels)
+            self.rows[rows] = _centred_by(self.rows[rows], said[rows], taken)
+
+    def _scores(self, rows, mean, scale):
+        return np.clip(standardise(self.X[rows], mean, scale), -CLIP, CLIP)
+
+    def shrunk(self, row: int, enrolled) -> tuple:  # (d,), mean trust
+        "A test clip as the rule sees it."
+        guesses = self.guesses[enrolled]
+        mean, scale, trust = enrolled_moments(self.X[enrolled], self.prior, guesses)
+        here = {s: p for s, p in self.sentences.items() if s == self.said[row]}
+        known = self._scores(enrolled, mean, scale)
+        taken = sentence_centre(known, self.said[enrolled], here, guesses)
+        z = _centred_by(self._scores([row], mean, scale), self.said[[row]], taken)[0]
+        return z, trust.mean()
+
+    def plain(self, row: int, enrolled) -> tuple:  # (d,), 1
+        "A test clip by plain z-scores of the enrolled clips; trusted fully."
+        mean, scale = moments(self.X[enrolled])
+        same = enrolled[self.said[enrolled] == self.said[row]]
+        enough = len(same) >= ENOUGH
+        taken = self._scores(same, mean, scale).mean(axis=0) if enough else 0
+        return self._scores([row], mean, scale)[0] - taken, 1.
+
+# %% ../nbs/09_training.ipynb #e16c0004
+def enrolled_features(table: pd.DataFrame, fold: Fold, classes: int,
+                      sets: dict,  # name -> (test clips, clips of the table) True: enrolled
+                      plain,  # names of the sets that are normalised by plain z-scores
+                      guesses: np.ndarray,  # (n, classes), see `EnrolledPart`
+                      parts
+                      ) -> tuple:  # part -> (n + m, d) float32, m = sets * test clips; r (m,)
+    "Features of the training speakers and, below, of the test clips by each enrolment."
+    y = SealedLabels(class_numbers(table, classes), fold)
+    speakers = table['actor'].to_numpy()
+    said, Z, trusts = table['statement'].astype(str).to_numpy(), {}, []
+    for name, columns in feature_parts(table).items():
+        if name not in parts: continue
+        X = table[columns].to_numpy()
+        part = EnrolledPart(X, speakers, said, y, fold, classes, guesses)
+        made = []
+        for how, chosen in sets.items():
+            by = part.plain if how in plain else part.shrunk
+            made += [by(row, np.flatnonzero(chosen[j])) for j, row in enumerate(fold.test)]
+        rows, trust = zip(*made)
+        Z[name] = np.vstack([part.rows, np.stack(rows)]).astype('float32')
+        trusts.append(trust)
+    return Z, np.sqrt(np.mean(trusts, axis=0))
+
+def trusted(alone: np.ndarray,  # (m, K) answers of a model that knows nothing of the speaker
+            enrolled: np.ndarray,  # (m, K) answers of the enrolled model
+            trust: np.ndarray  # (m,)
+            ) -> np.ndarray:  # (m, K)
+    "The two answers pooled; the first where there is no trust."
+    logs = [np.log(np.clip(p, 1e-6, 1)) for p in (alone, enrolled)]
+    both = softmax((1 - trust[:, None]) * logs[0] + trust[:, None] * logs[1], axis=1)
+    return np.where(trust[:, None] > 0, both, alone)
+
+# %% ../nbs/09_training.ipynb #e16c0005
+def enrolled_answers(table: pd.DataFrame, fold: Fold, classes: int,
+                     sets: dict,  # name -> (test clips, clips of the table) True: enrolled
+                     models=('pool',),  # of 'pool' and 'late'
+                     modalities: str = 'voice+face',
+                     plain=()  # names of the sets that are normalised by plain z-scores
+                     ) -> dict:  # (model, name) -> (test clips, classes)
+    "What models say of a fold's test clips; `LeakageError` where one is enrolled for itself."
+    for chosen in sets.values(): check_enrolled(chosen, table, fold)
+    channels, n, times = modalities.split('+'), len(table), len(sets)
+    parts = [*channels, *(COPIES if 'voice' in channels else ())]
+    clips = fold_clips(table, fold, classes, 'inductive')
+    alone = fold_features(table, fold, 'inductive', parts)
+    first = pooled(alone, channels, clips, fold)
+    guesses = np.full((n, classes), np.nan)
+    guesses[fold.val], guesses[fold.test] = first.val, first.test
+    Z, trust = enrolled_features(table, fold, classes, sets, plain, guesses, parts)
+    asked = replace(fold, test=n + np.arange(times * len(fold.test)))
+    speakers = np.concatenate([clips.speakers, np.tile(clips.speakers[fold.test], times)])
+    longer, said = replace(clips, speakers=speakers), {}
+    def late(z, f):
+        run = model, modalities
+        return expert_answers(z, clips.y, f, [run], classes)[run]
+    for model in models:
+        if model == 'pool': knowing = pooled(Z, channels, longer, asked, rows=n).test
+        else: knowing = late(Z, asked)
+        unknowing = first.test if model == 'pool' else late(alone, fold)
+        p = trusted(np.tile(unknowing, (times, 1)), knowing, trust)
+        said |= {(model, name): q for name, q in zip(sets, p.reshape(times, -1, classes))}
+    return said
+
+# %% ../nbs/09_training.ipynb #e16c0006
+def enrolled_name(kind: str, n: int, plain: bool = False) -> str:
+    "How a run's name tells its enrolment, such as `4 neutral enrolled`."
+    words = [str(n), *([kind] if kind != 'random' and n else []), 'enrolled']
+    return ' '.join(words) + (', plain z-scores' if plain else '')
+
+def _asked_for(sizes: dict, plain: dict) -> dict:  # name -> (kind, clips, plain z-scores?)
+    "Every enrolment that is asked for, by its name."
+    both = [(kind, n, rough) for by, rough in ((sizes, False), (plain, True))
+            for kind, numbers in by.items() for n in numbers]
+    return {enrolled_name(*how): how for how in both}
+
+def run_enrolled(table, fold: Fold, classes: int, modalities: str, models,
+                 sizes: dict,  # kind -> numbers of clips
+                 plain: dict  # the same for plain z-scores
+                 ) -> dict:  # (model, name) -> (test clips, classes)
+    "Every enrolment of one fold."
+    _one_thread()
+    asked = _asked_for(sizes, plain)
+    drawn = {name: draw_enrolled(table, fold, kind, n) for name, (kind, n, _) in asked.items()}
+    rough = [name for name, how in asked.items() if how[2]]
+    with threadpool_limits(1):
+        return enrolled_answers(table, fold, classes, drawn, models, modalities, rough)
+
+def cross_enrol(table: pd.DataFrame, sizes: dict,  # kind of enrolment -> numbers of clips
+                plain: dict = {},  # the same for plain z-scores, for comparison
+                protocol: str = 'actor', classes: int = 8,
+                models=('pool',),  # of 'pool' and 'late'
+                modalities: str = 'voice+face',
+                seeds=1,  # a number, or a list of seeds
+                jobs: int = -1, progress: bool = False,
+                label: str = ''  # added to the models' names, such as 'extended'
+                ) -> pd.DataFrame:  # the predictions table
+    "Train and test models on every fold of a protocol, with every enrolment of the test speakers."
+    import emotion_study.training as here  # by name, so that workers import it
+    table = learnable(table)
+    numbers = range(seeds) if isinstance(seeds, int) else seeds
+    folds = [f for s in numbers for f in make_folds(table, protocol, classes, s)]
+    wanted = {(model, name): (', '.join(filter(None, (model, label, name))), modalities)
+              for model in models for name in _asked_for(sizes, plain)}
+    taken = saved_runs(table, folds, wanted, classes, 'adapted') if progress else {}
+    missing = [run for run in wanted if run not in taken]  # one of them, and all folds are fitted
+    one_fold = (_kept if progress else lambda f: f)(here.run_enrolled)
+    work = joblib.Parallel(n_jobs=jobs, return_as='generator')(
+        joblib.delayed(one_fold)(table, f, classes, modalities, models, sizes, plain)
+        for f in folds if missing)
+    bar = tqdm(work, total=len(folds), desc=' '.join(['enrolment', label]), unit='fold',
+               disable=not (progress and missing))
+    made = [predictions_rows(table, f, wanted[run], said[run], classes, 'adapted')
+            for f, said in zip(folds, bar) for run in missing]
+    rows = pd.concat([*taken.values(), *made], ignore_index=True)
+    return rows.sort_values([*RUN, 'seed', 'fold', 'clip'], ignore_index=True)
 
 # %% ../nbs/09_training.ipynb #e481e30a
 KEYS = (*RUN, 'seed', 'fold', 'clip', 'actor', 'emotion')
