@@ -127,11 +127,12 @@ def test_scopes_treat_both_sides_alike(voices):
     pair = crossings(voices, 'loco')[1]
     sides = prepare(voices, pair, 'set')
     for name in pair.train:
-        own = sides.parts[0][0][sides.corpus == name]
-        assert np.allclose(own.mean(axis=0), 0) and np.allclose(own.std(axis=0), 1)
+        own, classes = (x[sides.corpus == name] for x in (sides.parts[0][0], sides.y))
+        means, squares = (np.mean([part[classes == k].mean(axis=0) for k in np.unique(classes)], axis=0) for part in (own, own ** 2))
+        assert np.allclose(means, 0) and np.allclose(squares, 1), 'every class has the same say'
     assert np.allclose(sides.parts[0][1].mean(axis=0), 0)
-    whole = prepare(voices, pair, 'inductive').parts[0]
-    assert np.allclose(whole[0].mean(axis=0), 0) and not np.allclose(whole[1].mean(axis=0), 0, atol=.1)
+    whole, weights = prepare(voices, pair, 'inductive').parts[0], sides.weights
+    assert np.allclose(weights @ whole[0], 0) and not np.allclose(whole[1].mean(axis=0), 0, atol=.1)
 
 
 # --- input that can't be answered: one line each
