@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['CLASSES', 'BLOCKS', 'SCOPES', 'ENOUGH', 'ROUNDS', 'block_means', 'librosa_columns', 'Voices', 'usable', 'numbered',
-           'gather', 'Crossing', 'crossing', 'check_crossing', 'crossings', 'z_scores', 'Sides', 'prepare',
-           'even_weights', 'scores', 'fit_linear', 'pooled_scores', 'spread_out', 'uar', 'Variances', 'variance_parts',
-           'dimensions', 'emotions_heard', 'belief', 'without_voice', 'self_taught', 'Recipe', 'cross_scores',
-           'adapted_parts', 'carry_over', 'inner_tasks', 'choose_recipe', 'transfer_rows']
+           'gather', 'Crossing', 'crossing', 'check_crossing', 'crossings', 'even_weights', 'z_scores', 'Sides',
+           'prepare', 'by_corpus', 'scores', 'fit_linear', 'pooled_scores', 'spread_out', 'uar', 'self_taught',
+           'Variances', 'variance_parts', 'dimensions', 'emotions_heard', 'belief', 'without_voice', 'Recipe',
+           'cross_scores', 'taught_without_voice', 'without_voices', 'carry_over', 'inner_tasks', 'first_answers',
+           'choose_recipe', 'transfer_rows']
 
 # %% ../nbs/09a_transfer.ipynb #013bf10f
 from dataclasses import dataclass, replace
@@ -20,7 +21,7 @@ from sklearn.model_selection import GroupKFold
 
 from .core import SettingError, label_names, to_label
 from .features import FAMILIES, feature_columns
-from .protocols import Fold, LeakageError, SealedLabels, moments
+from .protocols import Fold, LeakageError, SealedLabels
 from .whisper import COPIES, PACKAGED, families_of
 
 # %% ../nbs/09a_transfer.ipynb #439b24f9
@@ -41,7 +42,7 @@ def librosa_columns(table: pd.DataFrame) -> list:
 @dataclass
 class Voices:
     "Clips of several corpora with what was measured of them, part by part."
-    clips: pd.DataFrame  # corpus, clip, actor, emotion, statement, speaker (no two corpora share one)
+    clips: pd.DataFrame  # corpus, clip, actor, emotion, statement, speaker (in one corpus only)
     X: dict              # part -> (n, d) float64, may hold NaN
 
     @property
@@ -71,12 +72,14 @@ def gather(tables: dict,  # corpus -> feature table
     for i, (name, table) in enumerate(tables.items()):
         table, columns = usable(table), parts(table)
         lacks = [part for part, names in columns.items() if not names]
-        if lacks: raise SettingError(f'{name}: no columns of {lacks[0]}; measure it with --extended')
+        if lacks:
+            raise SettingError(f'{name}: no columns of {lacks[0]}; measure it with --extended')
         if not len(table): raise SettingError(f'{name}: no clip has an emotion and a usable voice')
         actors = numbered(table['actor'], 100 * i + 1)
         speakers = [f'{name} {a}' for a in table['actor']]
         said = table['statement'] if 'statement' in table else ''
-        clips.append(table[['clip', 'emotion']].assign(corpus=name, actor=actors, speaker=speakers, statement=said))
+        about = dict(corpus=name, actor=actors, speaker=speakers, statement=said)
+        clips.append(table[['clip', 'emotion']].assign(**about))
         X.append({part: table[names].to_numpy('float64') for part, names in columns.items()})
     joined = {part: np.concatenate([x[part] for x in X]) for part in X[0]}
     return Voices(pd.concat(clips, ignore_index=True), joined)
@@ -99,7 +102,8 @@ def crossing(voices: Voices, train, target: str, protocol: str = 'transfer') -> 
     classes = np.intersect1d(y[teach], y[ask])
     if len(classes) < 2:
         shared = f'only {CLASSES[classes[0]]}' if len(classes) else 'no class'
-        raise SettingError(f"{'+'.join(train)} and {target} have {shared} in common: two are needed")
+        sides = f"{'+'.join(train)} and {target}"
+        raise SettingError(f'{sides} have {shared} in common: two are needed')
     part = lambda rows: rows[np.isin(y[rows], classes)]
     fold = Fold(protocol, 0, 0, part(teach), np.array([], int), part(ask))
     check_crossing(found := Crossing(tuple(train), target, classes, fold), voices)
@@ -118,25 +122,40 @@ def check_crossing(pair: Crossing, voices: Voices):
     for i in sides[1]:
         if X[i].tobytes() not in heard: continue
         copy = voices.clips['clip'].iloc[[i, heard[X[i].tobytes()]]].tolist()
-        raise LeakageError(f'{pair.name}: {copy[0]} is the recording {copy[1]} of the training part')
+        raise LeakageError(f'{pair.name}: {copy[0]} is the recording {copy[1]}, which teaches')
 
 def crossings(voices: Voices, protocol: str) -> list:  # of `Crossing`
     "Every pair of a protocol."
     names = voices.corpora
-    if len(names) < 2: raise SettingError(f'protocol {protocol} needs two corpora, there is {len(names)}')
+    if len(names) < 2:
+        raise SettingError(f'protocol {protocol} needs two corpora, there is {len(names)}')
     rest = lambda target: tuple(n for n in names if n != target)
     if protocol == 'loco': return [crossing(voices, rest(n), n, 'loco') for n in names]
-    if protocol != 'transfer': raise SettingError(f'protocol {protocol!r} is neither transfer nor loco')
+    if protocol != 'transfer':
+        raise SettingError(f'protocol {protocol!r} is neither transfer nor loco')
     return [crossing(voices, (a,), b) for b in names for a in rest(b)]
 
 # %% ../nbs/09a_transfer.ipynb #25ed502f
 SCOPES = ('inductive', 'set', 'adapted')
 ENOUGH = 8  # clips that the moments of a recording set need
 
-def z_scores(X: np.ndarray, base=None  # the rows whose moments count; all by default
+def even_weights(y: np.ndarray, corpus: np.ndarray) -> np.ndarray:
+    "Weights of clips by which every class of every corpus counts the same; their mean is 1."
+    kinds = pd.MultiIndex.from_arrays([corpus, y]).factorize()[0]
+    n = np.bincount(kinds)
+    return (len(y) / len(n) / n)[kinds]
+
+def z_scores(X: np.ndarray, base=None,  # the rows whose moments count; all by default
+             weights=None  # of those rows
              ) -> np.ndarray:
     "Standardised columns; a missing value is 0, the mean."
-    mean, scale = moments(X if base is None else base)
+    base = X if base is None else base
+    known = np.isfinite(base)
+    share = known * (np.ones(len(base)) if weights is None else weights)[:, None]
+    share /= np.maximum(share.sum(axis=0), 1e-12)
+    mean = (share * np.where(known, base, 0)).sum(axis=0)
+    scale = np.sqrt((share * np.where(known, base - mean, 0) ** 2).sum(axis=0))
+    scale = np.where(scale > 1e-6 * (1 + np.abs(mean)), scale, 1.)
     return np.nan_to_num((X - mean) / scale, nan=0.)
 
 @dataclass
@@ -148,31 +167,34 @@ class Sides:
     speaker: np.ndarray    # (n,)
     of_target: np.ndarray  # (m,) speakers of the target
 
+    @property
+    def weights(self): return even_weights(self.y, self.corpus)
+
 def prepare(voices: Voices, pair: Crossing, scope: str, parts=()  # all by default
             ) -> Sides:
     "The two sides of a pair, standardised as the scope says."
     if scope not in SCOPES: raise SettingError(f"scope {scope!r} is not one of {', '.join(SCOPES)}")
     fit, ask = pair.fold.train, pair.fold.test
     if scope != 'inductive' and len(ask) < ENOUGH:
-        raise SettingError(f'scope {scope} needs {ENOUGH} clips of {pair.target}, there are {len(ask)}: use scope inductive')
-    sealed = SealedLabels(voices.y, pair.fold)
+        raise SettingError(f'scope {scope} needs {ENOUGH} clips of {pair.target}, '
+                           f'there are {len(ask)}: use scope inductive')
+    y = np.searchsorted(pair.classes, SealedLabels(voices.y, pair.fold)[fit])
     corpus, speaker = (voices.clips[c].to_numpy(str) for c in ('corpus', 'speaker'))
-    sides = [_standard(voices.X[p], fit, ask, corpus, scope) for p in parts or voices.X]
-    return Sides(sides, np.searchsorted(pair.classes, sealed[fit]), corpus[fit], speaker[fit], speaker[ask])
+    sides = Sides([], y, corpus[fit], speaker[fit], speaker[ask])
+    for X in (voices.X[p] for p in parts or voices.X):
+        if scope != 'inductive': sides.parts.append((by_corpus(X[fit], sides), z_scores(X[ask])))
+        else: sides.parts.append(tuple(z_scores(X[r], X[fit], sides.weights) for r in (fit, ask)))
+    return sides
 
-def _standard(X, fit, ask, corpus, scope):
-    "One part in one scope."
-    if scope == 'inductive': return z_scores(X[fit]), z_scores(X[ask], X[fit])
-    taught = np.zeros((len(fit), X.shape[1]))
-    for name in np.unique(corpus[fit]): taught[corpus[fit] == name] = z_scores(X[fit[corpus[fit] == name]])
-    return taught, z_scores(X[ask])
+def by_corpus(A: np.ndarray, sides: Sides) -> np.ndarray:
+    "Training rows standardised corpus by corpus."
+    Z = np.zeros(A.shape)
+    for name in np.unique(sides.corpus):
+        own = sides.corpus == name
+        Z[own] = z_scores(A[own], weights=sides.weights[own])
+    return Z
 
-# %% ../nbs/09a_transfer.ipynb #adb21b7f
-def even_weights(y: np.ndarray) -> np.ndarray:
-    "Weights of clips by which every class counts the same."
-    n = np.bincount(y)
-    return (len(y) / (n > 0).sum() / np.maximum(n, 1))[y]
-
+# %% ../nbs/09a_transfer.ipynb #c397acba
 def scores(model, X: np.ndarray) -> np.ndarray:  # (n, classes)
     "Log-probabilities with a mean of zero in each row."
     log = np.log(np.clip(model.predict_proba(X), 1e-6, 1))
@@ -184,9 +206,8 @@ def fit_linear(X: np.ndarray, y: np.ndarray, c: float, weights: np.ndarray):
     return LogisticRegression(C=c / size, max_iter=300).fit(X, y, sample_weight=weights)
 
 def pooled_scores(parts: list,  # of (rows that teach, rows that are asked)
-                  y: np.ndarray, c: float, weights=None) -> np.ndarray:  # (asked, classes)
+                  y: np.ndarray, c: float, weights: np.ndarray) -> np.ndarray:  # (asked, classes)
     "The mean of what one model per part says."
-    weights = even_weights(y) if weights is None else weights
     return np.mean([scores(fit_linear(A, y, c, weights), T) for A, T in parts], axis=0)
 
 # %% ../nbs/09a_transfer.ipynb #556d7590
@@ -200,6 +221,19 @@ def uar(p: np.ndarray, y: np.ndarray) -> float:  # percent
     "Mean recall of the classes that are there."
     answer = p.argmax(axis=1)
     return 100 * float(np.mean([np.mean(answer[y == k] == k) for k in np.unique(y)]))
+
+# %% ../nbs/09a_transfer.ipynb #f6a2bee8
+ROUNDS = 2
+
+def self_taught(sides: Sides, c: float, S: np.ndarray,  # (m, classes) first scores of the target
+                rounds: int = ROUNDS) -> np.ndarray:  # (m, classes)
+    "Scores after some rounds of learning from the answers."
+    both = [(np.concatenate([A, T]), T) for A, T in sides.parts]
+    for _ in range(rounds):
+        answer = S.argmax(axis=1)
+        weights = np.concatenate([sides.weights, np.ones(len(answer))])
+        S = pooled_scores(both, np.concatenate([sides.y, answer]), c, weights)
+    return S
 
 # %% ../nbs/09a_transfer.ipynb #6ae206a3
 @dataclass
@@ -253,25 +287,12 @@ def belief(f: float,  # share of the emotions heard
 
 def without_voice(X: np.ndarray,  # (n, d) of one recording set
                   speaker: np.ndarray, beliefs: dict) -> np.ndarray:
-    "Columns with each speaker's mean pulled to the set's by what is believed of it, then standardised anew."
+    "Columns without what is believed of each speaker's mean, standardised anew."
     X, middle = X.copy(), X.mean(axis=0)
     for a, w in beliefs.items():
         own = speaker == a
         X[own] -= w * (X[own].mean(axis=0) - middle)
     return z_scores(X)
-
-# %% ../nbs/09a_transfer.ipynb #a2f2456e
-ROUNDS = 2
-
-def self_taught(parts: list, y: np.ndarray, c: float, S: np.ndarray,  # (m, classes) first scores of the target
-                rounds: int = ROUNDS) -> np.ndarray:  # (m, classes)
-    "Scores after some rounds of learning from the answers."
-    for _ in range(rounds):
-        answer = S.argmax(axis=1)
-        both = [(np.concatenate([A, T]), T) for A, T in parts]
-        weights = np.concatenate([even_weights(y), np.ones(len(answer))])
-        S = pooled_scores(both, np.concatenate([y, answer]), c, weights)
-    return S
 
 # %% ../nbs/09a_transfer.ipynb #4fd4a210
 @dataclass(frozen=True)
@@ -285,36 +306,46 @@ class Recipe:
 def cross_scores(sides: Sides, c: float) -> np.ndarray:  # (n, classes)
     "Scores of the training clips, by models that were fitted on other speakers."
     found = len(np.unique(sides.speaker))
-    if found < 2: raise SettingError('scope adapted needs two training speakers, there is one: use scope set')
+    if found < 2:
+        raise SettingError('scope adapted needs two training speakers, there is one: use scope set')
     S = np.zeros((len(sides.y), sides.y.max() + 1))
     for a, b in GroupKFold(min(4, found)).split(S, groups=sides.speaker):
-        S[b] = pooled_scores([(A[a], A[b]) for A, _ in sides.parts], sides.y[a], c)
+        weights = even_weights(sides.y[a], sides.corpus[a])
+        S[b] = pooled_scores([(A[a], A[b]) for A, _ in sides.parts], sides.y[a], c, weights)
     return S
 
-def adapted_parts(sides: Sides, c: float, S: np.ndarray) -> list:
-    "Parts without the speakers' voices, as far as each mean is believed."
-    own = cross_scores(sides, c)
-    known = variance_parts(own, sides.y, sides.speaker)
-    def believed(S, speaker):
-        heard = emotions_heard(S, speaker, known)
-        return {a: belief(f, int((speaker == a).sum()), known) for a, f in heard.items()}
-    sets = [np.flatnonzero(sides.corpus == name) for name in np.unique(sides.corpus)]
-    taught = [believed(own[rows], sides.speaker[rows]) for rows in sets]
-    asked, parts = believed(S, sides.of_target), []
-    for A, T in sides.parts:
-        A = A.copy()
-        for rows, trust in zip(sets, taught): A[rows] = without_voice(A[rows], sides.speaker[rows], trust)
-        parts.append((A, without_voice(T, sides.of_target, asked)))
-    return parts
+def taught_without_voice(A: np.ndarray, sides: Sides, known: Variances) -> np.ndarray:
+    "Training rows of one part without the voices; the emotions of these clips are known."
+    A, known = A.copy(), replace(known, emotion=0.)
+    for kinds in pd.Series(sides.y).groupby(sides.corpus).indices.values():
+        rest, y = A[kinds].copy(), sides.y[kinds]
+        for k in np.unique(y): rest[y == k] -= rest[y == k].mean(axis=0)
+        for a in np.unique(sides.speaker[kinds]):
+            own = sides.speaker[kinds] == a
+            A[kinds[own]] -= belief(1., int(own.sum()), known) * rest[own].mean(axis=0)
+    return by_corpus(A, sides)
 
-def carry_over(voices: Voices, pair: Crossing, scope: str, recipe: Recipe) -> np.ndarray:  # (m, 7) probabilities
-    "What a model of the training corpora says of the target's clips; no label of the target is used."
+def without_voices(sides: Sides, c: float, S: np.ndarray  # (m, classes) scores of the target
+                   ) -> Sides:
+    "Both sides without the speakers' voices, as far as each mean is believed."
+    known = variance_parts(cross_scores(sides, c), sides.y, sides.speaker)
+    heard = emotions_heard(S, sides.of_target, known)
+    trust = {a: belief(f, int((sides.of_target == a).sum()), known) for a, f in heard.items()}
+    parts = []
+    for A, T in sides.parts:
+        A, T = taught_without_voice(A, sides, known), without_voice(T, sides.of_target, trust)
+        parts.append((A, T))
+    return replace(sides, parts=parts)
+
+def carry_over(voices: Voices, pair: Crossing, scope: str, recipe: Recipe
+               ) -> np.ndarray:  # (m, 7) probabilities
+    "What a model of the training corpora says of the target's clips, whose labels stay sealed."
     sides = prepare(voices, pair, scope, recipe.parts)
-    S = pooled_scores(sides.parts, sides.y, recipe.c)
-    if scope == 'adapted':
-        sides = replace(sides, parts=adapted_parts(sides, recipe.c, S))
-        S = pooled_scores(sides.parts, sides.y, recipe.c)
-    if scope != 'inductive': S = self_taught(sides.parts, sides.y, recipe.c, S, recipe.rounds)
+    def answered(sides):
+        S = pooled_scores(sides.parts, sides.y, recipe.c, sides.weights)
+        return S if scope == 'inductive' else self_taught(sides, recipe.c, S, recipe.rounds)
+    S = answered(sides)
+    if scope == 'adapted': S = answered(without_voices(sides, recipe.c, S))
     return spread_out(S, pair.classes)
 
 # %% ../nbs/09a_transfer.ipynb #f1e498c6
@@ -323,11 +354,13 @@ def inner_tasks(voices: Voices, pair: Crossing,
                 ) -> list:  # of (Voices, Crossing)
     "What the training corpora of a pair can be asked among themselves."
     if len(pair.train) > 1:
-        return [(voices, crossing(voices, [n for n in pair.train if n != out], out, 'loco')) for out in pair.train]
+        rest = lambda out: [n for n in pair.train if n != out]
+        return [(voices, crossing(voices, rest(n), n, 'loco')) for n in pair.train]
     rows, tasks = voices.rows(*pair.train), []
     groups = voices.clips['speaker'].to_numpy()[rows]
-    if len(np.unique(groups)) < 2: raise SettingError(f'{pair.train[0]} has one speaker: nothing can be chosen on it')
-    for i, (a, b) in enumerate(GroupKFold(min(4, len(np.unique(groups)))).split(rows, groups=groups)):
+    k = min(4, len(np.unique(groups)))
+    if k < 2: raise SettingError(f'{pair.train[0]} has one speaker: nothing can be chosen on it')
+    for i, (a, b) in enumerate(GroupKFold(k).split(rows, groups=groups)):
         judged = copies[i % len(copies)] if copies else voices
         tasks.append(_parted(voices, judged, rows[a], rows[b], pair.fold.protocol))
     return tasks
@@ -337,23 +370,39 @@ def _parted(voices, judged, fit, ask, protocol):
     said = voices.clips['statement'].to_numpy(str)
     half = np.unique(said, return_inverse=True)[1] % 2
     if half[fit].any() and not half[fit].all(): fit, ask = fit[half[fit] == 0], ask[half[ask] == 1]
-    clips = pd.concat([voices.clips.iloc[fit].assign(corpus='taught'), voices.clips.iloc[ask].assign(corpus='judged')])
+    named = lambda rows, name: voices.clips.iloc[rows].assign(corpus=name)
+    clips = pd.concat([named(fit, 'taught'), named(ask, 'judged')])
     X = {part: np.concatenate([x[fit], judged.X[part][ask]]) for part, x in voices.X.items()}
     both = Voices(clips.reset_index(drop=True), X)
     return both, crossing(both, ['taught'], 'judged', protocol)
 
-# %% ../nbs/09a_transfer.ipynb #56e84bb9
-def choose_recipe(voices: Voices, pair: Crossing, scope: str, recipes, copies=()
-                  ) -> tuple:  # Recipe, DataFrame of UAR (recipes x tasks)
+# %% ../nbs/09a_transfer.ipynb #0c1a947d
+def first_answers(voices: Voices, pair: Crossing, scope: str, recipes
+                  ) -> list:  # the UAR of each recipe
+    "How well recipes do before any round; a part is fitted once for all that have it."
+    wanted = sorted({(part, r.c) for r in recipes for part in r.parts})
+    names = list(dict.fromkeys(part for part, _ in wanted))
+    sides = prepare(voices, pair, scope, names)
+    said = {}
+    for part, c in wanted:
+        A, T = sides.parts[names.index(part)]
+        said[part, c] = scores(fit_linear(A, sides.y, c, sides.weights), T)
+    pooled = [np.mean([said[part, r.c] for part in r.parts], axis=0) for r in recipes]
+    return [uar(spread_out(S, pair.classes), voices.y[pair.fold.test]) for S in pooled]
+
+def choose_recipe(voices: Voices, pair: Crossing, scope: str,  # 'inductive' or 'set'
+                  recipes, copies=()) -> tuple:  # Recipe, DataFrame of UAR (recipes x tasks)
     "The recipe with the best mean UAR on tasks among the training corpora; the first of equals."
     tasks = inner_tasks(voices, pair, copies)
-    found = {r.name: [uar(carry_over(v, p, scope, r), v.y[p.fold.test]) for v, p in tasks] for r in recipes}
-    table = pd.DataFrame.from_dict(found, 'index', columns=[p.name for _, p in tasks])
-    best = table.mean(axis=1).idxmax()
-    return next(r for r in recipes if r.name == best), table
+    found = pd.DataFrame({i: first_answers(v, p, scope, recipes) for i, (v, p) in enumerate(tasks)},
+                         index=[r.name for r in recipes])
+    found.columns = [p.name for _, p in tasks]
+    return recipes[int(found.mean(axis=1).to_numpy().argmax())], found
 
 # %% ../nbs/09a_transfer.ipynb #f981fcad
-def transfer_rows(voices: Voices, pair: Crossing, scope: str, model: str, p: np.ndarray) -> pd.DataFrame:
-    "Rows of the predictions table; which corpora taught and which was asked is part of the model's name."
+def transfer_rows(voices: Voices, pair: Crossing, scope: str, model: str,
+                  p: np.ndarray  # (m, 7) probabilities
+                  ) -> pd.DataFrame:
+    "Rows of the predictions table; the pair is part of the model's name."
     from emotion_study.training import predictions_rows  # not at the top: it brings Keras along
     return predictions_rows(voices.clips, pair.fold, (f'{model}, {pair.name}', 'voice'), p, 7, scope)
