@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['QUOTED', 'ALPHA', 'NETWORK', 'LATE', 'POOL', 'ENSEMBLE', 'SELF_TRAINED', 'MODELS', 'PUBLISHED', 'SETTINGS', 'ROBUST',
            'HEADLINES', 'TABLE', 'COLUMNS', 'OTHERS', 'BESIDE', 'FOUR', 'POINT', 'SHORTCUTS', 'VOICE_POOL', 'ALONE',
-           'KNOWN_VOICES', 'PAPER', 'OURS', 'CLAIMS', 'ENDS', 'Claim', 'run', 'Undecided', 'Verdicts', 'Ledger',
-           'Comparison', 'p_text', 'extended', 'with_small', 'below', 'level_verdict', 'claim_level', 'claim_even',
-           'claim_gain', 'gain_verdict', 'claim_text', 'claim_network', 'claim_blocks', 'wilson', 'claim_verified',
-           'claim_robust', 'compared', 'expects', 'study_table', 'study_network', 'study_splits', 'study_words',
-           'study_late', 'study_leaks', 'study_shortcuts', 'both_sets', 'study_pool', 'study_ensemble', 'study_larger',
-           'study_self_training', 'study_speeds', 'study_voice', 'study_known_voice', 'corpus_facts', 'all_rows',
-           'fold_facts', 'published_facts', 'overlap_facts', 'seen_percent', 'time_facts', 'make_ledger',
+           'KNOWN_VOICES', 'PAPER', 'OURS', 'CLAIMS', 'BETWEEN', 'ENDS', 'Claim', 'run', 'Undecided', 'Verdicts',
+           'Ledger', 'Comparison', 'p_text', 'extended', 'with_small', 'below', 'level_verdict', 'claim_level',
+           'claim_even', 'claim_gain', 'gain_verdict', 'claim_text', 'claim_network', 'claim_blocks', 'wilson',
+           'claim_verified', 'claim_robust', 'compared', 'expects', 'study_table', 'study_network', 'study_splits',
+           'study_words', 'study_late', 'study_leaks', 'study_shortcuts', 'both_sets', 'study_pool', 'study_ensemble',
+           'study_larger', 'study_self_training', 'study_speeds', 'study_voice', 'study_known_voice', 'corpus_facts',
+           'all_rows', 'fold_facts', 'published_facts', 'overlap_facts', 'seen_percent', 'time_facts', 'make_ledger',
            'interval_picture', 'claims_page', 'write_whole', 'write_ledger']
 
 # %% ../nbs/12c_claims.ipynb #5b33d4db
@@ -575,6 +575,8 @@ OURS = [study_table, study_network, study_splits, study_words, study_late, study
 CLAIMS = PAPER + OURS
 
 # %% ../nbs/12c_claims.ipynb #b9c13c47
+BETWEEN = ('transfer', 'loco')  # protocols that ask about another corpus
+
 def corpus_facts(runs: Runs, record: dict = None  # run.json
                  ) -> dict:  # name -> number or text
     "What can be counted in a predictions table."
@@ -595,9 +597,10 @@ def corpus_facts(runs: Runs, record: dict = None  # run.json
     return facts | fold_facts(table) | told
 
 def all_rows(runs: Runs) -> pd.DataFrame:
-    "Who was tested where: one row for each clip of each protocol, seed and fold."
+    "Who was tested where: one row for each clip of each protocol, seed and fold of the report's own corpus."
     columns = ['protocol', 'seed', 'fold', 'clip', 'actor', 'emotion']
-    return pd.concat([g[columns] for g in runs.rows.values()]).drop_duplicates()
+    own = [g[columns] for key, g in runs.rows.items() if key[0] not in BETWEEN]
+    return pd.concat(own).drop_duplicates()
 
 def fold_facts(table: pd.DataFrame) -> dict:
     "Seeds, folds and test clips of each protocol."
