@@ -198,7 +198,7 @@ def words_probabilities(texts,  # n texts
     return p
 
 # %% ../nbs/09b_words.ipynb #0342f8b6
-EXPONENTS = tuple(np.round(np.arange(-.5, 1.51, .1), 1))
+EXPONENTS = tuple(np.arange(-5, 16) / 10)
 
 def adjusted(p: np.ndarray,  # (n, K) probabilities
              shares: np.ndarray,  # (K,) of the classes in training
