@@ -219,7 +219,7 @@ PARAMETERS = {'corpus': partial(read_choice, choices=CORPORA), 'profile': partia
               'seeds': read_whole, 'seed': read_whole, 'strict': read_flag,
               'out': read_text, 'write': read_flag, 'ship': read_flag, 'epochs': partial(read_whole, least=1), 'images': read_whole,
               'plain_folds': partial(read_whole, least=1), 'rate': partial(read_number, least=.1), 'minutes': partial(read_number, least=.1),
-              'only': read_text, 'clip': read_text, 'fer2013': read_text, 'ratings': read_text}
+              'only': read_text, 'clip': read_text, 'fer2013': read_text, 'ratings': read_text, 'meld': read_text}
 
 # %% ../nbs/00_core.ipynb #939f732b
 def injected(names: dict) -> set:
