@@ -325,7 +325,7 @@ MANIFEST = '\n'.join(['\b', 'A CSV of your own clips: one row per clip; columns'
 
 PLACES = ("Variables: EMOTION_STUDY_DATA is the folder of RAVDESS; EMOTION_STUDY_CACHE is where results are kept between runs; "
           "EMOTION_STUDY_VOSK, EMOTION_STUDY_WHISPER_SMALL and DEEPFACE_HOME are folders of models; "
-          "EMOTION_STUDY_CORPORA and EMOTION_STUDY_PUBLISHED are folders of other corpora and of others' answers. Without a checkout all of it "
+          "EMOTION_STUDY_CORPORA, EMOTION_STUDY_MELD and EMOTION_STUDY_PUBLISHED are folders of other corpora, of dialogues and of others' answers. Without a checkout all of it "
           "lies in the user's cache folder, which XDG_CACHE_HOME moves.")
 
 app = typer.Typer(name='emotion-study', add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
