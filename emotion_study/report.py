@@ -335,7 +335,8 @@ def question_of(folder: Path, file: str) -> str:
     notebook = folder / 'notebooks' / Path(file).with_suffix('.ipynb').name
     if not notebook.is_file(): return ''
     first = ''.join(json.loads(notebook.read_text(encoding='utf-8'))['cells'][0]['source'])
-    return ' '.join(l.lstrip('> ').strip() for l in first.splitlines() if l.startswith('>'))
+    told = ' '.join(line.lstrip('> ').strip() for line in first.splitlines() if line.startswith('>'))
+    return re.sub('[*`]', '', told)
 
 # %% ../nbs/12a_report.ipynb #e2a45a15
 def corpus_words(run: dict) -> str:
