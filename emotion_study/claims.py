@@ -673,7 +673,7 @@ def make_ledger(folder  # of a report
 _PAGE = """<h1>Claims</h1>
 <p>Each claim of the paper and of this project's README, with what would refute it. Verdicts are computed from the figures, the figures from
 <a href="predictions.parquet">predictions.parquet</a> (<code>emotion-study audit</code> derives them again). All intervals are 95 %, over actors; in simulated
-studies they held the truth in 92 to 97 of 100 cases, least often for differences near the ceiling (notebook <code>11_statistics</code>).
+studies they held the truth at least 92 times in 100, least often for differences near the ceiling (notebook <code>11_statistics</code>).
 Comparisons are decided by one family of {{ family | length }} tests: sign flips over actors, with Holm's correction. <em>Better</em> and <em>worse</em>
 need a corrected p below .05; everything else is <em>no difference shown</em>.</p>
 <table><tr><th>claim</th><th>source</th><th>verdict</th></tr>{% for c in claims %}
