@@ -693,11 +693,7 @@ need a corrected p below .05; everything else is <em>no difference shown</em>.</
 <h2>Facts</h2><details><summary>{{ facts | length }} counts and published figures that pages quote</summary><div class="scroll"><table>{% for k, v in facts %}<tr><td>{{ k }}</td><td class="number">{{ v | fact }}</td></tr>{% endfor %}</table></div></details>
 """
 
-def _with_code(text):
-    "Escaped text in which `names` are code."
-    from markupsafe import Markup, escape
-    return Markup(re.sub(r'`([^`]+)`', r'<code>\1</code>', str(escape(text))))
-
+# %% ../nbs/12c_claims.ipynb #f6c87c50
 def interval_picture(e: dict, least: float, most: float):  # SVG
     "A difference with its interval on a line from `least` to `most`; a stroke marks zero."
     from markupsafe import Markup
@@ -722,6 +718,12 @@ def _test_rows(claim: dict, family: dict) -> list:  # of dicts, one for each tes
                          picture=interval_picture(gap, least, most),
                          p=p_text(p), corrected=p_text(found.corrected)))
     return rows
+
+# %% ../nbs/12c_claims.ipynb #5db0eacb
+def _with_code(text):
+    "Escaped text in which `names` are code."
+    from markupsafe import Markup, escape
+    return Markup(re.sub(r'`([^`]+)`', r'<code>\1</code>', str(escape(text))))
 
 def claims_page(ledger: dict) -> str:  # HTML body
     "The ledger as a page of the report."
