@@ -1,8 +1,8 @@
 """Real-data tests run wherever the clips are found; the environment is the one in which the study runs."""
 import os
 import pytest
-from emotion_study.cli import KERNEL_ENV
 from emotion_study.corpus import find_ravdess
+from emotion_study.cli import KERNEL_ENV
 
 os.environ.update({k: KERNEL_ENV[k] for k in ('TF_ENABLE_ONEDNN_OPTS', 'CUDA_VISIBLE_DEVICES', 'TF_CPP_MIN_LOG_LEVEL')})
 os.environ['MPLBACKEND'] = 'agg'

@@ -5,9 +5,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from emotion_study import audit, protocols
-from emotion_study.core import ROOT, SettingError, describe, expected_codes, label_names
-from emotion_study.metrics import METRICS, RUN, NotComputed, result_entries
+from emotion_study import evidence, protocols
+from emotion_study.core import ROOT, RUN, SettingError, describe, expected_codes, label_names
+from emotion_study.metrics import METRICS, NotComputed, result_entries
 from emotion_study.training import save_predictions
 
 REPORT = ROOT / 'reports' / 'ravdess'
@@ -48,8 +48,8 @@ def part(tmp_path_factory):
     entries = result_entries(table, '03_new_speakers')
     outside = entries[0] | dict(id='benchmark/s', metric='seconds', value=3., outside='a clock')
     (folder / 'results.json').write_text(json.dumps([*entries, outside]))
-    audit.write_digests(folder)
-    assert len(entries) == 8 and audit.audit_report(folder).faults == []
+    evidence.write_digests(folder)
+    assert len(entries) == 8 and evidence.audit_report(folder).faults == []
     return folder
 
 
@@ -59,7 +59,7 @@ def spoil(part, tmp_path, table=lambda t: t, entries=lambda e: e, claims=None):
     table(pd.read_parquet(part / 'predictions.parquet')).to_parquet(folder / 'predictions.parquet')
     (folder / 'results.json').write_text(json.dumps(entries(json.loads((part / 'results.json').read_text()))))
     if claims is not None: (folder / 'claims.json').write_text(json.dumps(dict(claims=claims)))
-    return audit.audit_report(folder).faults
+    return evidence.audit_report(folder).faults
 
 
 def first(**change): return lambda entries: [entries[0] | change, *entries[1:]]
@@ -156,9 +156,9 @@ def test_a_changed_figure_from_outside_is_found(part, tmp_path, change, says):
 def test_a_report_without_digests_is_audited_and_says_what_that_leaves(part, tmp_path):
     shutil.copytree(part, tmp_path / 'r')
     (tmp_path / 'r' / 'digests.json').unlink()
-    found = audit.audit_report(tmp_path / 'r')
+    found = evidence.audit_report(tmp_path / 'r')
     assert found.faults == [] and any('no digests.json' in line for line in found.lines())
-    assert not any('no digests.json' in line for line in audit.audit_report(part).lines())
+    assert not any('no digests.json' in line for line in evidence.audit_report(part).lines())
 
 
 # --- pairs
@@ -166,13 +166,13 @@ def test_a_report_without_digests_is_audited_and_says_what_that_leaves(part, tmp
 def test_runs_on_other_clips_or_under_other_seeds_are_no_pair(part):
     table = pd.read_parquet(part / 'predictions.parquet')
     a, b = table[table.scope == 'inductive'], table[table.scope == 'adapted']
-    alike = audit.paired_difference(a, b)
-    assert alike == audit.paired_difference(a, b.sample(frac=1, random_state=0))
+    alike = evidence.paired_difference(a, b)
+    assert alike == evidence.paired_difference(a, b.sample(frac=1, random_state=0))
     for other, says in ((b[b.seed == 0], 'have 3 and 1 seeds'), (b.iloc[1:], 'same clips: 1 differ'),
                         (pd.concat([b, b[:1]]), 'same clips'), (b[b.actor > 1], 'same actors'),
                         (b.assign(seed=b.seed + 1), 'same clips')):
-        with pytest.raises(NotComputed, match=says): audit.paired_difference(a, other)
-    assert audit.paired_difference(a, b[b.seed == 0], by='actor')['lo'] < alike['value'], 'protocols are paired by actor'
+        with pytest.raises(NotComputed, match=says): evidence.paired_difference(a, other)
+    assert evidence.paired_difference(a, b[b.seed == 0], by='actor')['lo'] < alike['value'], 'protocols are paired by actor'
 
 
 def test_an_interval_of_a_difference_is_that_of_the_paired_t_test(part):
@@ -181,14 +181,14 @@ def test_an_interval_of_a_difference_is_that_of_the_paired_t_test(part):
     from emotion_study.statistics import by_actor
     table = pd.read_parquet(part / 'predictions.parquet')
     a, b = table[table.scope == 'inductive'], table[table.scope == 'adapted']
-    found, wanted = audit.paired_difference(a, b), stats.ttest_rel(by_actor(b), by_actor(a)).confidence_interval()
+    found, wanted = evidence.paired_difference(a, b), stats.ttest_rel(by_actor(b), by_actor(a)).confidence_interval()
     assert np.allclose((found['lo'], found['hi']), (wanted.low, wanted.high))
 
 
 def test_scikit_learn_agrees_on_every_measure_of_a_run_with_unequal_seeds(part):
     table = pd.read_parquet(part / 'predictions.parquet')
     rows = table[(table.scope == 'inductive') & ((table.seed > 0) | (table.emotion != 'sad'))]
-    found, ours = audit.by_sklearn(rows), 100 * audit.summary_of(audit.counts_by_seed(rows))['value']
+    found, ours = evidence.by_sklearn(rows), 100 * evidence.summary_of(evidence.counts_by_seed(rows))['value']
     assert np.allclose([found[m] for m in METRICS], [ours[m] for m in METRICS])
 
 

@@ -5,12 +5,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from emotion_study import claims
-from emotion_study.audit import Runs, make_entry
-from emotion_study.claims import ENSEMBLE, LATE, NETWORK, POOL, SELF_TRAINED, extended, run, with_small
+from emotion_study import evidence, site
 from emotion_study.core import ROOT, SettingError, describe, expected_codes, label_names, to_label
-from emotion_study.documents import Quotes, misquoted, quotes_of, unmade
-from emotion_study.people import published_figures, voice_alone
+from emotion_study.references import published_figures, voice_alone
+from emotion_study.evidence import (
+    ENSEMBLE, LATE, NETWORK, POOL, Quotes, Runs, SELF_TRAINED, extended, make_entry, misquoted,
+    quotes_of, run, unmade, with_small)
+from study_code import definitions
 
 REPORT = ROOT / 'reports' / 'ravdess'
 GRID = pd.DataFrame([describe(c) for c in expected_codes()]).sort_values('clip', ignore_index=True)
@@ -32,23 +33,15 @@ def invented(about, rate):
 
 
 def judged(judge, rates, spoil=None):
-    "The claim that a judge writes down about invented runs."
+    "A row of the ledger, judged by invented runs."
     runs = Runs(pd.concat([invented(run(*key), r) for key, r in rates.items()]))
     entries = [make_entry(runs, 'accuracy', run(*key), '03') for key in rates] if spoil else []
-    ledger = claims.Ledger(runs, spoil(entries) if spoil else [])
-    judge(ledger)
-    return ledger.claims[0]
+    ledger = evidence.Ledger(runs, spoil(entries) if spoil else [])
+    return ledger.judge(judge)
 
 
-def ids_of(judges):
-    "The judges by the id of their claim."
-    ledger = claims.Ledger(Runs(invented(run('none', 8, 'none', 'none', 'none'), .5)), [])
-    for judge in judges: judge(ledger)
-    assert {c.verdict for c in ledger.claims} == {'cannot be tested here'}, 'a claim without its runs is not judged'
-    return {c.id: judge for c, judge in zip(ledger.claims, judges)}
-
-
-JUDGES = ids_of(claims.CLAIMS)
+LEDGER = definitions('10_claims_ledger')
+JUDGES = {claim.id: claim for claim in LEDGER.CLAIMS}
 RANDOM, RANDOM_TRAIN, SEVEN = ('random', 7, 'adapted'), ('random', 7, 'inductive'), ('actor', 7, 'inductive')
 KNOWN, NEW = ('actor', 8, 'adapted'), ('actor', 8, 'inductive')
 WORDS, ALL = ('late', 'words'), ('late', 'voice+face+words')
@@ -61,15 +54,15 @@ def once(model): return f'{extended(model)[0]}, one speed', model[1]
 def by_emotion(rate, **others): return {e: others.get(e, rate) for e in label_names(8)}
 def wide(pool, ensemble): return pair(NEW, extended(POOL), extended(ENSEMBLE), pool, ensemble)
 def robust(random, new): return {(*s, *m): r for m in (NETWORK, LATE) for s, r in ((RANDOM_TRAIN, random), (SEVEN, new))}
-def voices(rate): return dict(zip(map(key, claims.ALONE), (.5, .82, rate)))
-def shortcuts(honest, shortcut): return {key(a): r for pair in claims.SHORTCUTS for a, r in zip(pair, (shortcut, honest))}
+def voices(rate): return dict(zip(map(key, LEDGER.ALONE), (.5, .82, rate)))
+def shortcuts(honest, shortcut): return {key(a): r for pair in LEDGER.SHORTCUTS for a, r in zip(pair, (shortcut, honest))}
 def speeds(network, pool): return {(*NEW, *m): r for model, (a, b) in ((NETWORK, network), (POOL, pool)) for m, r in ((once(model), a), (extended(model), b))}
 def taught(first, second): return pair(RANDOM, POOL, SELF_TRAINED, *first) | pair(RANDOM, with_small(POOL), with_small(SELF_TRAINED), *second)
 def speakers(heard, new, other): return {(*RANDOM_TRAIN, *LATE): heard, (*SEVEN, *LATE): new, (*SEVEN, *NETWORK): other}
 
 
 # id -> runs with which the claim holds, runs with which it fails
-SCENARIOS = {f'paper-{m}': (level(.995, .995), level(.9, .8)) for m in claims.PUBLISHED} | {
+SCENARIOS = {f'paper-{m}': (level(.995, .995), level(.9, .8)) for m in LEDGER.PUBLISHED} | {
     'paper-consistent': ({(*RANDOM, *NETWORK): .9}, {(*RANDOM, *NETWORK): by_emotion(.95, sad=.5)}),
     'paper-text': (pair(NEW, LATE, ALL, .6, .8), pair(NEW, LATE, ALL, .8, .6)),
     'paper-gating': (pair(NEW, ALL, NETWORK, .6, .8), pair(NEW, ALL, NETWORK, .7, .6)),
@@ -88,7 +81,7 @@ SCENARIOS = {f'paper-{m}': (level(.995, .995), level(.9, .8)) for m in claims.PU
     'study-self-training': (taught((.8, .9), (.9, .9)), taught((.9, .8), (.9, .9))),
     'study-speeds': (speeds((.7, .8), (.8, .8)), speeds((.8, .7), (.8, .8))),
     'study-voice': (voices(.82), voices(.95)),
-    'study-known-voice': ({key(claims.KNOWN_VOICES[0]): .8}, {key(claims.KNOWN_VOICES[0]): .95}),
+    'study-known-voice': ({key(LEDGER.KNOWN_VOICES[0]): .8}, {key(LEDGER.KNOWN_VOICES[0]): .95}),
     'study-speakers': (speakers(.95, .7, .69), speakers(.9, .88, .7)),
     'study-shortcuts': (shortcuts(.7, .9), shortcuts(.9, .8))}
 
@@ -100,6 +93,11 @@ def test_each_rule_can_hold_and_can_fail(id):
     assert failing.verdict.startswith('fails'), failing
 
 
+def test_a_claim_without_its_runs_is_not_judged():
+    ledger = evidence.Ledger(Runs(invented(run('none', 8, 'none', 'none', 'none'), .5)), [])
+    assert {ledger.judge(claim).verdict for claim in LEDGER.CLAIMS} == {'cannot be tested here'}
+
+
 def test_the_only_claim_without_a_rule_says_so():
     assert {*JUDGES} - {*SCENARIOS} == {'paper-verified', 'study-table'} and {*SCENARIOS} <= {*JUDGES}
     for rate in (.3, .99): assert judged(JUDGES['paper-verified'], {(*RANDOM, *NETWORK): rate}).verdict == 'cannot be tested here'
@@ -107,7 +105,7 @@ def test_the_only_claim_without_a_rule_says_so():
 
 @pytest.mark.parametrize('field', ['value', 'lo', 'hi', 'n'])
 def test_the_table_fails_when_one_figure_of_it_is_off_by_a_hundredth(field):
-    rates = {(*s, *m): .8 for s in claims.TABLE for m in claims.COLUMNS}
+    rates = {(*s, *m): .8 for s in LEDGER.TABLE for m in LEDGER.COLUMNS}
     off = lambda entries: [*entries[:-1], entries[-1] | {field: entries[-1][field] + (1 if field == 'n' else .01)}]
     assert judged(JUDGES['study-table'], rates, lambda e: e).verdict == 'holds'
     assert judged(JUDGES['study-table'], rates, off).verdict == 'fails'
@@ -171,7 +169,7 @@ def test_every_verdict_of_the_report_agrees_with_its_corrected_test():
         reached, left = max(reached, min(1., left * known[id]['value'])), left - 1
         assert ledger['family'][id] == pytest.approx(reached), id
     for c in ledger['claims']:
-        rows = claims._test_rows(c, ledger['family'])
+        rows = site._test_rows(c, ledger['family'])
         sure = [ledger['family'][id] < .05 for id in c['tests']]
         assert [r['shows'] in ('no difference shown', '+1 not excluded', '-1 not excluded', '-5 not excluded') for r in rows] == [not s for s in sure]
         if c['tests'] and not any(sure): assert c['verdict'] in ('not shown', 'holds') and 'worse' not in c['verdict']
@@ -180,17 +178,17 @@ def test_every_verdict_of_the_report_agrees_with_its_corrected_test():
 def test_a_difference_that_the_correction_does_not_leave_is_not_called_one():
     "One of forty comparisons has p .02: by itself it would be called better, in its family it is not."
     rates = pair(NEW, LATE, ALL, .6, .61)
-    ledger = claims.Ledger(Runs(pd.concat([invented(run(*key), r) for key, r in rates.items()])), [])
-    claims.claim_text(ledger)
+    ledger = evidence.Ledger(Runs(pd.concat([invented(run(*key), r) for key, r in rates.items()])), [])
+    ledger.judge(JUDGES['paper-text'])
     (id, p), = ledger.family.items()
     assert p < .05 and ledger.claims[0].verdict == 'holds'
     ledger.corrected, ledger.claims = {id: 40 * p if 40 * p > .05 else .9}, []
-    claims.claim_text(ledger)
+    ledger.judge(JUDGES['paper-text'])
     assert ledger.claims[0].verdict == 'not shown' and 'no difference shown' in ledger.claims[0].why
 
 
 def test_an_altered_correction_is_found_by_the_audit():
-    from emotion_study.audit import check_family
+    from emotion_study.evidence import check_family
     known = {i: dict(value=p) for i, p in zip('abc', (.001, .02, .5))}
     assert check_family(dict(a=.003, b=.04, c=.5), known) == []
     assert 'Holm gives' in check_family(dict(a=.003, b=.02, c=.5), known)[0]
@@ -200,9 +198,9 @@ def test_an_altered_correction_is_found_by_the_audit():
 def test_what_a_split_shares_is_the_mean_of_all_splits():
     from emotion_study.protocols import make_folds
     key = GRID[['actor', 'emotion', 'intensity', 'statement']].astype(str).agg('/'.join, axis=1)
-    shares = [claims.seen_percent(key, make_folds(GRID, 'random', 7, s)) for s in range(20)]
+    shares = [evidence.seen_percent(key, make_folds(GRID, 'random', 7, s)) for s in range(20)]
     two = invented(run(*RANDOM, *LATE), [.8, .8])
-    assert claims.overlap_facts(Runs(two))['random_other_take_seen_percent'] == pytest.approx(np.mean(shares[:2]))
+    assert evidence.overlap_facts(Runs(two))['random_other_take_seen_percent'] == pytest.approx(np.mean(shares[:2]))
     assert round(shares[0], 1) == 84.7 and round(np.mean(shares), 1) == 79.7, 'the first split is no mean'
 
 

@@ -6,11 +6,11 @@ from urllib.parse import unquote
 import nbformat, nbformat.v4 as v4
 import pytest
 from emotion_study import cli
-from emotion_study.audit import audit_report
 from emotion_study.core import ROOT, SettingError
 from emotion_study.corpus import find_ravdess
 from emotion_study.features import compile_once
-from emotion_study.report import SYNTHETIC, build_report
+from emotion_study.evidence import audit_report
+from emotion_study.site import SYNTHETIC, build_report
 
 
 CODE = 'import sys; from emotion_study.cli import main; main()'

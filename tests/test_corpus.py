@@ -1,4 +1,4 @@
-"What a lesson cell of 01_corpus cannot show: fuzzed codes, layouts, bad files, bad tables, the real corpus."
+"What a lesson cell of 03_corpus cannot show: fuzzed codes, layouts, bad files, bad tables, the real corpus."
 import json, os, re, shutil, socket, subprocess, sys, zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -7,7 +7,8 @@ import numpy as np, pandas as pd, pytest, soundfile as sf
 from hypothesis import given, strategies as st
 
 from emotion_study import corpus as C
-from emotion_study.core import EMOTIONS, CodeError, SettingError, describe, expected_codes, parse_code
+from emotion_study.core import (
+    CodeError, EMOTIONS, SettingError, describe, expected_codes, parse_code)
 from emotion_study.media import Audio, MediaError, decode_audio, judge, kind_of
 
 RAVDESS = C.find_ravdess()

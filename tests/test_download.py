@@ -4,7 +4,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np, pytest, soundfile as sf
 
-from emotion_study import corpus as C
+from emotion_study import corpus as C, fetch
 from emotion_study.core import SettingError, expected_codes
 
 AUDIO, TRACKING = (C.ARCHIVES[k].name for k in ('audio', 'tracking'))
@@ -30,7 +30,7 @@ TRACKING_ZIP = zipped({f'01{str(c)[2:]}.csv': 'frame, AU01_r\n1, 0.5\n' for c in
 
 
 def archive(name, data, **kw):
-    return C.Archive(name, 0, len(data), f'md5:{hashlib.md5(data).hexdigest()}', 10 * len(data))._replace(**kw)
+    return fetch.Archive(name, 0, len(data), f'md5:{hashlib.md5(data).hexdigest()}', 10 * len(data))._replace(**kw)
 
 
 ARCHIVES = {'audio': archive(AUDIO, AUDIO_ZIP), 'tracking': archive(TRACKING, TRACKING_ZIP)}
@@ -177,8 +177,8 @@ def test_no_room(server, tmp_path):
 
 @pytest.mark.parametrize('keep, have, need', [(False, 0, 35), (True, 0, 37), (False, 4, 31), (False, 99, 0)])
 def test_need(keep, have, need):
-    two = [C.Archive('a', 0, 5, '', 10), C.Archive('b', 0, 2, '', 20)]
-    assert C.disk_need(two, have, keep) == need
+    two = [fetch.Archive('a', 0, 5, '', 10), fetch.Archive('b', 0, 2, '', 20)]
+    assert fetch.disk_need(two, have, keep) == need
 
 
 def test_not_found(server, tmp_path):
@@ -254,14 +254,14 @@ def test_silent_record(server):
                                   '\\out.txt'])
 def test_no_member_leaves_the_folder(tmp_path, name):
     path = tmp_path / 'a.zip'; path.write_bytes(zipped({'fine.txt': 'x', name: 'x'}))
-    with pytest.raises(SettingError, match='unsafe member'): C.unpack(path, tmp_path / 'in')
+    with pytest.raises(SettingError, match='unsafe member'): fetch.unpack(path, tmp_path / 'in')
     assert [p.name for p in tmp_path.rglob('*')] == ['a.zip']
 
 
 def test_links_are_refused(tmp_path):
     link = zipfile.ZipInfo('link'); link.external_attr = (stat.S_IFLNK | 0o777) << 16
     with zipfile.ZipFile(tmp_path / 'a.zip', 'w') as z: z.writestr(link, '/etc/passwd')
-    with pytest.raises(SettingError, match='unsafe member'): C.unpack(tmp_path / 'a.zip', tmp_path / 'in')
+    with pytest.raises(SettingError, match='unsafe member'): fetch.unpack(tmp_path / 'a.zip', tmp_path / 'in')
 
 
 def test_a_link_on_disk_is_not_followed_out(tmp_path):
@@ -269,18 +269,18 @@ def test_a_link_on_disk_is_not_followed_out(tmp_path):
     try: (tmp_path / 'in/Actor_01').symlink_to(tmp_path / 'out', target_is_directory=True)
     except OSError: pytest.skip('this system has no symbolic links')
     path = tmp_path / 'a.zip'; path.write_bytes(zipped({'Actor_01/x.wav': 'x'}))
-    with pytest.raises(SettingError, match='unsafe member'): C.unpack(path, tmp_path / 'in')
+    with pytest.raises(SettingError, match='unsafe member'): fetch.unpack(path, tmp_path / 'in')
     assert not list((tmp_path / 'out').iterdir())
 
 
 def test_unpacking_goes_on(tmp_path):
     path = tmp_path / 'a.zip'; path.write_bytes(AUDIO_ZIP)
-    files = C.unpack(path, tmp_path / 'in')
+    files = fetch.unpack(path, tmp_path / 'in')
     assert len(files) == len(CLIPS)
     first, second, third = (tmp_path / 'in' / n for n in sorted(files)[:3])
     first.unlink(); second.write_bytes(second.read_bytes()[:-1] + b'?')   # same size, another byte
     kept = third.stat().st_mtime_ns
-    C.unpack(path, tmp_path / 'in')
+    fetch.unpack(path, tmp_path / 'in')
     with zipfile.ZipFile(path) as z: assert all((tmp_path / 'in' / n).read_bytes() == z.read(n) for n in files)
     assert third.stat().st_mtime_ns == kept, 'a whole file is left alone'
     assert not list((tmp_path / 'in').rglob('.*.part'))
@@ -288,4 +288,4 @@ def test_unpacking_goes_on(tmp_path):
 
 def test_not_a_zip(tmp_path):
     (tmp_path / 'a.zip').write_bytes(b'PK\3\4 but no more')
-    with pytest.raises(SettingError, match='a.zip is not a sound zip'): C.unpack(tmp_path / 'a.zip', tmp_path / 'in')
+    with pytest.raises(SettingError, match='a.zip is not a sound zip'): fetch.unpack(tmp_path / 'a.zip', tmp_path / 'in')

@@ -4,10 +4,10 @@ import pandas as pd
 import pytest
 
 from emotion_study import training
-from emotion_study.core import SettingError
-from emotion_study.protocols import (ENROLMENTS, LeakageError, check_enrolled, draw_enrolled, enrolled_moments, make_folds,
-                                     moments, one_sided, speaker_prior)
-from emotion_study.whisper import SPEEDS
+from emotion_study.core import SPEEDS, SettingError
+from emotion_study.protocols import (
+    ENROLMENTS, LeakageError, check_enrolled, draw_enrolled, enrolled_moments, make_folds, moments,
+    one_sided, speaker_prior)
 from test_pipeline import toy_table
 from test_training import with_blocks
 

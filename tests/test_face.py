@@ -173,8 +173,8 @@ STREAM = """
 import json, sys
 from fractions import Fraction
 from pathlib import Path
-from emotion_study import corpus as C, features as F
-archives = {k: C.Archive(*a) for k, a in json.loads(sys.argv[1]).items()}
+from emotion_study import corpus as C, features as F, fetch
+archives = {k: fetch.Archive(*a) for k, a in json.loads(sys.argv[1]).items()}
 stop = int(sys.argv[4])
 write = F.write_film
 def write_film(*a):

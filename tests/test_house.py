@@ -210,12 +210,12 @@ def test_readme_is_the_index_notebook():
 
 def test_readme_links_are_seen_from_the_top(tmp_path):
     import nbformat.v4 as v4, nbformat
-    (tmp_path / 'nbs').mkdir(); (tmp_path / 'nbs' / '01_corpus.ipynb').touch(); (tmp_path / 'pic.png').touch()
-    cells = [v4.new_markdown_cell('# T\n[c](01_corpus.ipynb#x) ![p](../pic.png) [w](https://example.org) [n](none.md)'),
+    (tmp_path / 'nbs').mkdir(); (tmp_path / 'nbs' / '03_corpus.ipynb').touch(); (tmp_path / 'pic.png').touch()
+    cells = [v4.new_markdown_cell('# T\n[c](03_corpus.ipynb#x) ![p](../pic.png) [w](https://example.org) [n](none.md)'),
              v4.new_code_cell('secret = 1', outputs=[v4.new_output('stream', text='shown')])]
     nbformat.write(v4.new_notebook(cells=cells), tmp_path / 'nbs' / 'index.ipynb')
     text = house_checks.readme(tmp_path)
-    assert '[c](nbs/01_corpus.ipynb#x) ![p](pic.png) [w](https://example.org) [n](none.md)' in text
+    assert '[c](nbs/03_corpus.ipynb#x) ![p](pic.png) [w](https://example.org) [n](none.md)' in text
     assert 'secret' not in text and 'shown' in text
 
 

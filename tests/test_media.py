@@ -5,7 +5,7 @@ import av, numpy as np, pandas as pd, pytest, soundfile as sf, soxr
 from av.stream import Disposition
 
 from emotion_study import corpus as C, features as F, media, text, whisper
-from emotion_study.media import SR, Film, kind_of, read_audio
+from emotion_study.media import Film, SR, kind_of, read_audio
 
 T = np.arange(2 * SR) / SR
 VOICE = (.4 * sum(np.sin(2 * np.pi * 180 * k * T) / k for k in (1, 2, 3)) * (1 + .3 * np.sin(5 * T))).astype('float32')

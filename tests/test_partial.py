@@ -8,15 +8,15 @@ import pandas as pd
 import pytest
 
 from emotion_study import cli
-from emotion_study.audit import Runs, audit_report, make_entry
-from emotion_study.claims import make_ledger, write_ledger
 from emotion_study.core import ROOT, SettingError, label_names
 from emotion_study.corpus import FaceSources, find_ravdess, twin_corpus
-from emotion_study.documents import write_documents
 from emotion_study.features import channels_of, feature_columns, left_out, offered
-from emotion_study.metrics import recalls, result_entries, save_results, summary
 from emotion_study.protocols import first_folds, make_folds, obstacle
+from emotion_study.metrics import recalls, result_entries, save_results, summary
 from emotion_study.training import cross_validate, possible_runs, run_list, save_predictions
+from emotion_study.evidence import Runs, audit_report, make_entry, make_ledger
+from emotion_study.site import write_documents, write_ledger
+from study_code import definitions
 from test_cli import CODE, check_pages
 from test_pipeline import toy_table
 
@@ -91,7 +91,7 @@ def report_of(folder, table):
         save_predictions(folder, said)
         entries += result_entries(said, 'made')
     save_results(folder, entries, 'made')
-    ledger, made = make_ledger(folder)
+    ledger, made = make_ledger(folder, definitions('10_claims_ledger').CLAIMS)
     save_results(folder, made, '10_claims_ledger')
     write_ledger(folder, ledger)
     write_documents(folder)

@@ -5,11 +5,12 @@ from sklearn.covariance import ledoit_wolf_shrinkage
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from emotion_study import training
-from emotion_study.core import SettingError
-from emotion_study.fusion import make_expert
-from emotion_study.pool import ENCODER_SCALE, POOL_EXPERTS, ShrinkageLDA, _shrinkage, inner_folds, log_pool, opinions, pool_parts, pool_weights, pooled, self_trained, taught
+from emotion_study.core import COPIES, EXTENDED, SPEEDS, SettingError
 from emotion_study.protocols import LeakageError, make_folds
-from emotion_study.whisper import COPIES, EXTENDED, SPEEDS
+from emotion_study.fusion import make_expert
+from emotion_study.pool import (
+    ENCODER_SCALE, POOL_EXPERTS, ShrinkageLDA, _shrinkage, inner_folds, log_pool, opinions,
+    pool_parts, pool_weights, pooled, self_trained, taught)
 from test_pipeline import toy_table
 from test_training import with_blocks
 

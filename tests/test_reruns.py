@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 
 from emotion_study import cli, core
-from emotion_study.core import PARAMETERS, ROOT, SettingError, Settings, check_parameters, describe, expected_codes
+from emotion_study.core import (
+    PARAMETERS, ROOT, SettingError, Settings, check_parameters, describe, expected_codes)
 
 STUDY = sorted((ROOT / 'nbs' / 'study').glob('[0-9]*.ipynb'))
 BIN = Path(sys.executable).parent
@@ -138,12 +139,11 @@ def test_a_folder_of_other_things_is_refused(tmp_path):
 
 def test_nothing_writes_into_a_report_that_was_not_opened(report):
     import matplotlib.pyplot as plt
-    from emotion_study.claims import write_ledger
     from emotion_study.corpus import write_audit
-    from emotion_study.documents import write_documents
-    from emotion_study.figures import save_figure
     from emotion_study.metrics import save_results
     from emotion_study.training import save_predictions
+    from emotion_study.figures import save_figure
+    from emotion_study.site import write_documents, write_ledger
     rows = pd.DataFrame([describe(c) for c in expected_codes()[:4]])[['clip', 'actor', 'emotion']].assign(
         protocol='actor', classes=8, scope='inductive', model='a', modalities='voice', folds=6, seed=0, fold=0)
     before = digests(report)

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from pathlib import Path
 
-from emotion_study import audit, people, protocols
+from emotion_study import evidence, references, protocols
 from emotion_study.core import EMOTIONS, SettingError, describe, expected_codes
 from emotion_study.statistics import by_actor
 
@@ -26,8 +26,8 @@ def published():
 
 def written(folder, system='fusion', cloned=False):
     "Files of one system, in which every clip is named rightly but those of actor 24."
-    rival = people.RIVALS[system]
-    for fold, rows in GRID.groupby(GRID['actor'] % people.RIVAL_FOLDS):
+    rival = references.RIVALS[system]
+    for fold, rows in GRID.groupby(GRID['actor'] % references.RIVAL_FOLDS):
         answer = np.where(rows['actor'] == 24, 'calm', rows['emotion'])
         P = np.where(answer[:, None] == np.array(rival.order), .93, .01)
         table = pd.DataFrame(np.log(P) + 2 if rival.logits else P, columns=[f'embs{i}' for i in range(8)])
@@ -39,10 +39,10 @@ def written(folder, system='fusion', cloned=False):
     return folder
 
 
-@pytest.mark.parametrize('system', list(people.RIVALS))
+@pytest.mark.parametrize('system', list(references.RIVALS))
 @pytest.mark.parametrize('cloned', [False, True])
 def test_answers_are_read_in_each_system_s_own_order(tmp_path, system, cloned):
-    table = people.read_rival(written(tmp_path, system, cloned), system)
+    table = references.read_rival(written(tmp_path, system, cloned), system)
     assert table['clip'].tolist() == GRID['clip'].tolist() and (table['emotion'] == GRID['emotion']).all()
     assert np.allclose(table[[f'p_{e}' for e in EMOTIONS]].sum(axis=1), 1) and set(table['fold']) == {0, 1, 2, 3, 4}
     by = by_actor(table)
@@ -51,12 +51,12 @@ def test_answers_are_read_in_each_system_s_own_order(tmp_path, system, cloned):
 
 def test_a_folder_may_hold_the_copies_in_a_folder_of_their_own(tmp_path):
     written(tmp_path / 'luna_jimenez_2022')
-    assert len(people.read_rival(tmp_path)) == 1440
+    assert len(references.read_rival(tmp_path)) == 1440
 
 
 def spoil(folder, change, fold=1, system='fusion'):
     "Change one file of a system."
-    path = folder / people.RIVALS[system].files[0].format(fold)
+    path = folder / references.RIVALS[system].files[0].format(fold)
     change(pd.read_csv(path, sep=';')).to_csv(path, sep=';', index=False)
 
 
@@ -74,21 +74,21 @@ def worded(t): return t.assign(embs2=['much', *t['embs2'][1:].astype(str)])
     (named, "'first' is not a RAVDESS clip code")])
 def test_what_is_wrong_with_a_file_is_one_line(tmp_path, change, says):
     spoil(written(tmp_path), change)
-    with pytest.raises(SettingError, match=says) as error: people.read_rival(tmp_path)
+    with pytest.raises(SettingError, match=says) as error: references.read_rival(tmp_path)
     assert '\n' not in str(error.value)
 
 
 def test_labels_of_a_file_must_be_those_of_its_codes(tmp_path):
     spoil(written(tmp_path, 'voice'), lambda t: t.assign(actor=7), system='voice')
-    with pytest.raises(SettingError, match='labelled otherwise'): people.read_rival(tmp_path, 'voice')
+    with pytest.raises(SettingError, match='labelled otherwise'): references.read_rival(tmp_path, 'voice')
 
 
 def test_a_missing_file_and_a_missing_folder_are_told(tmp_path):
     (written(tmp_path) / 'fusion_fold4.csv').unlink()
-    with pytest.raises(SettingError, match='no fusion_fold4.csv .*MMEmotionRecognition'): people.read_rival(tmp_path)
-    with pytest.raises(SettingError, match='no such folder'): people.read_rival(tmp_path / 'nowhere')
+    with pytest.raises(SettingError, match='no fusion_fold4.csv .*MMEmotionRecognition'): references.read_rival(tmp_path)
+    with pytest.raises(SettingError, match='no such folder'): references.read_rival(tmp_path / 'nowhere')
     (tmp_path / 'fusion_fold4.csv').write_text('')
-    with pytest.raises(SettingError, match='fusion_fold4.csv: not a readable table'): people.read_rival(tmp_path)
+    with pytest.raises(SettingError, match='fusion_fold4.csv: not a readable table'): references.read_rival(tmp_path)
 
 
 def test_an_actor_of_two_folds_is_refused(tmp_path):
@@ -96,12 +96,12 @@ def test_an_actor_of_two_folds_is_refused(tmp_path):
     a, b = (pd.read_csv(tmp_path / f'fusion_fold{i}.csv', sep=';') for i in (1, 2))
     pd.concat([b, a.iloc[:1]]).to_csv(tmp_path / 'fusion_fold2.csv', sep=';', index=False)
     a.iloc[1:].to_csv(tmp_path / 'fusion_fold1.csv', sep=';', index=False)
-    with pytest.raises(SettingError, match='two folds'): people.read_rival(tmp_path)
+    with pytest.raises(SettingError, match='two folds'): references.read_rival(tmp_path)
 
 
 @pytest.mark.parametrize('system, percent', [('fusion', 86.736), ('voice', 81.944)])
 def test_the_published_answers_give_the_published_figures(system, percent):
-    table = people.read_rival(published(), system)
+    table = references.read_rival(published(), system)
     assert by_actor(table).mean() == pytest.approx(percent, abs=.001)
     folds = table.groupby('fold')['actor'].unique().map(sorted).to_dict()
     assert folds[0] == [2, 5, 14, 15, 16] and folds[4] == [1, 4, 9, 22], 'as their README lists them'
@@ -149,16 +149,16 @@ def predictions(folds):
 
 def test_the_audit_makes_the_folds_again_and_finds_other_ones():
     table = predictions(protocols.make_folds(GRID, 'emobox'))
-    assert audit.check_folds(table, GRID) == ([], 1)
+    assert evidence.check_folds(table, GRID) == ([], 1)
     swapped = table.assign(fold=table['fold'].replace({0: 1, 1: 0}))
-    assert audit.check_folds(swapped, GRID)[0] == ['emobox, 8 classes, seed 0, 6 folds: the test folds are not those of the protocol']
+    assert evidence.check_folds(swapped, GRID)[0] == ['emobox, 8 classes, seed 0, 6 folds: the test folds are not those of the protocol']
 
 
 # --- the table of figures
 
 def test_a_figure_that_was_not_read_is_cited_at_second_hand_and_not_called_fair():
-    rows = people.published_figures()
-    unread = rows[rows['seen'] == people.SECOND_HAND]
+    rows = references.published_figures()
+    unread = rows[rows['seen'] == references.SECOND_HAND]
     assert {'HiCMAE', 'Whisper-large, frozen'} <= set(unread['what']) and not (unread['fair'] == 'yes').any()
     assert (rows.loc[rows['protocol'].str.contains('random'), 'fair'] == 'no').all()
 
@@ -169,6 +169,6 @@ def test_a_figure_that_was_not_read_is_cited_at_second_hand_and_not_called_fair(
     ('calibrated late fusion', 78.8, 'accuracy', 'voice+face', 8), ('the same model, LOSO', 48.06, 'accuracy', 'voice+face', '?'),
     ('HuBERT-base', 65.4, 'uar', 'voice', 8)])
 def test_the_rows_that_were_missing_are_there(what, value, metric, channels, classes):
-    row = people.published_figures().query('what == @what').iloc[0]
+    row = references.published_figures().query('what == @what').iloc[0]
     assert (row['value'], row['metric'], row['channels'], row['classes']) == (value, metric, channels, classes)
     assert row['source'] and row['why'] and row['seen'] and row['protocol']

@@ -4,8 +4,8 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 from emotion_study.core import describe, expected_codes, label_names
-from emotion_study.fusion import expert_probabilities
 from emotion_study.protocols import Fold
+from emotion_study.fusion import expert_probabilities
 
 import pandas as pd
 

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from emotion_study import metrics, people, statistics as tests
+from emotion_study import metrics, references, statistics as tests
 from emotion_study.core import SettingError, describe, expected_codes, label_names
 from emotion_study.metrics import NotComputed
 
@@ -280,9 +280,9 @@ def xlsx(path, rows):
 def test_ratings_are_read_for_the_asked_modality(tmp_path):
     rows = [['S1'], ['File', 'Raters', 'Accuracy'], ['03-01-05-02-01-01-12.wav', 10, .9], ['01-01-05-02-01-01-12.mp4', 10, 1.],
             ['03-02-05-02-01-01-12.wav', 10, .1], ['03-01-03-01-01-01-02.wav', 10, .4]]
-    found = people.read_ratings(xlsx(tmp_path / 's1.xlsx', rows))
+    found = references.read_ratings(xlsx(tmp_path / 's1.xlsx', rows))
     assert found.to_dict() == {'03-01-05-02-01-01-12': 90., '03-01-03-01-01-01-02': 40.}, 'song is left out, video is another modality'
-    assert people.read_ratings(tmp_path / 's1.xlsx', 1).to_dict() == {'03-01-05-02-01-01-12': 100.}
+    assert references.read_ratings(tmp_path / 's1.xlsx', 1).to_dict() == {'03-01-05-02-01-01-12': 100.}
 
 
 @pytest.mark.parametrize('make, says', [
@@ -293,5 +293,5 @@ def test_ratings_are_read_for_the_asked_modality(tmp_path):
     (lambda f: xlsx(f, [['File', 'Accuracy'], ['01-01-05-02-01-01-12', .5]]), 'modality 3')])
 def test_a_wrong_table_of_ratings_is_one_line(tmp_path, make, says):
     make(tmp_path / 's1.xlsx')
-    with pytest.raises(SettingError, match=says) as error: people.read_ratings(tmp_path / 's1.xlsx')
+    with pytest.raises(SettingError, match=says) as error: references.read_ratings(tmp_path / 's1.xlsx')
     assert '\n' not in str(error.value)

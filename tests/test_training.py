@@ -7,10 +7,8 @@ import pandas as pd
 import pytest
 
 from emotion_study import training
-from emotion_study.core import SettingError
-from emotion_study.features import CHANNELS, EXTENDED
+from emotion_study.core import CHANNELS, EXTENDED, SPEEDS, SettingError
 from emotion_study.protocols import LeakageError, SealedLabels, make_folds
-from emotion_study.whisper import SPEEDS
 from test_pipeline import toy_table
 
 

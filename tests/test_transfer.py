@@ -3,8 +3,10 @@ import numpy as np, pandas as pd, pytest
 
 from emotion_study.core import SettingError
 from emotion_study.protocols import LeakageError, SealedLabels
-from emotion_study.transfer import (BLOCKS, ENOUGH, SCOPES, Recipe, Voices, Variances, belief, block_means, carry_over,
-                                    choose_recipe, crossing, crossings, emotions_heard, gather, prepare, transfer_rows)
+from emotion_study.pool import (
+    BLOCKS, CROSSING_SCOPES, FEWEST_OF_A_SET, Recipe, Variances, Voices, belief, block_means, carry_over,
+    choose_recipe, crossing, crossings, emotions_heard, gather, prepare)
+from emotion_study.training import transfer_rows
 
 PARTS = ('whisper_tiny_1', 'whisper_base_3')
 RECIPE = Recipe('two blocks', PARTS, 1.)
@@ -46,7 +48,7 @@ def relabelled(voices, pair):
 
 # --- the seal
 
-@pytest.mark.parametrize('scope', SCOPES)
+@pytest.mark.parametrize('scope', CROSSING_SCOPES)
 def test_other_labels_of_the_target_change_nothing(voices, scope):
     for protocol in ('transfer', 'loco'):
         pair = crossings(voices, protocol)[-1]
@@ -105,7 +107,7 @@ def test_classes_in_common(voices):
     assert (p[:, 4:] == 0).all() and np.allclose(p.sum(axis=1), 1)
 
 
-@pytest.mark.parametrize('scope', SCOPES)
+@pytest.mark.parametrize('scope', CROSSING_SCOPES)
 def test_the_same_answers_twice(voices, scope):
     pair = crossings(voices, 'loco')[1]
     assert np.array_equal(*(carry_over(voices, pair, scope, RECIPE) for _ in range(2)))
@@ -166,7 +168,7 @@ def test_one_speaker():
     "A target of one speaker is answered; a single speaker who teaches allows no scope adapted and no choice."
     pair_of = lambda v: crossing(v, ['a'], 'b')
     asked = voices_of(a=table('a', ['happy', 'sad']), b=table('b', ['happy', 'sad'], speakers=1, clips=6, seed=1))
-    for scope in SCOPES: assert np.isfinite(carry_over(asked, pair_of(asked), scope, RECIPE)).all()
+    for scope in CROSSING_SCOPES: assert np.isfinite(carry_over(asked, pair_of(asked), scope, RECIPE)).all()
     taught = voices_of(a=table('a', ['happy', 'sad'], speakers=1, clips=6), b=table('b', ['happy', 'sad'], seed=1))
     assert carry_over(taught, pair_of(taught), 'set', RECIPE).shape == (48, 7)
     said('two training speakers', carry_over, taught, pair_of(taught), 'adapted', RECIPE)
@@ -178,12 +180,12 @@ def test_one_clip():
     few = voices_of(a=table('a', ['happy', 'sad']), b=table('b', ['happy', 'sad'], speakers=1, clips=1, seed=1))
     pair = crossing(few, ['a'], 'b')
     assert carry_over(few, pair, 'inductive', RECIPE).shape == (2, 7)
-    for scope in ('set', 'adapted'): said(f'needs {ENOUGH} clips of b, there are 2', carry_over, few, pair, scope, RECIPE)
+    for scope in ('set', 'adapted'): said(f'needs {FEWEST_OF_A_SET} clips of b, there are 2', carry_over, few, pair, scope, RECIPE)
 
 
 def test_rows_of_the_predictions_table(voices):
-    from emotion_study.audit import check_rows
     from emotion_study.metrics import summary
+    from emotion_study.evidence import check_rows
     pair = crossings(voices, 'loco')[2]
     rows = transfer_rows(voices, pair, 'set', 'blocks', carry_over(voices, pair, 'set', RECIPE))
     assert check_rows(rows) == [] and rows['model'].unique().tolist() == ['blocks, studio+stage to shows']

@@ -5,11 +5,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from emotion_study.core import ROOT, LABEL_COLUMNS, SettingError, describe, expected_codes
+from emotion_study.core import LABEL_COLUMNS, ROOT, SettingError, describe, expected_codes
 from emotion_study.corpus import load_corpus
-from emotion_study.features import feature_columns, feature_table, read_table, write_table
+from emotion_study.twin import TWIN, load_twin, shipped_twin
+from study_code import definitions
 from emotion_study.speech import speech_columns
-from emotion_study.twin import TWIN, fit_twin, load_twin, sample_twin, shipped_twin
+from emotion_study.features import feature_columns, feature_table, read_table, write_table
 
 
 @pytest.fixture(scope='module')
@@ -47,7 +48,7 @@ def test_missing_or_broken_parameters_are_one_clear_error(tmp_path):
 
 
 def test_too_small_a_table_is_refused(twin):
-    with pytest.raises(SettingError, match='women'): fit_twin(twin[twin.actor < 7])
+    with pytest.raises(SettingError, match='women'): definitions('90_the_twin').fit_twin(twin[twin.actor < 7])
 
 
 @pytest.mark.realdata

@@ -9,8 +9,8 @@ import soundfile as sf
 
 from emotion_study import core, features, whisper
 from emotion_study.core import ROOT, SettingError
-from emotion_study.corpus import load_corpus
 from emotion_study.media import SR
+from emotion_study.corpus import load_corpus
 
 SECOND = np.arange(SR) / SR
 HUM = (.2 * sum(np.sin(2 * np.pi * 150 * k * SECOND) / k for k in range(1, 6))).astype('float32')
@@ -31,7 +31,7 @@ def fake(monkeypatch):
     heard = []
     def blocks(samples, name):
         heard.append(name)
-        k, width = whisper.SHAPES[name]
+        k, width = core.SHAPES[name]
         frames = whisper.window(samples) * whisper.FRAMES
         return np.ones((k, frames, width), 'float32') * np.abs(samples).max() * np.arange(frames)[:, None]
     monkeypatch.setattr(whisper, 'encoder_blocks', blocks)
@@ -43,10 +43,10 @@ def fake(monkeypatch):
 def test_columns_and_families():
     names = whisper.whisper_columns()
     assert len(names) == len(set(names)) == 3 * 9216 and {'whisper_base_3.017.mean', 'whisper_base_3_slow.017.std'} <= set(names)
-    assert tuple(dict.fromkeys(n.split('.')[0] for n in names)) == whisper.COPIES[:30] == whisper.families_of(whisper.PACKAGED, whisper.SPEEDS)
-    all_three = whisper.whisper_columns(whisper.SHAPES)
+    assert tuple(dict.fromkeys(n.split('.')[0] for n in names)) == core.COPIES[:30] == core.families_of(core.PACKAGED, core.SPEEDS)
+    all_three = whisper.whisper_columns(core.SHAPES)
     assert len(set(all_three)) == 3 * 27648 and all_three[:len(names)] == names and 'whisper_small_12_fast.767.std' == all_three[-1]
-    assert set(whisper.COPIES) < set(features.FAMILIES['voice'])
+    assert set(core.COPIES) < set(core.FAMILIES['voice'])
     table = pd.DataFrame(columns=['clip', 'mfcc.00.mean', *names[:3], 'face.happy.mean'])
     assert features.feature_columns(table, ['voice']) == ['mfcc.00.mean', *names[:3]]
     assert features.feature_columns(table[['clip', 'mfcc.00.mean']], ['voice']) == ['mfcc.00.mean']
@@ -323,7 +323,7 @@ def test_extended_table(tmp_path, monkeypatch):
     monkeypatch.setattr(features, 'whisper_features', rows)
     corpus = load_corpus(tmp_path / 'clips.csv')
     plain = features.feature_table(corpus, jobs=1, cache=tmp_path / 'cache')
-    table = features.feature_table(corpus, jobs=1, cache=tmp_path / 'cache', encoders=whisper.PACKAGED)
+    table = features.feature_table(corpus, jobs=1, cache=tmp_path / 'cache', encoders=core.PACKAGED)
     assert [c for c in table if c not in plain] == whisper.whisper_columns() and table['valid.voice'].all()
     pd.testing.assert_frame_equal(table[plain.columns], plain)
     sources, asked = (table.attrs['provenance'][k] for k in ('sources', 'parameters'))
