@@ -568,7 +568,7 @@ def unlock_report(handle: int):
 # %% ../nbs/00_core.ipynb #be3763a0
 _opened = set()
 
-def open_report(notebook: str,  # its name, such as '02_published_claim'
+def open_report(notebook: str,  # its name
                 out: str = '',  # a folder, below the checkout unless it is absolute
                 asked: dict = {}  # the settings that decide about its figures, and the clips' `identity`
                 ) -> Path:

@@ -354,7 +354,7 @@ def clear_pages(folder: Path):
     for old in [*folder.glob('*.html'), *(folder / 'pictures').glob('*.*')]: old.unlink()
 
 def page_name(stem: str) -> str:
-    "`03_new_speakers` as a reader sees it."
+    "The name of a notebook as a reader sees it: `03_some_page` becomes `03 some page`."
     return re.sub(r'^(\d+[a-z]?)_', r'\1 ', stem).replace('_', ' ')
 
 # %% ../nbs/19_site.ipynb #2044b4b6
@@ -505,7 +505,7 @@ def share(facts: dict, name: str, digits: int = 0) -> str:
 
 def price(facts: dict, words: str) -> str:
     "What a shortcut adds, from the leakage audit."
-    found = [e for e in facts['entries'].values() if e['metric'] == 'accuracy_difference' and e['notebook'] == '08_leakage_audit' and words in e['model'] + e['protocol'] + e['scope']]
+    found = [e for e in facts['entries'].values() if e['metric'] == 'accuracy_difference' and words in e['model'] + e['protocol'] + e['scope']]
     if not found: return 'not measured in this run'
     return '; '.join(f"{e['value']:+.2f} points ({e['lo']:+.2f} to {e['hi']:+.2f})" for e in found[:1])
 

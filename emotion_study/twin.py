@@ -79,7 +79,7 @@ def load_twin(folder=TWIN) -> TwinModel:
     folder = Path(folder)
     for name in ('twin.json', 'twin.npz'):
         if not (folder / name).is_file():
-            raise SettingError(f'{folder.name}/{name}: not found; run study/90_the_twin on the real table, or restore it with git')
+            raise SettingError(f'{folder.name}/{name}: not found; restore it with git')
     try:
         head = json.loads((folder / 'twin.json').read_text(encoding='utf-8'))
         with np.load(folder / 'twin.npz', allow_pickle=False) as f: arrays = {k: f[k] for k in f.files}

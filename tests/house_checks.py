@@ -1,5 +1,5 @@
-"""The checks of `make test` that are no pytest tests, and git's filter: house_checks.py drift|clean|lessons|corpus|readme|filter|install [checkout]."""
-import os, re, shutil, subprocess, sys, tempfile
+"""The checks of `make test` that are no pytest tests, and git's filter: house_checks.py drift|clean|lessons|corpus|readme|style|filter|install [checkout]."""
+import ast, json, os, re, shutil, statistics, subprocess, sys, tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -131,12 +131,60 @@ def corpus(root=ROOT):
     return f'real RAVDESS found in {found}' if found else 'no RAVDESS found: tests on real data will be skipped'
 
 
+def _cells(path) -> list:  # sources of code cells
+    cells = json.loads(path.read_text(encoding='utf-8'))['cells']
+    return [''.join(c['source']) for c in cells if c['cell_type'] == 'code']
+
+
+def _tree(source):
+    plain = re.sub(r'(?m)^[%!].*$', '', source)
+    return ast.parse(plain)
+
+
+def _is_import(source) -> bool:
+    body = _tree(source).body
+    return bool(body) and all(isinstance(n, (ast.Import, ast.ImportFrom)) for n in body)
+
+
+def code_style(paths, exported: bool) -> dict:
+    "Long lines, comprehensions, lessons and length of cells, over some notebooks."
+    kinds = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+    lines, lengths, comprehensions, public, shown = [], [], 0, 0, 0
+    for path in paths:
+        cells = _cells(path)
+        library = [c for c in cells if '#| export' in c and not _is_import(c)]
+        counted = library if exported else [c for c in cells if not _is_import(c)]
+        lesson_names = {n.id for c in cells if '#| export' not in c for n in ast.walk(_tree(c)) if isinstance(n, ast.Name)}
+        for source in counted:
+            code = [line for line in source.splitlines() if line.strip() and not line.lstrip().startswith('#|')]
+            lines += code
+            lengths.append(len(code))
+            tree = _tree(source)
+            comprehensions += sum(isinstance(n, kinds) for n in ast.walk(tree))
+            if not exported: continue
+            names = [n.name for n in tree.body if isinstance(n, (ast.FunctionDef, ast.ClassDef)) and not n.name.startswith('_')]
+            public, shown = public + len(names), shown + len([n for n in names if n in lesson_names])
+    told = {'lines of code': len(lines), 'over 100 characters, %': 100 * sum(len(line) > 100 for line in lines) / len(lines),
+            'over 120 characters': sum(len(line) > 120 for line in lines),
+            'comprehensions per 100 lines': 100 * comprehensions / len(lines), 'cell, median lines': statistics.median(lengths)}
+    return told | ({'public definitions shown in a lesson, %': 100 * shown / public} if exported else {})
+
+
+def style(root=ROOT):
+    "The table of the code's style, for library and study."
+    books = {'library': sorted((root / 'nbs').glob('[0-9]*.ipynb')), 'study': sorted((root / 'nbs' / 'study').glob('*.ipynb'))}
+    for name, paths in books.items():
+        print(f'{name}: ' + '; '.join(f'{k} {v:.1f}' for k, v in code_style(paths, name == 'library').items()))
+    return []
+
+
 if __name__ == '__main__':
     check, root = sys.argv[1], Path(sys.argv[2]).resolve() if len(sys.argv) > 2 else ROOT
     if check == 'readme': print(readme(root), end='')
     elif check == 'filter': sys.stdout.buffer.write(as_committed(sys.stdin.buffer.read().decode('utf-8')).encode('utf-8'))
     elif check == 'install': install(root)
     elif check == 'corpus': print(corpus(root))
+    elif check == 'style': style(root)
     else:
         faults = dict(drift=drift, clean=clean, lessons=lessons)[check](root)
         print('\n'.join(faults) or '   fine')
