@@ -143,36 +143,49 @@ def mend_links(body: str, folder: Path,
 
 # %% ../nbs/19_site.ipynb #dd9c4128
 STYLE = """
-:root { color-scheme: light dark; --text: #1c2430; --soft: #5b6675; --ground: #fff; --box: #f4f6f9; --line: #d9dee6;
+:root { color-scheme: light dark; --text: #1c2430; --soft: #5b6675; --ground: #fff; --box: #f4f6f9;
+--line: #d9dee6;
   --link: #0b5cad; --warn: #7a4300; --warn-ground: #fff1d6; }
-@media (prefers-color-scheme: dark) { :root { --text: #dfe5ee; --soft: #98a4b5; --ground: #14181f; --box: #1d232d;
+@media (prefers-color-scheme: dark) { :root { --text: #dfe5ee; --soft: #98a4b5; --ground: #14181f;
+--box: #1d232d;
   --line: #343d4b; --link: #7db8f5; --warn: #ffd28a; --warn-ground: #3a2a10; } }
 * { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 54rem; padding: 0 1.2rem 4rem; color: var(--text); background: var(--ground);
+body { margin: 0 auto; max-width: 54rem; padding: 0 1.2rem 4rem; color: var(--text); background:
+var(--ground);
   font: 1.03rem/1.6 system-ui, sans-serif; overflow-wrap: break-word; }
 a { color: var(--link); } a.anchor-link { display: none; }
 h1, h2, h3 { line-height: 1.25; margin: 2.2rem 0 .8rem; } h1 { font-size: 1.9rem; }
 nav { font-size: .9rem; border-bottom: 1px solid var(--line); padding: .9rem 0; display: flex;
   flex-wrap: wrap; gap: .2rem 1.1rem; }
-nav.foot { border: 0; border-top: 1px solid var(--line); margin-top: 3rem; justify-content: space-between; }
+nav.foot { border: 0; border-top: 1px solid var(--line); margin-top: 3rem; justify-content:
+space-between; }
 nav [aria-current] { color: var(--text); font-weight: 600; text-decoration: none; }
 .made { color: var(--soft); font-size: .85rem; margin-top: 3rem; }
-.banner { color: var(--warn); background: var(--warn-ground); border-left: 4px solid; padding: .6rem .9rem;
+.banner { color: var(--warn); background: var(--warn-ground); border-left: 4px solid; padding:
+.6rem .9rem;
   margin: 1rem 0; }
-blockquote { margin: 1rem 0; padding-left: 1rem; border-left: 3px solid var(--line); color: var(--soft); }
+blockquote { margin: 1rem 0; padding-left: 1rem; border-left: 3px solid var(--line); color:
+var(--soft); }
 pre, code { font: .86rem/1.5 ui-monospace, monospace; }
 code { background: var(--box); padding: .1em .3em; border-radius: 3px; }
-pre { overflow-x: auto; margin: .5rem 0; } pre code, .tex-source code { background: none; padding: 0; }
-details.code { margin: .6rem 0; } summary { cursor: pointer; color: var(--soft); font-size: .85rem; }
+pre { overflow-x: auto; margin: .5rem 0; } pre code, .tex-source code { background: none; padding:
+0; }
+details.code { margin: .6rem 0; } summary { cursor: pointer; color: var(--soft); font-size: .85rem;
+}
 .highlight { background: var(--box); border-radius: 5px; padding: .1rem .8rem; }
-.scroll, .output_html, .rendered_html { overflow-x: auto; } .output_stderr pre { color: var(--soft); } .output_stdout pre { white-space: pre-wrap; }
-table { border: 0; border-collapse: collapse; font-size: .86rem; margin: .6rem 0; font-variant-numeric: tabular-nums; }
-th, td { padding: .3rem .5rem; border: 0; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
-td.number, .dataframe td { text-align: right; white-space: nowrap; } .dataframe th { text-align: right; }
+.scroll, .output_html, .rendered_html { overflow-x: auto; } .output_stderr pre { color:
+var(--soft); } .output_stdout pre { white-space: pre-wrap; }
+table { border: 0; border-collapse: collapse; font-size: .86rem; margin: .6rem 0;
+font-variant-numeric: tabular-nums; }
+th, td { padding: .3rem .5rem; border: 0; border-bottom: 1px solid var(--line); text-align: left;
+vertical-align: top; }
+td.number, .dataframe td { text-align: right; white-space: nowrap; } .dataframe th { text-align:
+right; }
 .dataframe.words td, .dataframe.words th { text-align: left; white-space: normal; }
 img { max-width: 100%; height: auto; background: #fff; border-radius: 4px; }
 figure { margin: 0; } figcaption { font-size: .88rem; color: var(--soft); margin-top: .3rem; }
-.gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 24rem), 1fr)); gap: 1.6rem; }
+.gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 24rem), 1fr));
+gap: 1.6rem; }
 .tex svg { fill: currentColor; overflow: visible; max-width: 100%; }
 div.tex { margin: .8rem 0; overflow-x: auto; overflow-y: hidden; text-align: center; }
 .tex-source { color: var(--soft); }
@@ -198,7 +211,8 @@ def banners(run: dict) -> list:  # from run.json
 
 # %% ../nbs/19_site.ipynb #6c9d70ec
 _PAGE = """<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport"
+content="width=device-width, initial-scale=1">
 <title>{{ title }}</title><link rel="stylesheet" href="style.css"></head><body>
 <nav>{% for file, name in pages -%}
 <a href="{{ file }}"{% if file == here %} aria-current="page"{% endif %}>{{ name }}</a>
@@ -208,7 +222,8 @@ _PAGE = """<!DOCTYPE html>
 {{ body | safe }}
 {% if made %}<p class="made">{{ made }}</p>{% endif %}
 </main>
-<nav class="foot">{% for mark, (file, name) in ends %}<a href="{{ file }}">{{ mark }} {{ name }}</a>{% endfor %}</nav>
+<nav class="foot">{% for mark, (file, name) in ends %}<a href="{{ file }}">{{ mark }} {{ name
+}}</a>{% endfor %}</nav>
 </body></html>
 """
 
@@ -262,19 +277,28 @@ def interval(r: dict) -> str:
 # %% ../nbs/19_site.ipynb #fba070c5
 _INDEX = """
 <h1>{{ title }}</h1>
-<p>Which emotion does a speaker act? This report follows the question through voice, face and words, from the clips to
-predictions for clips that no model has seen. Each page asks one question and is an executed notebook.</p>
-<div class="scroll"><table>{% for k, v in facts %}<tr><th>{{ k }}</th><td>{{ v }}</td></tr>{% endfor %}</table></div>
-<h2>Pages</h2><ul>{% for file, name, asks in pages %}<li><a href="{{ file }}">{{ name }}</a>{% if asks %}: {{ asks }}{% endif %}</li>{% endfor %}
+<p>Which emotion does a speaker act? This report follows the question through voice, face and
+words, from the clips to
+predictions for clips that no model has seen. Each page asks one question and is an executed
+notebook.</p>
+<div class="scroll"><table>{% for k, v in facts %}<tr><th>{{ k }}</th><td>{{ v }}</td></tr>{%
+endfor %}</table></div>
+<h2>Pages</h2><ul>{% for file, name, asks in pages %}<li><a href="{{ file }}">{{ name }}</a>{% if
+asks %}: {{ asks }}{% endif %}</li>{% endfor %}
 {% for name, why in skipped %}<li>{{ name | shown }}: not run, {{ why }}</li>{% endfor %}</ul>
 <h2>Results</h2>
-<p>Each page ends with its figures as a table; <code>results.json</code> holds all {{ results | length | thousands }} of them. Intervals are 95 %. Protocol
-<em>random</em>: held-out clips of known speakers; <em>actor</em>: new speakers. Scope <em>inductive</em>: nothing but the clip itself;
-<em>adapted</em>: the speaker's other clips, unlabelled, are at hand. Every figure can be computed anew from <code>predictions.parquet</code>.</p>
-{% if figures %}<details><summary>All {{ figures | length }} figures</summary><div class="gallery">{% for file, caption in figures %}<figure>
+<p>Each page ends with its figures as a table; <code>results.json</code> holds all {{ results |
+length | thousands }} of them. Intervals are 95 %. Protocol
+<em>random</em>: held-out clips of known speakers; <em>actor</em>: new speakers. Scope
+<em>inductive</em>: nothing but the clip itself;
+<em>adapted</em>: the speaker's other clips, unlabelled, are at hand. Every figure can be computed
+anew from <code>predictions.parquet</code>.</p>
+{% if figures %}<details><summary>All {{ figures | length }} figures</summary><div
+class="gallery">{% for file, caption in figures %}<figure>
 <a href="{{ file }}"><img src="{{ file }}" alt="{{ caption }}" loading="lazy"></a>
 <figcaption>{{ caption }}</figcaption></figure>{% endfor %}</div></details>{% endif %}
-<h2>Files</h2><ul>{% for file, what in files %}<li><a href="{{ file }}">{{ file }}</a>: {{ what }}</li>{% endfor %}</ul>
+<h2>Files</h2><ul>{% for file, what in files %}<li><a href="{{ file }}">{{ file }}</a>: {{ what
+}}</li>{% endfor %}</ul>
 <details><summary>Provenance</summary><pre>{{ provenance }}</pre></details>
 """
 
@@ -293,7 +317,8 @@ def result_row(r: dict) -> list:
 
 _RESULTS = """<details class="results"><summary>All {{ rows | length }} figures of this page, as results.json has them</summary>
 <div class="scroll"><table><tr>{% for h in heads %}<th>{{ h }}</th>{% endfor %}</tr>
-{% for row in rows %}<tr>{% for c in row %}<td{% if loop.index in (2, 3, 4) %} class="number"{% endif %}>{{ c }}</td>
+{% for row in rows %}<tr>{% for c in row %}<td{% if loop.index in (2, 3, 4) %} class="number"{%
+endif %}>{{ c }}</td>
 {% endfor %}</tr>{% endfor %}</table></div></details>
 """
 
@@ -393,26 +418,40 @@ def build_report(folder  # what a run of the study left: run.json, notebooks/, f
 
 # %% ../nbs/19_site.ipynb #f31994ae
 _CLAIMS_PAGE = """<h1>Claims</h1>
-<p>Each claim of the paper and of this project's README, with what would refute it. Verdicts are computed from the figures, the figures from
-<a href="predictions.parquet">predictions.parquet</a> (<code>emotion-study audit</code> derives them again). All intervals are 95 %, over actors; in simulated
-studies they held the truth at least 92 times in 100, least often for differences near the ceiling (notebook <code>15_statistics</code>).
-Comparisons are decided by one family of {{ family | length }} tests: sign flips over actors, with Holm's correction. <em>Better</em> and <em>worse</em>
+<p>Each claim of the paper and of this project's README, with what would refute it. Verdicts are
+computed from the figures, the figures from
+<a href="predictions.parquet">predictions.parquet</a> (<code>emotion-study audit</code> derives
+them again). All intervals are 95 %, over actors; in simulated
+studies they held the truth at least 92 times in 100, least often for differences near the ceiling
+(notebook <code>15_statistics</code>).
+Comparisons are decided by one family of {{ family | length }} tests: sign flips over actors, with
+Holm's correction. <em>Better</em> and <em>worse</em>
 need a corrected p below .05; everything else is <em>no difference shown</em>.</p>
 <table><tr><th>claim</th><th>source</th><th>verdict</th></tr>{% for c in claims %}
-<tr><td><a href="#{{ c.id }}">{{ c.statement | words }}</a></td><td>{{ c.source }}</td><td><strong>{{ c.verdict }}</strong></td></tr>{% endfor %}</table>
+<tr><td><a href="#{{ c.id }}">{{ c.statement | words }}</a></td><td>{{ c.source
+}}</td><td><strong>{{ c.verdict }}</strong></td></tr>{% endfor %}</table>
 {% for c in claims %}<h2 id="{{ c.id }}">{{ c.statement | words }}</h2>
 <p><strong>{{ c.verdict }}</strong>: {{ c.why | words }}</p>
-<p>Would be refuted if: {{ c.refuted_by | words }}.<br>Test: {{ c.test }}. Shown in <a href="{{ c.cell }}">{{ c.cell | cellname }}</a>.</p>
+<p>Would be refuted if: {{ c.refuted_by | words }}.<br>Test: {{ c.test }}. Shown in <a
+href="{{ c.cell }}">{{ c.cell | cellname }}</a>.</p>
 {% if c.tests %}<div class="scroll"><table>
-<tr><th>comparison</th><th>points</th><th>interval</th><th></th><th>asked about</th><th>p</th><th>corrected p</th><th>shown</th></tr>
-{% for t in c | tests %}<tr><td>{{ t.what }}</td><td class="number">{{ t.value }}</td><td class="number">{{ t.span }}</td><td>{{ t.picture }}</td>
-<td class="number">{{ t.level }}</td><td class="number">{{ t.p }}</td><td class="number">{{ t.corrected }}</td><td>{{ t.shows }}</td></tr>
+<tr><th>comparison</th><th>points</th><th>interval</th><th></th><th>asked
+about</th><th>p</th><th>corrected p</th><th>shown</th></tr>
+{% for t in c | tests %}<tr><td>{{ t.what }}</td><td class="number">{{ t.value }}</td><td
+class="number">{{ t.span }}</td><td>{{ t.picture }}</td>
+<td class="number">{{ t.level }}</td><td class="number">{{ t.p }}</td><td class="number">{{
+t.corrected }}</td><td>{{ t.shows }}</td></tr>
 {% endfor %}</table></div>{% endif %}
-{% if c.figures %}<details><summary>{{ c.figures | length }} figures and the rows that they come from</summary><div class="scroll"><table>
-<tr><th>metric</th><th>value</th><th>interval</th><th>n</th><th>rows of predictions.parquet</th></tr>{% for f in c.figures %}
-<tr><td>{{ f.metric }}</td><td class="number">{{ f | number }}</td><td class="number">{{ f | span }}</td><td class="number">{{ f.n }}</td><td><code>{{ f.id }}</code></td></tr>{% endfor %}
+{% if c.figures %}<details><summary>{{ c.figures | length }} figures and the rows that they come
+from</summary><div class="scroll"><table>
+<tr><th>metric</th><th>value</th><th>interval</th><th>n</th><th>rows of
+predictions.parquet</th></tr>{% for f in c.figures %}
+<tr><td>{{ f.metric }}</td><td class="number">{{ f | number }}</td><td class="number">{{ f | span
+}}</td><td class="number">{{ f.n }}</td><td><code>{{ f.id }}</code></td></tr>{% endfor %}
 </table></div></details>{% endif %}{% endfor %}
-<h2>Facts</h2><details><summary>{{ facts | length }} counts and published figures that pages quote</summary><div class="scroll"><table>{% for k, v in facts %}<tr><td>{{ k }}</td><td class="number">{{ v | fact }}</td></tr>{% endfor %}</table></div></details>
+<h2>Facts</h2><details><summary>{{ facts | length }} counts and published figures that pages
+quote</summary><div class="scroll"><table>{% for k, v in facts %}<tr><td>{{ k }}</td><td
+class="number">{{ v | fact }}</td></tr>{% endfor %}</table></div></details>
 """
 
 # %% ../nbs/19_site.ipynb #f6c87c50
@@ -635,7 +674,8 @@ def datasheet(f: dict) -> list:
 
 # %% ../nbs/19_site.ipynb #f790dd1d
 _CHECKLISTS_PAGE = """<h1>Checklists, model card, datasheet</h1>
-<p>Figures are filled in from this run's results; the sentences around them were written once. Verdicts: <a href="claims.html">claims</a>.</p>
+<p>Figures are filled in from this run's results; the sentences around them were written once.
+Verdicts: <a href="claims.html">claims</a>.</p>
 {% for title, rows in parts %}<h2>{{ title }}</h2><div class="scroll"><table>{% for q, a in rows %}
 <tr><th>{{ q }}</th><td>{{ a | code }}</td></tr>{% endfor %}</table></div>{% endfor %}
 """

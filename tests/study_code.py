@@ -10,7 +10,7 @@ def _is_definition(node) -> bool:
     if isinstance(node, (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef)): return True
     if not isinstance(node, ast.Assign): return False
     names = [n for t in node.targets for n in (t.elts if isinstance(t, ast.Tuple) else [t])]
-    return all(isinstance(n, ast.Name) and n.id.isupper() for n in names)
+    return all(isinstance(n, ast.Name) and n.id.isupper() and len(n.id) > 1 for n in names)
 
 
 def definitions(name: str  # of the notebook, such as '90_the_twin'

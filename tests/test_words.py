@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from emotion_study import text
+from emotion_study import text as words
 from emotion_study.core import ROOT, SettingError
 from emotion_study.evidence import Runs, check_results
 from study_code import definitions
@@ -27,7 +27,7 @@ def lines_of(dialogues, first=1):
 def meld(tmp_path):
     folder = tmp_path / 'meld'
     folder.mkdir()
-    for k, part in enumerate(text.MELD_PARTS):
+    for k, part in enumerate(words.MELD_PARTS):
         lines_of(6, 10 * k + 1).to_csv(folder / f'{part}_sent_emo.csv', index=False)
     return folder
 
@@ -36,12 +36,12 @@ def meld(tmp_path):
 
 def test_the_folder_is_named_or_found(meld, monkeypatch, tmp_path):
     monkeypatch.setenv('EMOTION_STUDY_MELD', str(meld))
-    assert text.find_meld() == meld and text.find_meld(str(meld)) == meld
+    assert words.find_meld() == meld and words.find_meld(str(meld)) == meld
     with pytest.raises(SettingError, match="is no folder with MELD's texts: fetch train_sent_emo.csv"):
-        text.find_meld(str(tmp_path / 'elsewhere'))
+        words.find_meld(str(tmp_path / 'elsewhere'))
     monkeypatch.delenv('EMOTION_STUDY_MELD')
-    monkeypatch.setattr(text, 'ROOT', tmp_path / 'nowhere' / 'at')
-    assert text.find_meld() is None
+    monkeypatch.setattr(words, 'ROOT', tmp_path / 'nowhere' / 'at')
+    assert words.find_meld() is None
 
 
 def spoil(change):
@@ -58,28 +58,28 @@ def spoil(change):
     (lambda folder: (folder / 'dev_sent_emo.csv').write_bytes(b'\xff\xfe\x00'), 'is not readable')])
 def test_a_damaged_folder_is_told_in_one_line(meld, harm, says):
     harm(meld)
-    with pytest.raises(SettingError, match=says) as told: text.read_meld(meld)
+    with pytest.raises(SettingError, match=says) as told: words.read_meld(meld)
     assert '\n' not in str(told.value)
 
 
 def test_lines_come_in_the_order_of_speaking(meld):
     path = meld / 'train_sent_emo.csv'
-    before = text.read_part(path)
+    before = words.read_part(path)
     pd.read_csv(path).sample(frac=1, random_state=0).to_csv(path, index=False, encoding='utf-8-sig')
-    pd.testing.assert_frame_equal(text.read_part(path), before)
+    pd.testing.assert_frame_equal(words.read_part(path), before)
     assert before['emotion'].tolist()[:7] == ['neutral', 'happy', 'sad', 'angry', 'fearful', 'disgust', 'surprised']
 
 
 def test_a_line_called_null_is_a_text(meld):
     path = meld / 'train_sent_emo.csv'
     pd.read_csv(path).assign(Utterance='None').to_csv(path, index=False)
-    assert set(text.read_part(path)['text']) == {'None'}
+    assert set(words.read_part(path)['text']) == {'None'}
 
 
 # --- judging
 
 def test_hate_moves_towards_angry_and_not_to_happy():
-    p = pd.DataFrame(text.words_probabilities(['Get out of here, I hate you!', 'get out of here i hate you']), columns=text.CLASSES)
+    p = pd.DataFrame(words.words_probabilities(['Get out of here, I hate you!', 'get out of here i hate you']), columns=words.CLASSES)
     assert (p.idxmax(axis=1) == 'angry').all() and (p['angry'] > 1 / 7).all() and (p['happy'] < 1 / 7).all()
     assert np.allclose(p.sum(axis=1), 1)
 
@@ -87,18 +87,18 @@ def test_hate_moves_towards_angry_and_not_to_happy():
 @pytest.mark.parametrize('text, why', [('', 'no words'), ('   ', 'no words'), ('...!?', 'no words'),
                                        ('What?!', 'only one word (what)'), ('door', 'only one word (door)')])
 def test_too_few_words_give_no_answer_and_a_reason(text, why):
-    assert text.no_answer(text).startswith(why) and np.isnan(text.words_probabilities([text])).all()
+    assert words.no_answer(text).startswith(why) and np.isnan(words.words_probabilities([text])).all()
 
 
 def test_an_answer_does_not_depend_on_its_neighbours():
     texts = ['I am so proud of you.', '', 'There is a man behind the door!', 'Yes.']
-    together, alone = text.words_probabilities(texts), np.concatenate([text.words_probabilities([t]) for t in texts])
-    assert np.allclose(together, alone, atol=1e-5, equal_nan=True) and text.words_probabilities([]).shape == (0, 7)
+    together, alone = words.words_probabilities(texts), np.concatenate([words.words_probabilities([t]) for t in texts])
+    assert np.allclose(together, alone, atol=1e-5, equal_nan=True) and words.words_probabilities([]).shape == (0, 7)
 
 
 def test_the_shipped_head_is_small_and_says_its_licence():
-    content = json.loads(text.HEAD.read_text(encoding='utf-8'))
-    assert text.HEAD.stat().st_size < 60_000 and content['classes'] == [*text.CLASSES]
+    content = json.loads(words.HEAD.read_text(encoding='utf-8'))
+    assert words.HEAD.stat().st_size < 60_000 and content['classes'] == [*words.CLASSES]
     assert 'GPL-3.0' in content['about']['licence'] and 'train part' in content['about']['data']
 
 
@@ -106,34 +106,34 @@ def test_the_shipped_head_is_small_and_says_its_licence():
                                   lambda c: {k: c[k] for k in ('bias', 'classes', 'about')}, lambda c: []])
 def test_a_damaged_head_is_refused(tmp_path, harm):
     path = tmp_path / 'head.json'
-    path.write_text(json.dumps(harm(json.loads(text.HEAD.read_text(encoding='utf-8')))), encoding='utf-8')
-    with pytest.raises(SettingError, match='is no head for words'): text.load_head(path)
+    path.write_text(json.dumps(harm(json.loads(words.HEAD.read_text(encoding='utf-8')))), encoding='utf-8')
+    with pytest.raises(SettingError, match='is no head for words'): words.load_head(path)
     path.write_text('{', encoding='utf-8')
-    with pytest.raises(SettingError, match='is no head for words'): text.load_head(path)
-    with pytest.raises(SettingError, match='is missing'): text.load_head(tmp_path / 'none.json')
+    with pytest.raises(SettingError, match='is no head for words'): words.load_head(path)
+    with pytest.raises(SettingError, match='is missing'): words.load_head(tmp_path / 'none.json')
 
 
 # --- what the study does to texts
 
 @pytest.mark.parametrize('rate', [0., .05, .2, .4, 1.])
 def test_so_many_words_are_hit(rate):
-    known = text.vocabulary([f'word{i}' for i in range(500)])
+    known = words.vocabulary([f'word{i}' for i in range(500)])
     said = [' '.join(f'said{i}' for i in range(50))] * 100
-    heard = text.misheard(said, rate, known, lost=0.)
+    heard = words.misheard(said, rate, known, lost=0.)
     hit = np.mean([not word.startswith('said') for text in heard for word in text.split()])
-    assert abs(hit - rate) < .02 and text.misheard(said, rate, known, lost=0.) == heard
+    assert abs(hit - rate) < .02 and words.misheard(said, rate, known, lost=0.) == heard
 
 
 def test_no_word_is_replaced_by_itself_and_rates_are_checked():
-    known = text.vocabulary(['yes no'])
-    assert text.misheard(['Yes, no!'], 1., known, lost=0.) == ['no, yes!']
-    with pytest.raises(SettingError, match='word error rate lies between'): text.misheard(['a'], 1.2, known)
+    known = words.vocabulary(['yes no'])
+    assert words.misheard(['Yes, no!'], 1., known, lost=0.) == ['no, yes!']
+    with pytest.raises(SettingError, match='word error rate lies between'): words.misheard(['a'], 1.2, known)
 
 
 def test_what_was_said_before_ends_with_the_dialogue(meld):
     from emotion_study.text import load_encoder
     read_lines = definitions('18_words_that_mean_something').read_lines
-    tokenizer, table = load_encoder()[0], text.read_meld(meld)['train']
+    tokenizer, table = load_encoder()[0], words.read_meld(meld)['train']
     told = [tokenizer.decode(ids) for ids, _ in read_lines(table, tokenizer)]
     starts = table['line'].to_numpy() == 0
     assert [text.count('[SEP]') for text in told] == [1 if first else 2 for first in starts]
@@ -167,7 +167,7 @@ def test_the_page_judges_an_invented_corpus(meld, tmp_path):
 
 
 def test_without_meld_the_page_says_so_in_one_line(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(text, 'find_meld', lambda folder: None)
+    monkeypatch.setattr(words, 'find_meld', lambda folder: None)
     monkeypatch.setenv('TF_ENABLE_ONEDNN_OPTS', '0')
     cells = json.loads((ROOT / 'nbs/study/18_words_that_mean_something.ipynb').read_text(encoding='utf-8'))['cells']
     names = {}
@@ -176,5 +176,5 @@ def test_without_meld_the_page_says_so_in_one_line(tmp_path, monkeypatch, capsys
         exec(''.join(cell['source']), names)
         if 'parameters' in cell['metadata'].get('tags', []): names['out'] = str(tmp_path / 'report')
     said = capsys.readouterr().out.splitlines()
-    assert [line for line in said if 'MELD' in line] == ['Nothing is computed here, as MELD is not on this machine: ' + text.MELD_REMEDY]
+    assert [line for line in said if 'MELD' in line] == ['Nothing is computed here, as MELD is not on this machine: ' + words.MELD_REMEDY]
     assert not (tmp_path / 'report' / 'results.json').exists()
