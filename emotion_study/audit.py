@@ -18,9 +18,8 @@ import numpy as np
 import pandas as pd
 
 from . import statistics as tests
-from .core import (CodeError, SettingError, describe, expected_codes, label_names, parse_code,
-                                to_label)
-from .metrics import (METRICS, RUN, NotComputed, counts_by_seed, finite, from_others,
+from .core import CodeError, SettingError, describe, expected_codes, label_names, parse_code
+from .metrics import (METRICS, RUN, NotComputed, acted_emotions, counts_by_seed, finite, from_others,
                                    group_quantile, hits, measured, of_emotions, prediction_sets,
                                    risk_area, risk_coverage, speaker_ratio, threshold_for,
                                    measures, no_interval, run_name, speaker_interval, summary_of,
@@ -257,11 +256,8 @@ UNITS |= {'equivalence': 'probability'}
 # %% ../nbs/12b_audit.ipynb #00961307
 def _judged(runs, e):
     "Truth, probabilities, speakers: of a run and of the one that its numbers are learnt on."
-    rows = runs[e]
-    acted = {to_label(x, int(e['classes'])) for x in rows['emotion'].unique()}
-    emotions = [n for n in label_names(int(e['classes'])) if n in acted]
-    other = of_emotions(runs[e['against']], emotions) if 'against' in e else None
-    return of_emotions(rows, emotions), other
+    other = of_emotions(runs[e['against']], acted_emotions(runs[e])) if 'against' in e else None
+    return of_emotions(runs[e]), other
 
 def _learnt(own, other, learn):  # a number for each row of `own`
     "What `learn` finds: on another run, or for each speaker on the other speakers."

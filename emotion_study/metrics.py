@@ -6,8 +6,8 @@
 __all__ = ['METRICS', 'FEWEST', 'RUN', 'NotComputed', 'hits', 'confusion_by_actor', 'measures', 'without_each', 'jackknife_error',
            'speaker_interval', 'counts_by_seed', 'measured', 'summary_of', 'summary', 'bootstrap_weights', 'spread',
            'from_others', 'group_quantile', 'prediction_sets', 'risk_coverage', 'risk_area', 'threshold_for',
-           'speaker_ratio', 'of_emotions', 'protocol_name', 'run_name', 'with_folds', 'finite', 'no_interval',
-           'result_entries', 'save_results', 'readable', 'text_table', 'recalls']
+           'speaker_ratio', 'acted_emotions', 'of_emotions', 'protocol_name', 'run_name', 'with_folds', 'finite',
+           'no_interval', 'result_entries', 'save_results', 'readable', 'text_table', 'recalls']
 
 # %% ../nbs/10_metrics.ipynb #a10a4405
 import json
@@ -225,12 +225,18 @@ def speaker_ratio(values, actors,  # (n,) each
     return _share(top, bottom)
 
 # %% ../nbs/10_metrics.ipynb #865a7a44
+def acted_emotions(predictions: pd.DataFrame) -> list:
+    "The classes that the clips of a run have, in the order of the label set."
+    k = int(predictions['classes'].iloc[0])
+    acted = {to_label(e, k) for e in predictions['emotion'].unique()}
+    return [n for n in label_names(k) if n in acted]
+
 def of_emotions(predictions: pd.DataFrame,  # one value of `classes`
-                emotions  # names of seven or eight classes
+                emotions=None  # names of seven or eight classes; those that are acted by default
                 ) -> tuple:  # truth (m,) places in `emotions`, p (m, K), actors (m,)
     "Clips and probabilities of some emotions; calm is neutral where it is not among them."
     hits(predictions)  # raises where a probability is missing
-    k, emotions = int(predictions['classes'].iloc[0]), list(emotions)
+    k, emotions = int(predictions['classes'].iloc[0]), list(emotions or acted_emotions(predictions))
     named = {e: to_label(e, 8 if 'calm' in emotions else 7) for e in label_names(k)}
     kept = predictions[predictions['emotion'].map(lambda e: named[to_label(e, k)]).isin(emotions)]
     p = np.zeros((len(kept), len(emotions)))
