@@ -324,6 +324,31 @@ DERIVED |= {m: _of_confidence for m in ('calibration_gap', 'risk_area')}
 UNITS |= {m: 'percent' for m in ('set_coverage', 'set_single', 'risk_area', *ANSWERED)}
 UNITS |= {'set_size': 'emotions', 'answer_threshold': 'probability'}
 
+# %% ../nbs/12b_audit.ipynb #f02455ee
+def _of_each_left_out(by, measure):
+    "A measure of accuracies by speaker: of all, then without each."
+    found = [measure(by), *(measure(by.drop(a)) for a in by.index if len(by) > 1)]
+    lo, hi = speaker_interval(np.array(found))
+    return dict(value=float(found[0]), lo=float(lo), hi=float(hi))
+
+def _of_sex_gap(runs, e):
+    by, rows = runs.by_actor(e), runs[e].drop_duplicates('actor')
+    sex = {a: describe(parse_code(c))['sex'] for a, c in zip(rows['actor'], rows['clip'])}
+    women = by.index.map(sex) == 'female'
+    if women.all() or not women.any(): raise NotComputed('all speakers are of one sex')
+    of = dict(zip(by.index, women))
+    def gap(some):
+        own = some.index.map(of).to_numpy(bool)
+        return some[own].mean() - some[~own].mean()
+    return _of_each_left_out(by, gap)
+
+def _of_worst_quarter(runs, e):
+    def quarter(some): return some.nsmallest(max(1, round(len(some) / 4))).mean()
+    return _of_each_left_out(runs.by_actor(e), quarter)
+
+DERIVED |= dict(sex_gap=_of_sex_gap, worst_quarter=_of_worst_quarter)
+UNITS |= dict(sex_gap='points', worst_quarter='percent')
+
 # %% ../nbs/12b_audit.ipynb #e3c84065
 def make_entry(runs: Runs, metric: str,  # one of `DERIVED`
                about: dict,  # the run: some of `RUN`
