@@ -4,18 +4,20 @@
 
 # %% auto #0
 __all__ = ['AUDIO', 'TABLES', 'WORKBOOKS', 'RATE', 'MARKS', 'CODE_PAGES', 'SEPARATORS', 'SEXES', 'WHEEL', 'SAMPLES', 'LICENCE',
-           'ARCHIVES', 'FILM_RECORD', 'RECORD_API', 'ZENODO', 'FaceSources', 'Corpus', 'list_files', 'file_kind',
-           'survey', 'has_speech', 'find_ravdess', 'find_faces', 'same_sound', 'duplicates', 'ravdess_notice',
-           'read_ravdess', 'twin_corpus', 'load_corpus', 'odd_words', 'check_sound', 'check_files', 'by_problem',
-           'same_recordings', 'counts', 'spread', 'face_counts', 'grid_audit', 'audit', 'write_audit', 'audit_table',
-           'audit_lines', 'RowProblem', 'likely_encodings', 'manifest_texts', 'known_columns', 'manifest_header',
-           'text_rows', 'composed', 'as_on_disk', 'find_file', 'manifest_rows', 'place_of', 'manifest_id', 'row_fault',
-           'manifest_clip', 'read_manifest', 'problem_lines', 'manifest_remark', 'manifest_corpus', 'samples_ready',
-           'unpack_samples', 'fetch_samples', 'read_samples', 'best_overlap', 'film_archives', 'chosen_archives',
-           'download_ravdess']
+           'ARCHIVES', 'FILM_RECORD', 'RECORD_API', 'ZENODO', 'SOURCES', 'MANIFEST_COLUMNS', 'SIGHT', 'FaceSources',
+           'Corpus', 'list_files', 'file_kind', 'survey', 'has_speech', 'find_ravdess', 'find_faces', 'same_sound',
+           'duplicates', 'ravdess_notice', 'read_ravdess', 'twin_corpus', 'load_corpus', 'odd_words', 'check_sound',
+           'check_files', 'by_problem', 'same_recordings', 'counts', 'spread', 'face_counts', 'grid_audit', 'audit',
+           'write_audit', 'audit_table', 'audit_lines', 'RowProblem', 'likely_encodings', 'manifest_texts',
+           'known_columns', 'manifest_header', 'text_rows', 'composed', 'as_on_disk', 'find_file', 'manifest_rows',
+           'place_of', 'manifest_id', 'row_fault', 'manifest_clip', 'read_manifest', 'problem_lines', 'manifest_remark',
+           'manifest_corpus', 'samples_ready', 'unpack_samples', 'fetch_samples', 'read_samples', 'best_overlap',
+           'film_archives', 'chosen_archives', 'download_ravdess', 'Source', 'read_name', 'told_elsewhere', 'with_told',
+           'is_pointer', 'name_rows', 'write_manifest', 'stated_size', 'fetch_unsized', 'sighted', 'note_sight',
+           'fetch_sighted', 'is_there', 'install', 'download_corpus']
 
 # %% ../nbs/03_corpus.ipynb #f3227743
-import csv, filecmp, hashlib, io, json, os, re, tempfile, unicodedata, zipfile
+import csv, filecmp, hashlib, io, json, os, re, tempfile, time, unicodedata, zipfile
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
@@ -28,7 +30,8 @@ from .core import (
     COLUMNS, CodeError, EMOTIONS, LABEL_COLUMNS, ROOT, SettingError, check_open, describe,
     expected_codes, file_digest, parse_code, plain, provenance, read_emotion, relative, text_digest)
 from .fetch import (
-    Archive, check_space, disk_need, fetch_wheel, install_archive, is_unpacked, size_text, zip_bytes)
+    Archive, ask, check_space, disk_need, fetch_archive, fetch_wheel, install_archive, is_unpacked,
+    size_text, unpack, unpacked_record, zip_bytes)
 from .media import (
     MediaError, SILENCE_DB, Sound, covariance, decode_audio, judge, kind_of)
 
@@ -671,4 +674,257 @@ def download_ravdess(folder=None,  # data/ravdess by default
         url = f"{(base_url or ZENODO.format(record=archive.record)).rstrip('/')}/{archive.name}"
         install_archive(archive, url, root, keep_zip, **resume)
         say(f"{k}: unpacked into {relative(root / Path(archive.name).stem)}")
+    return root
+
+# %% ../nbs/03_corpus.ipynb #6f60fcb3
+class Source(NamedTuple):
+    "Where a corpus is published, and what the names of its files tell."
+    title: str
+    licence: str
+    cite: str
+    language: str
+    bytes: int        # of all that is fetched, about
+    files: dict       # name of a file to fetch -> its address
+    pattern: str = ''      # of a clip's name: groups speaker, emotion; maybe statement, intensity, sex
+    emotions: dict = {}    # what the pattern calls emotion -> a name of `EMOTIONS`, '' where it is none
+    words: dict = {}       # the same for statement, intensity and sex: group -> {written: meant}
+    told: tuple = ()       # a table that tells more: its file, separator, {column: (place of the key, place)}
+    checksums: dict = {}   # file -> SHA-256, where it is known
+    folder: str = ''       # below data/; corpora/<name> by default
+
+# %% ../nbs/03_corpus.ipynb #73eeaa0c
+_GITHUB = 'https://github.com/{}/archive/{}.zip'
+_MELD = 'https://raw.githubusercontent.com/declare-lab/MELD/master/data/MELD/'
+_CREMA = 'https://gitlab.com/cs-cooper-lab/crema-d-mirror/-/'
+_CREMA_COMMIT = 'd15eeed6a139e9724483ed9a2fc4643f88708b79'
+_SENTENCES = dict(
+    IEO="It's eleven o'clock", TIE='That is exactly what happened', IOM="I'm on my way to the meeting",
+    IWW='I wonder what this is about', TAI='The airplane is almost full', MTI='Maybe tomorrow it will be cold',
+    IWL='I would like a new alarm clock', ITH="I think I have a doctor's appointment",
+    DFA="Don't forget a jacket", ITS="I think I've seen this before", TSI='The surface is slick',
+    WSI="We'll stop in a couple of minutes")
+_GERMAN = dict.fromkeys(('03', '10', '11', '12', '15'), 'male')
+_GERMAN |= dict.fromkeys(('08', '09', '13', '14', '16'), 'female')
+
+# %% ../nbs/03_corpus.ipynb #8be8969e
+SOURCES = {
+    'nemo': Source(
+        'nEMO: 4,481 clips of 9 Polish actors, six emotions', 'Creative Commons BY-NC-SA 4.0',
+        'Christop I (2024), nEMO: Dataset of Emotional Speech in Polish, LREC-COLING', 'pl', 450_000_000,
+        {'nemo.zip': _GITHUB.format('amu-cai/nEMO', '06f1f83dde8f1a780443a57d53b2af3971af34ab')},
+        r'(?P<speaker>[A-Z]{2}\d)_(?P<emotion>[a-z]+)_(?P<statement>\d+)',
+        dict(anger='angry', fear='fearful', happiness='happy', neutral='neutral', sadness='sad',
+             surprised='surprised'),
+        told=('data.tsv', '\t', dict(statement=(0, 2), sex=(4, 5)))),
+    'emodb': Source(
+        'EMO-DB: 535 clips of 10 German actors, seven emotions, of which boredom is left out',
+        'no licence is stated; the publisher offers it to everybody and asks to be cited',
+        'Burkhardt F et al. (2005), A Database of German Emotional Speech, Interspeech', 'de', 41_000_000,
+        {'emodb.zip': 'http://emodb.bilderbar.info/download/download.zip'},
+        r'(?P<sex>(?P<speaker>\d\d))(?P<statement>[ab]\d\d)(?P<emotion>[WLEAFTN])[a-z]?',
+        dict(W='angry', L='', E='disgust', A='fearful', F='happy', T='sad', N='neutral'), dict(sex=_GERMAN)),
+    'crema-d': Source(
+        'CREMA-D: 7,442 clips of 91 American actors, six emotions',
+        'Open Database License 1.0, contents under the Database Contents License 1.0',
+        'Cao H et al. (2014), CREMA-D, IEEE Transactions on Affective Computing 5(4)', 'en', 600_000_000,
+        {'crema-d.zip': f'{_CREMA}archive/{_CREMA_COMMIT}/crema-d-mirror.zip?path=AudioWAV',
+         'VideoDemographics.csv': f'{_CREMA}raw/{_CREMA_COMMIT}/VideoDemographics.csv'},
+        r'(?P<speaker>\d{4})_(?P<statement>[A-Z]{3})_(?P<emotion>[A-Z]{3})_(?P<intensity>[A-Z]{1,2})',
+        dict(ANG='angry', DIS='disgust', FEA='fearful', HAP='happy', NEU='neutral', SAD='sad'),
+        dict(statement=_SENTENCES, intensity=dict(LO='low', MD='medium', HI='high', XX='', X='')),
+        ('VideoDemographics.csv', ',', dict(sex=(0, 2)))),
+    'urdu': Source(
+        'URDU: 400 clips of talk shows, not acted, four emotions', 'for research only',
+        'Latif S et al. (2018), Cross Lingual Speech Emotion Recognition: Urdu vs. Western Languages, FIT',
+        'ur', 150_000_000,
+        {'urdu.zip': _GITHUB.format('siddiquelatif/URDU-Dataset', 'cab0028b1a1152e5cf25a5771c1ed137428a496e')},
+        r'(?P<speaker>S(?P<sex>[MF])\d+)_F\d+_(?P<emotion>[AHNS])\d+',
+        dict(A='angry', H='happy', N='neutral', S='sad'), dict(sex=dict(M='male', F='female'))),
+    'meld': Source(
+        "MELD: the texts of 13,708 lines of dialogue, seven emotions (no sound)", 'GNU General Public License 3.0',
+        'Poria S et al. (2019), MELD, ACL', 'en', 1_535_456,
+        {f'{part}_sent_emo.csv': f'{_MELD}{part}_sent_emo.csv' for part in ('train', 'dev', 'test')},
+        checksums={'train_sent_emo.csv': 'd2fa2d6529cf03cac2989efec05c9b27d8fd2f4c8fc5974c7ae88aa537fa02db',
+                   'dev_sent_emo.csv': '2e89c6f8aa182d6f62f8c6331aece905ac7273ca4999660bfb5213e1d0370c1c',
+                   'test_sent_emo.csv': '8d37103938f7067600839fe29d5a114a6cd1bcdafb75bec101e06464c5006888'},
+        folder='meld')}
+
+# %% ../nbs/03_corpus.ipynb #cd820cd2
+def read_name(source: Source, path) -> dict:  # what the name tells; empty where it is no clip of the corpus
+    "Speaker, emotion and what else the name of a clip tells; emotion is '' where it is none of ours."
+    path = Path(path)
+    found = re.fullmatch(source.pattern, path.stem) if path.suffix.lower() in AUDIO else None
+    if not found or found['emotion'] not in source.emotions: return {}
+    row = found.groupdict() | dict(emotion=source.emotions[found['emotion']])
+    return row | {k: meant.get(row[k], row[k]) for k, meant in source.words.items() if k in row}
+
+# %% ../nbs/03_corpus.ipynb #bdb25653
+def told_elsewhere(source: Source, files: list  # paths
+                   ) -> dict:  # column -> {key: what is told}
+    "What a publisher's own table tells of clips and speakers; empty where it is not there."
+    if not source.told: return {}
+    name, separator, columns = source.told
+    path = next((p for p in files if p.name == name), None)
+    if path is None: return {}
+    lines = [line.split(separator) for line in path.read_text(encoding='utf-8-sig').splitlines()]
+    last = max(map(max, columns.values()))
+    rows = [[cell.strip() for cell in row] for row in lines if len(row) > last]
+    return {column: {Path(row[key]).stem: row[place] for row in rows}
+            for column, (key, place) in columns.items()}
+
+def with_told(row: dict, stem: str, told: dict) -> dict:
+    "A row with what the publisher's table tells of its clip or its speaker."
+    for column, known in told.items():
+        row[column] = known.get(stem, known.get(row['speaker'], row.get(column, '')))
+        if column == 'sex': row[column] = row[column].lower()
+    return row
+
+# %% ../nbs/03_corpus.ipynb #86b5cf73
+MANIFEST_COLUMNS = ('path', 'emotion', 'speaker', 'sex', 'intensity', 'statement', 'language')
+
+def is_pointer(path: Path) -> bool:
+    "Is a file only git's note about a file?"
+    if path.stat().st_size > 1024: return False
+    return path.read_bytes().startswith(b'version https://git-lfs')
+
+def name_rows(source: Source, root: Path
+              ) -> tuple:  # (rows of a manifest, number of clips of an emotion that is none of ours)
+    "What the names of all clips in a folder tell."
+    files, rows, others, seen = list_files(root), [], 0, set()
+    told = told_elsewhere(source, files)
+    for path in files:
+        row = read_name(source, path)
+        if not row or path.name in seen: continue
+        seen.add(path.name)
+        if is_pointer(path):
+            raise SettingError(f"{relative(path)} is git's note about a file and no sound: the zip was made "
+                               "without its large files (git LFS); fetch the repository with git instead")
+        others += not row['emotion']
+        if not row['emotion']: continue
+        place = dict(path=path.relative_to(root).as_posix(), language=source.language)
+        row = with_told(row, path.stem, told) | place
+        rows.append({c: row.get(c, '') for c in MANIFEST_COLUMNS})
+    return sorted(rows, key=lambda r: r['path']), others
+
+# %% ../nbs/03_corpus.ipynb #0ff178fe
+def write_manifest(name: str,  # one of `SOURCES`
+                   root,  # folder with the clips
+                   say=print) -> Path:  # manifest.csv
+    "Write the manifest of a corpus from the names of its files."
+    root, source = Path(root), SOURCES[name]
+    rows, others = name_rows(source, root)
+    if not rows:
+        raise SettingError(f'{relative(root)} holds no clip of {name}: no sound file is named as those of '
+                           f'{source.title} are')
+    part = root / '.manifest.csv.part'
+    with open(part, 'w', encoding='utf-8', newline='') as f:
+        table = csv.DictWriter(f, MANIFEST_COLUMNS, lineterminator='\n')
+        table.writeheader()
+        table.writerows(rows)
+    os.replace(part, root / 'manifest.csv')
+    left = f'; left out: {others:,} of an emotion that RAVDESS does not have' * bool(others)
+    speakers, path = len({r['speaker'] for r in rows}), root / 'manifest.csv'
+    say(f'{len(rows):,} clips of {speakers} speakers in {relative(path)}{left}')
+    return path
+
+# %% ../nbs/03_corpus.ipynb #9c9a6098
+def stated_size(url: str) -> int:  # 0 where the server does not say
+    "How many bytes a server says that a file has."
+    import requests
+    try: response, _ = ask(url, 0)
+    except requests.RequestException as e:
+        raise SettingError(f'{url} does not answer ({type(e).__name__}): is this machine online? '
+                           'Try again later') from None
+    with response: return int(response.headers.get('Content-Length') or 0)
+
+def fetch_unsized(url: str, path: Path, tries: int = 5, wait: float = 2.,  # see `Resume`
+                  progress: bool = True) -> Path:
+    "Fetch a file of unknown length, each time from its beginning."
+    import requests
+    part = path.with_name(f'{path.name}.part')
+    for k in range(tries):
+        if k: time.sleep(wait * k)
+        try:
+            response, _ = ask(url, 0)
+            with response, open(part, 'wb') as f:
+                for piece in response.iter_content(1 << 18): f.write(piece)
+            return part.replace(path)
+        except requests.RequestException as e: fault = type(e).__name__
+    raise SettingError(f'{url} failed {tries} times, last with {fault}: try again later')
+
+# %% ../nbs/03_corpus.ipynb #ce36f961
+SIGHT = 'first_sight.json'
+
+def sighted(root: Path) -> dict:  # file -> dict(bytes, sha256, url)
+    "What was noted when files of a folder came for the first time."
+    path = root / SIGHT
+    try: return json.loads(path.read_text(encoding='utf-8')) if path.is_file() else {}
+    except ValueError:
+        raise SettingError(f'{relative(path)} is damaged: remove it to fetch the corpus anew') from None
+
+def note_sight(root: Path, name: str, url: str, path: Path):
+    "Note size and SHA-256 of a file that came."
+    known = sighted(root) | {name: dict(url=url, bytes=path.stat().st_size, sha256=file_digest(path))}
+    part = root / f'.{SIGHT}.part'
+    part.write_text(json.dumps(known, indent=1, sort_keys=True) + '\n', encoding='utf-8')
+    os.replace(part, root / SIGHT)
+
+def fetch_sighted(name: str, url: str, root: Path, sha256: str = '',  # as the table states it
+                  **resume) -> Path:
+    "Fetch a file, which must be what the table says, or what came the first time."
+    root.mkdir(parents=True, exist_ok=True)
+    size, known = stated_size(url), sighted(root).get(name, {}).get('sha256', '')
+    if size: check_space(root, size)
+    archive = Archive(name, 0, size, None, size)
+    path = fetch_archive(archive, url, root, **resume) if size else fetch_unsized(url, root / name, **resume)
+    expected, came = sha256 or known, file_digest(path)
+    if expected in ('', came): return path
+    path.unlink()
+    remedy = f'if the publisher has changed it, remove {relative(root / SIGHT)} to accept it as it is now'
+    raise SettingError(f'{name} from {url} is not the known file (SHA-256 {came[:12]}…, not '
+                       f"{expected[:12]}…): not used; {'has it been changed?' if sha256 else remedy}")
+
+# %% ../nbs/03_corpus.ipynb #d6b517e4
+def _place(file, sight): return Archive(file, 0, sight['bytes'], f"sha256:{sight['sha256']}", 0)
+
+def is_there(file: str, root: Path) -> bool:
+    "Is a file of a corpus there, unpacked where it is a zip, as it came the first time?"
+    sight = sighted(root).get(file)
+    if not sight: return False
+    if file.endswith('.zip'): return is_unpacked(_place(file, sight), root / Path(file).stem)
+    return (root / file).is_file() and file_digest(root / file) == sight['sha256']
+
+def install(file: str, url: str, root: Path, sha256: str = '', **resume):
+    "Fetch one file of a corpus, check it, unpack it where it is a zip, and note it."
+    path = fetch_sighted(file, url, root, sha256, **resume)
+    if not file.endswith('.zip'): return note_sight(root, file, url, path)
+    try: files = unpack(path, root / Path(file).stem)
+    except SettingError: path.unlink(); raise
+    note_sight(root, file, url, path)
+    checksum = f"sha256:{sighted(root)[file]['sha256']}"
+    record = json.dumps(dict(archive=file, checksum=checksum, files=files))
+    unpacked_record(root / Path(file).stem).write_text(record)
+    path.unlink()
+
+# %% ../nbs/03_corpus.ipynb #bc30701b
+def download_corpus(name: str,  # one of `SOURCES`
+                    folder=None,  # data/corpora/<name> by default, data/meld for MELD
+                    base_url: str = None,  # another server that has the files
+                    say=print,  # where messages go
+                    **resume  # tries, wait, progress: see `Resume`
+                    ) -> Path:  # manifest.csv, or the folder of a corpus without sound
+    "Fetch a corpus from its publisher and write its manifest; what is there already is left alone."
+    if name not in SOURCES: raise SettingError(f"there is no corpus {name!r}; known are {', '.join(SOURCES)}")
+    source = SOURCES[name]
+    root = Path(folder or ROOT / 'data' / (source.folder or f"corpora/{name.replace('-', '_')}"))
+    if root.exists() and not root.is_dir():
+        raise SettingError(f'{relative(root)} is a file where a folder is needed')
+    todo = {file: url for file, url in source.files.items() if not is_there(file, root)}
+    say(f'{source.title}\nLicence: {source.licence}. Cite: {source.cite}.')
+    if todo: say(f'To fetch: about {size_text(source.bytes)}')
+    for file, url in todo.items():
+        url = f"{base_url.rstrip('/')}/{file}" if base_url else url
+        install(file, url, root, source.checksums.get(file, ''), **resume)
+    if source.pattern: return write_manifest(name, root, say)
+    say(f'in {relative(root)}')
     return root

@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['METRICS', 'FEWEST', 'DIALOGUE_MEASURES', 'NotComputed', 'hits', 'confusion_by_actor', 'measures', 'without_each',
            'jackknife_error', 'speaker_interval', 'counts_by_seed', 'measured', 'summary_of', 'summary',
-           'bootstrap_weights', 'spread', 'protocol_name', 'run_name', 'with_folds', 'finite', 'no_interval',
-           'result_entries', 'save_results', 'readable', 'text_table', 'recalls', 'weighted_f1', 'numbers_of',
-           'dialogue_counts', 'dialogue_scores', 'dialogue_gain']
+           'bootstrap_weights', 'spread', 'from_others', 'group_quantile', 'prediction_sets', 'risk_coverage',
+           'risk_area', 'threshold_for', 'speaker_ratio', 'acted_emotions', 'of_emotions', 'protocol_name', 'run_name',
+           'with_folds', 'finite', 'no_interval', 'result_entries', 'save_results', 'readable', 'text_table', 'recalls',
+           'weighted_f1', 'numbers_of', 'dialogue_counts', 'dialogue_scores', 'dialogue_gain']
 
 # %% ../nbs/11_metrics.ipynb #a10a4405
 import json
@@ -160,6 +161,90 @@ def spread(drawn: np.ndarray,  # (draws,) resampled values
     known = drawn[np.isfinite(drawn)]
     if speakers < FEWEST or not len(known): return np.nan, np.nan
     return tuple(np.percentile(known, (2.5, 97.5)))
+
+# %% ../nbs/11_metrics.ipynb #d529f6a1
+def from_others(groups,  # (n,) whose clip each row is
+                learn  # given a mask (n,) of the others' rows, returns a number
+                ) -> np.ndarray:  # (n,)
+    "For each row a number that was learnt from the rows of all other groups."
+    groups = np.asarray(groups)
+    names, found = np.unique(groups), np.zeros(len(groups))
+    if len(names) < 2: raise NotComputed('it is learnt from other speakers, and there are none')
+    for name in names: found[groups == name] = learn(groups != name)
+    return found
+
+# %% ../nbs/11_metrics.ipynb #72d62121
+def group_quantile(scores: np.ndarray,  # (n,) how far each clip's right answer was from certain
+                   groups,  # (n,) whose clip it is
+                   level: float = .9,  # the share of clips that is promised
+                   cautious: bool = False  # count the next speaker as well
+                   ) -> float:  # infinite where there are too few groups
+    "The smallest score that so many clips do not exceed, where each group counts the same."
+    _, group, n = np.unique(groups, return_inverse=True, return_counts=True)
+    weights = 1 / n[group] / (len(n) + cautious)
+    order = np.argsort(scores, kind='stable')
+    enough = np.cumsum(weights[order]) >= level - 1e-9
+    return float(np.asarray(scores)[order][enough.argmax()]) if enough.any() else np.inf
+
+def prediction_sets(p: np.ndarray,  # (n, K) probabilities
+                    quantile  # a number, or one for each row (n,)
+                    ) -> np.ndarray:  # (n, K) True where a class is in the set
+    "All classes that the promise asks for; a set may be empty, where no class is likely enough."
+    return 1 - p <= np.reshape(quantile, (-1, 1)) + 1e-9
+
+# %% ../nbs/11_metrics.ipynb #a807e016
+def risk_coverage(confidence, right  # (n,) largest probability, 0/1
+                  ) -> pd.DataFrame:  # threshold, coverage, risk (shares); the surest first
+    "How many answers are given and how many of them are wrong, threshold by threshold."
+    wrong = pd.Series(1. - np.asarray(right, float))
+    given = wrong.groupby(np.asarray(confidence, float)).agg(['size', 'sum'])[::-1].cumsum()
+    n, wrong = given['size'].to_numpy(), given['sum'].to_numpy()
+    return pd.DataFrame(dict(threshold=given.index, coverage=n / n[-1], risk=wrong / n))
+
+def risk_area(curve: pd.DataFrame  # what `risk_coverage` returned
+              ) -> float:
+    "Mean risk over all coverages."
+    return float((curve['risk'] * np.diff(curve['coverage'], prepend=0)).sum())
+
+def threshold_for(curve: pd.DataFrame,  # what `risk_coverage` returned
+                  target: float = .9,  # share of given answers that shall be right
+                  least: float = .05  # share of clips to answer; fewer may be right by luck
+                  ) -> float:  # infinite where no threshold reaches it
+    "The lowest confidence from which on so many answers are right."
+    good = curve['threshold'][(curve['risk'] <= 1 - target + 1e-9) & (curve['coverage'] >= least)]
+    return float(good.iloc[-1]) if len(good) else np.inf
+
+# %% ../nbs/11_metrics.ipynb #bee1ac4e
+def speaker_ratio(values, actors,  # (n,) each
+                  base=None  # (n,) what each clip counts; all the same by default
+                  ) -> np.ndarray:  # (actors + 1,): the ratio of all speakers, then without each
+    "A ratio of sums over clips, of all speakers and without each of them."
+    actor = np.unique(actors, return_inverse=True)[1]
+    base = np.ones(len(actor)) if base is None else base
+    sums = [np.bincount(actor, weights=np.asarray(x, float)) for x in (values, base)]
+    top, bottom = (without_each(len(part)) @ part for part in sums)
+    return _share(top, bottom)
+
+# %% ../nbs/11_metrics.ipynb #865a7a44
+def acted_emotions(predictions: pd.DataFrame) -> list:
+    "The classes that the clips of a run have, in the order of the label set."
+    k = int(predictions['classes'].iloc[0])
+    acted = {to_label(e, k) for e in predictions['emotion'].unique()}
+    return [n for n in label_names(k) if n in acted]
+
+def of_emotions(predictions: pd.DataFrame,  # one value of `classes`
+                emotions=None  # names of seven or eight classes; those that are acted by default
+                ) -> tuple:  # truth (m,) places in `emotions`, p (m, K), actors (m,)
+    "Clips and probabilities of some emotions; calm is neutral where it is not among them."
+    hits(predictions)  # raises where a probability is missing
+    k, emotions = int(predictions['classes'].iloc[0]), list(emotions or acted_emotions(predictions))
+    named = {e: to_label(e, 8 if 'calm' in emotions else 7) for e in label_names(k)}
+    kept = predictions[predictions['emotion'].map(lambda e: named[to_label(e, k)]).isin(emotions)]
+    p = np.zeros((len(kept), len(emotions)))
+    for e, name in named.items():
+        if name in emotions: p[:, emotions.index(name)] += kept[f'p_{e}'].to_numpy('float64')
+    truth = kept['emotion'].map(lambda e: emotions.index(named[to_label(e, k)])).to_numpy(int)
+    return truth, p / np.maximum(p.sum(1, keepdims=True), 1e-12), kept['actor'].to_numpy()
 
 # %% ../nbs/11_metrics.ipynb #e770dea3
 def protocol_name(about: dict) -> str:

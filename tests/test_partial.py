@@ -167,7 +167,7 @@ def shown_numbers(folder):
                 yield path.stem, ''.join(text)
 
 
-RUN = {'sound': [*(f'{i:02d}' for i in range(11)), '19'],  # every notebook that is not optional
+RUN = {'sound': [*(f'{i:02d}' for i in range(11)), '19', '20'],  # every notebook that is not optional
        'faces': ['02', '03', '06', '08', '10']}   # those that do something else when faces are there
 
 @pytest.fixture(scope='module')
