@@ -1,0 +1,216 @@
+"""Faults that were seen from outside: wrong results, code that runs, one clip that ends a run, lost data, stopping."""
+import errno, io, json, os, shutil, signal, struct, subprocess, sys, threading, time
+from pathlib import Path
+
+import av
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile as sf
+
+from emotion_study import core, face, features as F, media, text, training, whisper
+from emotion_study.core import ROOT, SettingError
+from emotion_study.metrics import save_results
+from test_download import server  # noqa: F401  (a fixture)
+from test_pipeline import toy_table
+
+TONE = .5 * np.sin(2 * np.pi * 220 * np.arange(4 * 16_000) / 16_000)
+NOISE = np.random.default_rng(0)
+
+
+def sound(folder, name='tone.wav', y=TONE, rate=16_000, **how):
+    sf.write(folder / name, y, rate, **how)
+    return folder / name
+
+
+def film(path, n=110, size=(96, 128), rate=30, **options):
+    with av.open(str(path), 'w', options=options) as box:
+        track = box.add_stream('libx264', rate=rate)
+        track.height, track.width, track.pix_fmt = *size, 'yuv420p'
+        for _ in range(n):
+            picture = av.VideoFrame.from_ndarray(NOISE.integers(0, 255, (*size, 3), 'uint8'), format='bgr24')
+            for packet in track.encode(picture): box.mux(packet)
+        for packet in track.encode(None): box.mux(packet)
+    return path
+
+
+def cut(path, share):
+    data = path.read_bytes()
+    part = path.with_name(f'{share}{path.name}')
+    part.write_bytes(data[:int(share * len(data))])
+    return part
+
+
+def rows_of(path, cache):
+    "Reasons of one clip in every cache of sound."
+    return [F.voice_row(path, cache, 'code')[1], whisper.whisper_row(path, cache, {'tiny': 'key'})[1],
+            text.transcript_entry(path, 'pocketsphinx', cache=cache)['reason']]
+
+
+# --- wrong results: an error of the moment is no property of the content
+
+class Refusing(io.FileIO):
+    "A file that can't be read further than its first bytes."
+    def readinto(self, *a): raise OSError(errno.EIO, 'Input/output error')
+    def read(self, *a): raise OSError(errno.EIO, 'Input/output error')
+    def readall(self): raise OSError(errno.EIO, 'Input/output error')
+
+
+PASSING = {'memory': MemoryError(), 'memory of FFmpeg': av.error.MemoryError(errno.ENOMEM, 'Cannot allocate memory'),
+           'disk': OSError(errno.EIO, 'Input/output error'), 'permissions': PermissionError(errno.EACCES, 'Permission denied'),
+           'files': OSError(errno.EMFILE, 'Too many open files'), 'stale': OSError(errno.ESTALE, 'Stale file handle'),
+           'time': TimeoutError(errno.ETIMEDOUT, 'Connection timed out')}
+
+@pytest.mark.parametrize('place', ['decode_by_soundfile', 'decode_by_pyav', 'open_box'])
+@pytest.mark.parametrize('error', PASSING.values(), ids=PASSING)
+def test_an_error_of_the_moment_is_never_kept(tmp_path, monkeypatch, error, place):
+    F.speech.speech_columns()
+    path, cache = sound(tmp_path), tmp_path / 'cache'
+    if place != 'decode_by_soundfile': path.write_bytes(b'no sound, but nobody could see it')
+    def refuse(*a, **k): raise error
+    monkeypatch.setattr(media, place, refuse)
+    told = rows_of(path, cache)
+    assert all(t.startswith('unreadable: ') for t in told), told
+    assert not list(cache.rglob('*.*'))
+    if place == 'open_box':
+        (frames, why), = F.film_scores({'film': path}, jobs=1, cache=cache).values()
+        assert why.startswith('unreadable: ') and not len(frames) and not list(cache.rglob('*.parquet'))
+
+
+def test_a_disk_that_refuses_while_ffmpeg_reads_is_told_as_such(tmp_path, monkeypatch):
+    path = film(tmp_path / 'film.mp4', 10)
+    monkeypatch.setattr(media.io, 'FileIO', Refusing)
+    assert media.film_reason(path) == 'unreadable: Input/output error'
+    assert F.voice_row(path, tmp_path / 'cache', 'code')[1] == 'unreadable: Input/output error' and not (tmp_path / 'cache').exists()
+
+
+@pytest.mark.parametrize('code, why', [(2, ''), (17, 'unreadable: not enough memory')])
+def test_libsndfile_that_is_refused_once_is_asked_again(tmp_path, monkeypatch, code, why):
+    path, calls, decode = sound(tmp_path), [], media.decode_by_soundfile
+    def once(*a, **k):
+        calls.append(1)
+        if len(calls) == 1: raise sf.LibsndfileError(code)
+        return decode(*a, **k)
+    monkeypatch.setattr(media, 'decode_by_soundfile', once)
+    heard = media.read_audio(path)
+    assert heard.reason == why and (why or np.abs(heard.samples - TONE).max() < 1e-3)
+
+
+# --- wrong results: what is cut off says so
+
+@pytest.mark.parametrize('share', [.25, .5, .9])
+def test_a_sound_that_is_cut_says_how_much_is_there(tmp_path, share):
+    for name, how in dict(pcm={}, floats=dict(subtype='FLOAT')).items():
+        there = cut(sound(tmp_path, f'{name}.wav', **how), share)
+        _, reason, note = F.voice_row(there, tmp_path / 'cache', 'code')
+        assert reason == '' and note == f'cut off: {4 * share:.1f} of 4.0 s'
+
+
+@pytest.mark.parametrize('share', [.5, .75, .9, 1])
+@pytest.mark.parametrize('name', ['film.mp4', 'film.mkv', 'film.avi'])
+def test_a_film_that_is_cut_says_so_at_every_rate(tmp_path, name, share):
+    there = cut(film(tmp_path / name, **(dict(movflags='faststart') if name.endswith('mp4') else {})), share)
+    for rate in (0, 6):
+        seen = media.Film(there, rate)
+        assert len(list(seen)) > 3 and seen.reason == ''
+        assert seen.note.startswith('cut off: ') if share < 1 else seen.note == ''
+
+
+def test_reasons_of_films_reach_the_table(tmp_path):
+    whole = film(tmp_path / 'film.mp4', movflags='faststart')
+    (tmp_path / 'letter.mp4').write_text('Dear Sir or Madam')
+    films = {'cut': cut(whole, .9), 'letter': tmp_path / 'letter.mp4', 'whole': whole}
+    verdict = {c: F.film_verdict(*s) for c, s in F.film_scores(films, jobs=1, cache=tmp_path / 'cache').items()}
+    again = {c: F.film_verdict(*s) for c, s in F.film_scores(films, jobs=1, cache=tmp_path / 'cache').items()}
+    assert verdict == again, 'from the cache as well'
+    assert verdict['cut']['reason'] == verdict['whole']['reason'] == 'no face' and verdict['whole']['note'] == ''
+    assert verdict['cut']['note'].startswith('cut off: ')
+    assert verdict['letter']['reason'].startswith('undecodable')
+
+
+# --- wrong results: what is kept and what is saved belongs together
+
+def flips(path, n=40):
+    "A file with one bit that is another one, n times."
+    data = path.read_bytes()
+    for at in NOISE.integers(0, 8 * len(data), n):
+        spoilt = bytearray(data)
+        spoilt[at // 8] ^= 1 << at % 8
+        path.write_bytes(spoilt)
+        yield
+    path.write_bytes(data)
+
+
+def test_a_flipped_bit_is_noticed_in_every_cache(tmp_path):
+    F.write_film(tmp_path / 'film', pd.DataFrame(dict(frame=range(50), happy=NOISE.random(50))), 'cut off: 1 of 2 s')
+    frames, told = F.read_film(tmp_path / 'film')
+    assert len(frames) == 50 and told == 'cut off: 1 of 2 s'
+    for _ in flips(tmp_path / 'film.parquet'): assert F.read_film(tmp_path / 'film') is None
+    heard = text._kept(tmp_path / 'words.json', lambda: dict(text='kids are talking', reason=''))
+    for _ in flips(tmp_path / 'words.json'):
+        assert text._kept(tmp_path / 'words.json', lambda: dict(text='anew', reason='')) == dict(text='anew', reason='')
+    said = {(('svm', 'voice'), 0, 1, 0): {'test': NOISE.random((40, 8))}}
+    core.keep_bytes(tmp_path / 'unit.npz', training.packed(said))
+    for _ in flips(tmp_path / 'unit.npz'): assert core.kept_bytes(tmp_path / 'unit.npz') is None
+    again = training.unpacked(core.kept_bytes(tmp_path / 'unit.npz'))
+    assert list(again) == list(said) and np.array_equal(*(list(a.values())[0]['test'] for a in (again, said)))
+    core.store_row(tmp_path / 'row.npz', NOISE.random(300), '', 'low rate')
+    row = core.load_row(tmp_path / 'row.npz')
+    for _ in flips(tmp_path / 'row.npz'):
+        kept = core.load_row(tmp_path / 'row.npz')
+        assert kept is None or np.array_equal(kept[0], row[0]) and kept[1:] == row[1:], 'a date in the archive is no number'
+    assert heard['text'] == 'kids are talking'
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory):
+    out, lines = tmp_path_factory.mktemp('models'), []
+    return training.train_models(toy_table(), 'actor', 8, epochs=1, out=out, say=lines.append)
+
+
+def copy_of(folder, tmp_path): return Path(shutil.copytree(folder, tmp_path / 'copy'))
+
+
+def test_networks_that_changed_places_are_refused(trained, tmp_path):
+    folder = copy_of(trained, tmp_path)
+    (folder / 'fold0.keras').rename(folder / 'x'); (folder / 'fold1.keras').rename(folder / 'fold0.keras'); (folder / 'x').rename(folder / 'fold1.keras')
+    with pytest.raises(SettingError, match='is not the network of its card'): training.load_network(folder / 'fold0.json')
+    with pytest.raises(SettingError, match='is not the network of its card'): training.evaluate_models(folder, toy_table())
+    model, card = training.load_network(trained / 'fold0.json')
+    assert len(card['weights']) == 64
+
+
+def test_folds_of_another_training_are_refused(trained, tmp_path):
+    folder = copy_of(trained, tmp_path)
+    training.train_models(toy_table(), 'actor', 8, epochs=2, out=tmp_path / 'other', say=str)
+    for end in ('json', 'keras'): shutil.copy(tmp_path / 'other' / f'fold1.{end}', folder)
+    with pytest.raises(SettingError, match='several trainings'): training.saved_cards(folder)
+
+
+def test_a_training_replaces_an_earlier_one_whole_or_not_at_all(trained, tmp_path, monkeypatch):
+    folder = copy_of(trained, tmp_path)
+    (folder / 'fold7.json').write_text('{}'); (folder / 'fold7.keras').write_text('of yesterday'); (folder / 'notes.txt').write_text('mine')
+    before = {p.name: p.read_bytes() for p in folder.iterdir()}
+    save, calls = training.save_network, []
+    def full_disk(*a, **k):
+        calls.append(1)
+        if len(calls) == 2: raise OSError(errno.ENOSPC, 'No space left on device')
+        return save(*a, **k)
+    monkeypatch.setattr(training, 'save_network', full_disk)
+    with pytest.raises(OSError): training.train_models(toy_table(), 'actor', 8, epochs=1, out=folder, say=str)
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
+    monkeypatch.setattr(training, 'save_network', save)
+    training.train_models(toy_table(), 'actor', 8, epochs=1, out=folder, say=str)
+    assert not (folder / 'fold7.json').exists() and not (folder / 'fold7.keras').exists() and (folder / 'notes.txt').exists()
+    assert len({c['training'] for _, c in training.saved_cards(folder)}) == 1
+
+
+def test_a_page_in_place_of_weights_is_not_kept(tmp_path, monkeypatch, server):
+    monkeypatch.setenv('DEEPFACE_HOME', str(tmp_path))
+    server.files[face.WEIGHTS_FILE] = b'<!DOCTYPE html><title>Sign in</title>' * 9
+    with pytest.raises(SettingError, match="not DeepFace's emotion network"): face.fetch_weights(server.url, progress=False)
+    assert not [p for p in tmp_path.rglob('*') if p.is_file()], 'nothing kept, nothing pinned'
+    server.files[face.WEIGHTS_FILE] = face.weights_path('retrained').read_bytes()
+    face.fetch_weights(server.url, progress=False)
+    face.weights_path('published').write_text('<!DOCTYPE html>')  # of an earlier version that looked at nothing
+    assert face.is_weights(face.fetch_weights(server.url, progress=False)), 'it is mended'
