@@ -1,5 +1,5 @@
 """Faults that were seen from outside: wrong results, code that runs, one clip that ends a run, lost data, stopping."""
-import errno, io, json, os, shutil, signal, struct, subprocess, sys, threading, time
+import errno, io, json, os, pickle, re, shutil, signal, struct, subprocess, sys, threading, time, tracemalloc
 from pathlib import Path
 
 import av
@@ -10,7 +10,9 @@ import soundfile as sf
 
 from emotion_study import core, face, features as F, media, text, training, whisper
 from emotion_study.core import ROOT, SettingError
+from emotion_study import corpus as C
 from emotion_study.metrics import save_results
+from test_cli import run
 from test_download import server  # noqa: F401  (a fixture)
 from test_pipeline import toy_table
 
@@ -214,3 +216,164 @@ def test_a_page_in_place_of_weights_is_not_kept(tmp_path, monkeypatch, server):
     face.fetch_weights(server.url, progress=False)
     face.weights_path('published').write_text('<!DOCTYPE html>')  # of an earlier version that looked at nothing
     assert face.is_weights(face.fetch_weights(server.url, progress=False)), 'it is mended'
+
+
+# --- code that runs
+
+@pytest.fixture
+def house(tmp_path):
+    "The Makefile beside a command that only says how it was called."
+    folder = tmp_path / 'house'
+    (folder / '.venv' / 'bin').mkdir(parents=True)
+    for name in ('Makefile', 'settings.ini', 'setup.py', 'pyproject.toml', '.gitattributes', 'requirements.lock', 'requirements-study.lock'):
+        shutil.copy(ROOT / name, folder)
+    told = subprocess.run(['make', '-pn', 'help'], cwd=folder, capture_output=True, text=True).stdout
+    for line in told.splitlines():
+        if line.startswith(('STAMP :=', 'HERE :=')): (folder / line.split()[-1]).touch()
+    command = folder / '.venv' / 'bin' / 'emotion-study'
+    command.write_text('#!/bin/sh\nprintf "<%s>" "$@"\n'); command.chmod(0o755)
+    return folder
+
+
+@pytest.mark.parametrize('names, calls', [
+    ('03', ['03']), ('09 10', ['09', '10']), ("x'; touch planted; '", ["x';", 'touch', 'planted;', "'"]), ('`touch`planted', ['`touch`planted']),
+    ('*', ['*']), ('03 "a b"', ['03', '"a', 'b"'])])
+def test_names_given_to_make_stay_names(house, names, calls):
+    done = subprocess.run(['make', 'study', f'ONLY={names}'], cwd=house, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith('<>' + ''.join(f'<--only><{c}>' for c in calls)) and not (house / 'planted').exists()
+
+
+@pytest.mark.parametrize('name', ['ONLY', 'OUT', 'SEEDS'])
+def test_make_runs_no_command_of_a_setting(house, name):
+    done = subprocess.run(['make', 'study', f'{name}=$(shell touch planted)'], cwd=house, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    assert done.returncode == 2 and 'dollar sign' in done.stderr and not (house / 'planted').exists()
+
+
+class Planted:
+    "What runs a command when somebody unpickles it."
+    def __init__(self, path): self.path = path
+    def __reduce__(self): return Path.touch, (self.path,)
+
+
+def test_a_pickle_in_the_studys_cache_is_never_loaded(tmp_path, monkeypatch):
+    monkeypatch.setenv('EMOTION_STUDY_UNFINISHED', str(tmp_path / 'units'))
+    table, asked = toy_table(), dict(models=[('linear', 'voice')], jobs=1, progress=True)
+    first = training.cross_validate(table, 'actor', 8, 'inductive', **asked)
+    entries = sorted((tmp_path / 'units').rglob('*.*'))
+    assert entries and {p.suffix for p in entries} == {'.npz'}
+    payload = pickle.dumps(Planted(tmp_path / 'ran'))
+    objects = io.BytesIO()
+    np.savez(objects, arr_0=np.array([Planted(tmp_path / 'ran')], dtype=object), names=np.array('[[["k"], "test"]]'))
+    for i, entry in enumerate(entries): entry.write_bytes(payload) if i % 2 else core.keep_bytes(entry, objects.getvalue())
+    with pytest.raises(ValueError, match='allow_pickle'): training.unpacked(objects.getvalue())
+    for entry in entries[::2]: entry.write_bytes(objects.getvalue())
+    again = training.cross_validate(table, 'actor', 8, 'inductive', **asked)
+    pd.testing.assert_frame_equal(first, again)
+    assert not (tmp_path / 'ran').exists()
+
+
+def test_nothing_that_is_saved_is_a_pickle():
+    "No module and no study notebook writes or reads one; numpy is told so where it would."
+    sources = [*(ROOT / 'emotion_study').glob('*.py'), *(ROOT / 'nbs' / 'study').glob('*.ipynb')]
+    for path in sources:
+        source = path.read_text(encoding='utf-8')
+        assert not re.search(r'import pickle|to_pickle|read_pickle|joblib\.(dump|load|Memory)|allow_pickle=True', source), path.name
+        for call in re.findall(r'np\.load\([^\n]*', source): assert 'allow_pickle=False' in call, (path.name, call)
+
+
+# --- one clip ends the run
+
+def test_a_header_can_not_take_all_memory(tmp_path):
+    long = tmp_path / 'two_hours.flac'
+    with sf.SoundFile(long, 'w', 8_000, 1) as file:
+        for _ in range(120): file.write(np.zeros(60 * 8_000, 'int16'))
+    clock = sound(tmp_path, 'clock.wav', TONE[:3_000], 1)
+    radio = sound(tmp_path, 'radio.wav', TONE, 2_000_000_000)
+    loud = TONE.astype('float32'); loud[99] = 1e30
+    wild = sound(tmp_path, 'wild.wav', np.column_stack([loud, -loud]), subtype='FLOAT')
+    stream = tmp_path / 'stream.mp3'
+    with sf.SoundFile(stream, 'w', 8_000, 1, format='MP3') as file:
+        for _ in range(40): file.write(np.zeros(60 * 8_000, 'int16'))
+    tracemalloc.start()
+    told = {p.name: F.voice_row(p, tmp_path / 'cache', 'code')[1] for p in (long, clock, radio, wild, stream)}
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert told['two_hours.flac'] == 'too long: 7,200 s, where 1,800 are read; cut it into clips'
+    assert told['clock.wav'] == 'rate out of range: 1 Hz, where 1,000 to 1,000,000 are read'
+    assert told['radio.wav'].startswith('rate out of range') and told['wild.wav'].startswith('out of range: samples reach 1e+30')
+    assert told['stream.mp3'].startswith('too long: ') and most < 300e6, most
+    assert media.decode_audio(long, longest=8_000).seconds == 7_200, 'who wants more says so'
+
+
+def declares(path, width, height):
+    "A film whose header names another size: in the track, in the sample's description and to the decoder."
+    data = path.read_bytes()
+    old, new = (struct.pack('>HH', *s) for s in ((128, 96), (width, height)))
+    path.write_bytes(data.replace(old, new).replace(struct.pack('>II', 128 << 16, 96 << 16), struct.pack('>II', width << 16, height << 16)))
+    return path
+
+
+def test_a_film_of_huge_pictures_is_refused_before_it_is_decoded(tmp_path):
+    huge = tmp_path / 'huge.mkv'
+    with av.open(str(huge), 'w') as box:
+        track = box.add_stream('ffv1', rate=5)
+        track.width = track.height = 10_000
+        track.pix_fmt = 'gray'
+        picture = av.VideoFrame(10_000, 10_000, 'gray')
+        for plane in picture.planes: plane.update(bytes(plane.buffer_size))
+        for packet in [*track.encode(picture), *track.encode(None)]: box.mux(packet)
+    assert huge.stat().st_size < 1_000_000
+    why = 'too large: 10,000 x 10,000 pixels, where 35,389,440 are read'
+    assert media.film_reason(huge) == why
+    (frames, told), = F.film_scores({'huge': huge}, jobs=1, cache=tmp_path / 'cache').values()
+    assert told == why and not len(frames)
+    small = film(tmp_path / 'small.mp4', 5)
+    monkey = media.MOST_PIXELS
+    try:
+        media.MOST_PIXELS = 96 * 128 - 1  # the decoder has the same limit
+        assert media.film_reason(small).startswith('too large: 128 x 96')
+    finally: media.MOST_PIXELS = monkey
+
+
+@pytest.mark.parametrize('error', [ZeroDivisionError('by 0'), ValueError('no frames'), AssertionError(), RuntimeError('x' * 999), UnicodeDecodeError('utf-8', b'\xff', 0, 1, 'bad')])
+def test_whatever_breaks_inside_of_a_clip_is_its_reason(tmp_path, monkeypatch, error):
+    F.speech.speech_columns()
+    path, cache = sound(tmp_path), tmp_path / 'cache'
+    def broken(*a, **k): raise error
+    for module, name in ((F.speech, 'speech_features'), (whisper, 'spoken_part'), (text, 'transcribe'), (face, 'film_faces')):
+        monkeypatch.setattr(module, name, broken)
+    told = rows_of(path, cache)
+    (frames, why), = F.film_scores({'film': path}, jobs=1, cache=cache).values()
+    assert all(t.startswith(f'failed: {type(error).__name__}') and len(t) < 300 for t in (*told, why)), told
+    assert not list(cache.rglob('*.*')), 'it is asked again next time'
+
+
+def test_a_setting_is_no_reason_of_a_clip(tmp_path, monkeypatch):
+    "What this machine lacks stops the run, and is not told of every clip."
+    def lacks(*a, **k): raise SettingError('no model here')
+    monkeypatch.setattr(text, 'transcribe', lacks)
+    with pytest.raises(SettingError, match='no model here'): text.transcript_entry(sound(tmp_path), 'pocketsphinx', cache=tmp_path / 'cache')
+
+
+def test_names_that_are_no_text(tmp_path):
+    "A file name is bytes on Linux, and need not be UTF-8."
+    path = tmp_path / os.fsdecode(b'na\xefve.wav')
+    try: sound(tmp_path).rename(path)
+    except OSError: pytest.skip('this file system takes no such name')
+    assert F.voice_row(path, tmp_path / 'cache', 'code')[1] == ''
+    done = run('transcribe', path, '--engine', 'pocketsphinx')
+    assert done.returncode == 0 and 'Traceback' not in done.stderr, done.stderr
+    root = tmp_path / 'ravdess'; root.mkdir()
+    shutil.copy(path, root / '03-01-05-01-01-01-01.wav')
+    shutil.copy(path, root / path.name)
+    found = C.read_ravdess(root)
+    assert len(found) == 1 and sorted(C.survey(root)['file']) == ['03-01-05-01-01-01-01.wav', 'na\\udcefve.wav']
+    inside = tmp_path / os.fsdecode(b'caf\xe9'); inside.mkdir()
+    (inside / 'clips.csv').write_text('path,emotion\ntone.wav,sad\n'); shutil.copy(path, inside / 'tone.wav')
+    with pytest.raises(SettingError, match='not UTF-8: rename it'): C.load_corpus(str(inside / 'clips.csv'))
+    with pytest.raises(SettingError, match='not UTF-8: rename it'): C.read_ravdess(inside)
+    bad = tmp_path / 'link.wav'; bad.symlink_to(path)
+    (tmp_path / 'clips.csv').write_text(f'path,emotion\nlink.wav,sad\n{root.name}/03-01-05-01-01-01-01.wav,angry\n')
+    clips = C.load_corpus(str(tmp_path / 'clips.csv'))
+    assert len(clips) == 1 and 'not UTF-8' in clips.notice, 'the others go on'
