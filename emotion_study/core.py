@@ -11,9 +11,9 @@ __all__ = ['EMOTIONS', 'EMOTION_NAMES', 'OTHER_EMOTIONS', 'COLUMNS', 'STATEMENTS
            'user_folder', 'packaged', 'need_checkout', 'relative', 'settled', 'load_tensorflow', 'writable',
            'cache_folder', 'settle', 'is_worker', 'follow_parent', 'check_libraries', 'set_seeds', 'file_digest',
            'text_digest', 'code_digest', 'keep', 'store_row', 'load_row', 'keep_bytes', 'kept_bytes', 'package_folder',
-           'provenance', 'write_whole', 'read_record', 'write_record', 'check_ours', 'empty_report', 'identity',
-           'other_code', 'first_of', 'misfit', 'check_place', 'check_fit', 'lock_report', 'unlock_report', 'changing',
-           'open_report', 'check_open']
+           'provenance', 'write_whole', 'read_record', 'write_record', 'check_ours', 'empty_report', 'set_aside',
+           'let_go', 'put_back', 'identity', 'other_code', 'first_of', 'misfit', 'check_place', 'check_fit',
+           'lock_report', 'unlock_report', 'changing', 'open_report', 'check_open']
 
 # %% ../nbs/00_core.ipynb #619c6986
 import ast, atexit, configparser, contextlib, hashlib, importlib.util, json, math, os, platform, \
@@ -513,6 +513,40 @@ def empty_report(folder):
         if path.is_dir(): shutil.rmtree(path)
         else: path.unlink(missing_ok=True)
 
+# %% ../nbs/00_core.ipynb #22fcd7cf
+def _beside(folder, end): return Path(folder).with_name(f'{Path(folder).name}.{end}')
+
+def _move(source, target):
+    "Move what makes a report; its record goes last, so that a move that is cut off can go on."
+    target.mkdir(exist_ok=True)
+    pages = [p.name for p in source.glob('*.html')] + ['style.css']
+    for name in (*pages, *MADE):
+        if not (source / name).exists(): continue
+        if (target / name).is_dir(): shutil.rmtree(target / name)
+        (source / name).replace(target / name)
+
+def set_aside(folder):
+    "Make room for a new report; a finished one is kept till the new one is whole."
+    folder, record = Path(folder), read_record(folder)
+    if record and not record.get('unfinished'):
+        check_ours(folder)
+        _move(folder, _beside(folder, 'before'))
+    else: empty_report(folder)
+
+def let_go(folder):
+    "The new report is whole: the earlier one goes."
+    if _beside(folder, 'before').is_dir(): shutil.rmtree(_beside(folder, 'before'))
+
+def put_back(folder) -> bool:  # was there an earlier one?
+    "The new report stopped: the earlier one comes back, what the new one made goes beside it."
+    before, rest = _beside(folder, 'before'), _beside(folder, 'unfinished')
+    if not before.is_dir(): return False
+    if rest.is_dir(): shutil.rmtree(rest)
+    _move(Path(folder), rest)
+    _move(before, Path(folder))
+    before.rmdir()
+    return True
+
 # %% ../nbs/00_core.ipynb #7a244caf
 def identity(corpus  # a `Corpus`
              ) -> dict:
@@ -610,8 +644,7 @@ def open_report(notebook: str,  # its name, such as '02_published_claim'
     check_fit(folder, asked, [notebook], mixed_code=ours)
     folder.mkdir(parents=True, exist_ok=True)
     if not ours:
-        unlock_report(lock_report(folder))
-        with changing(folder): _note(folder, notebook, asked)
+        with changing(folder, patience=5): _note(folder, notebook, asked)  # a study holds its report for longer
     _opened.add(folder)
     return folder
 

@@ -891,7 +891,10 @@ def load_network(card_path) -> tuple:  # Keras model, card
     if card.get('weights', '') not in ('', file_digest(weights)):
         raise SettingError(f'{weights} is not the network of its card (its SHA-256 differs): train the model again, and keep '
                            'each .keras file beside the card of its name')
-    return fusion.keras.saving.load_model(weights, safe_mode=True, compile=False), card
+    try: return fusion.keras.saving.load_model(weights, safe_mode=True, compile=False), card
+    except (ValueError, TypeError, KeyError, OSError) as error:
+        told = ' '.join(str(error).split())[:120]
+        raise SettingError(f'{weights} can not be loaded without running code, or is damaged ({told}): train the model again') from None
 
 # %% ../nbs/09_training.ipynb #62683818
 def lacking_channels(table: pd.DataFrame, card: dict) -> dict:  # channel -> why

@@ -8,11 +8,11 @@ import pandas as pd
 import pytest
 import soundfile as sf
 
-from emotion_study import core, face, features as F, media, text, training, whisper
-from emotion_study.core import ROOT, SettingError
+from emotion_study import cli, core, face, features as F, media, text, training, whisper
+from emotion_study.core import ROOT, SettingError, open_report
 from emotion_study import corpus as C
 from emotion_study.metrics import save_results
-from test_cli import run
+from test_cli import CODE, command, run, study  # noqa: F401  (study is a fixture)
 from test_download import server  # noqa: F401  (a fixture)
 from test_pipeline import toy_table
 
@@ -377,3 +377,209 @@ def test_names_that_are_no_text(tmp_path):
     (tmp_path / 'clips.csv').write_text(f'path,emotion\nlink.wav,sad\n{root.name}/03-01-05-01-01-01-01.wav,angry\n')
     clips = C.load_corpus(str(tmp_path / 'clips.csv'))
     assert len(clips) == 1 and 'not UTF-8' in clips.notice, 'the others go on'
+
+
+# --- data lost
+
+WRITER = """
+import sys
+from emotion_study.core import open_report
+from emotion_study.metrics import save_results
+name, out = sys.argv[1:]
+folder = open_report(name, out, {})
+for i in range(20):
+    save_results(folder, [dict(id=f'{name}/{k}', metric='m', notebook=f'{name}_{k}') for k in [i]], f'{name}_{i}')
+"""
+
+def test_two_writers_into_one_report_lose_nothing(tmp_path):
+    out = tmp_path / 'report'
+    open_report('before', str(out), {})
+    both = [subprocess.Popen([sys.executable, '-c', WRITER, name, str(out)], cwd=ROOT) for name in ('a', 'b', 'c', 'd')]
+    assert [p.wait() for p in both] == [0] * 4
+    found = {e['id'] for e in json.loads((out / 'results.json').read_text())}
+    assert found == {f'{n}/{i}' for n in 'abcd' for i in range(20)}
+    assert set(core.read_record(out)['code']) == {'before', *'abcd'}
+    assert not list(out.glob('*.part'))
+
+
+def test_predictions_of_two_notebooks_are_both_kept(tmp_path):
+    out = open_report('a', str(tmp_path / 'report'), {})
+    rows = training.cross_validate(toy_table(), 'actor', 8, 'inductive', [('linear', m) for m in ('voice', 'face')], jobs=1)
+    some = [rows[rows.modalities == m].assign(model=f'linear, {i}') for i in range(4) for m in ('voice', 'face')]
+    threads = [threading.Thread(target=training.save_predictions, args=(out, s)) for s in some]
+    for t in threads: t.start()
+    for t in threads: t.join()
+    assert len(pd.read_parquet(out / 'predictions.parquet')) == sum(map(len, some))
+
+
+def test_unfinished_files_carry_their_process(tmp_path, monkeypatch):
+    "Two processes that write one file never write into each other's."
+    seen = []
+    for write in (lambda: F.write_table(toy_table(), tmp_path / 'out.parquet'), lambda: core.write_record(tmp_path, {}),
+                  lambda: core.keep_bytes(tmp_path / 'entry.json', b''), lambda: save_results(tmp_path, [], 'a')):
+        replace = Path.replace
+        def noted(self, target):
+            seen.append(self.name)
+            return replace(self, target)
+        core._opened.add(tmp_path.resolve())
+        with monkeypatch.context() as m:
+            m.setattr(Path, 'replace', noted)
+            write()
+    assert len(seen) == 4 and all(str(os.getpid()) in name for name in seen), seen
+    assert not list(tmp_path.glob('*.part'))
+
+
+def test_two_runs_of_features_on_one_file_both_end_well(tmp_path):
+    asked = [sys.executable, '-c', CODE, 'features', '--corpus', 'twin', '--out', str(tmp_path / 'out.parquet')]
+    both = [subprocess.Popen(asked, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for _ in range(3)]
+    said = [p.communicate()[0] for p in both]
+    assert [p.returncode for p in both] == [0] * 3, said
+    assert len(F.read_table(tmp_path / 'out.parquet')) == 1440 and [p.name for p in tmp_path.iterdir()] == ['out.parquet']
+
+
+@pytest.mark.parametrize('line', ['study --corpus twin --only 01 --out {}', 'study --corpus twin --out {}', 'report {}'])
+def test_a_folder_of_another_program_is_left_alone(tmp_path, line):
+    mine = {'run.json': '{"config": 1, "provenance": "of another program"}', 'index.html': 'my page', 'results.json': '[]', 'pictures/cat.png': 'x',
+            'figures/a.png': 'x', 'notebooks/a.ipynb': '{}'}
+    for name, content in mine.items():
+        path = tmp_path / 'theirs' / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    done = run(*line.format(tmp_path / 'theirs').split())
+    assert done.returncode == 2 and done.stderr.startswith('error: ') and done.stderr.count('\n') == 1, done.stderr
+    assert 'none of ours' in done.stderr
+    assert {p.relative_to(tmp_path / 'theirs').as_posix(): p.read_text() for p in (tmp_path / 'theirs').rglob('*') if p.is_file()} == mine
+
+
+def files_of(folder): return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob('*') if p.is_file() and p.suffix != '.log'}
+
+
+def test_a_study_that_stops_early_leaves_the_old_report(study, tmp_path, capfd, monkeypatch):  # noqa: F811
+    out = tmp_path / 'report'
+    (study / '02_fails.ipynb').rename(tmp_path / 'later.ipynb')
+    assert command('study', '--corpus', 'twin', '--out', out) == 0
+    before = files_of(out)
+    assert 'index.html' in before and 'unfinished' not in core.read_record(out)
+    (tmp_path / 'later.ipynb').rename(study / '02_fails.ipynb')
+    capfd.readouterr()
+    assert command('study', '--corpus', 'twin', '--out', out) == 2
+    assert 'is as it was before this run' in capfd.readouterr().out
+    assert files_of(out) == before
+    rest = tmp_path / 'report.unfinished'
+    assert list(core.read_record(rest)['notebooks']) == ['01a_writes'] and (rest / 'notebooks' / '02_fails.ipynb').exists()
+    def killed(*a, **k): raise KeyboardInterrupt
+    with monkeypatch.context() as m:
+        m.setattr(cli, 'run_all', killed)
+        assert command('study', '--corpus', 'twin', '--out', out) == 130
+    said = capfd.readouterr()
+    assert said.err == 'stopped; what was finished is kept: the same command goes on from there\n' and files_of(out) == before
+    (study / '02_fails.ipynb').unlink()
+    assert command('study', '--corpus', 'twin', '--out', out) == 0
+    assert sorted(p.name for p in tmp_path.iterdir() if p.name.startswith('report')) == ['report', 'report.unfinished']
+    assert {'index.html', 'run.json'} <= set(files_of(out))
+
+
+def test_a_report_survives_a_kill_in_the_middle_of_a_study(tmp_path):
+    out = tmp_path / 'report'
+    out.mkdir()
+    core.write_record(out, dict(run=1)); (out / 'results.json').write_text('[1]')
+    core.set_aside(out)  # a study begins, and is killed by the system
+    core.write_record(out, dict(run=2, unfinished=True))
+    core.set_aside(out)  # the next one begins, and is stopped
+    core.write_record(out, dict(run=3, unfinished=True))
+    assert core.put_back(out) and core.read_record(out)['run'] == 1 and (out / 'results.json').read_text() == '[1]'
+
+
+# --- stopping
+
+STOPPED = 'stopped; what was finished is kept: the same command goes on from there\n'
+
+def running(pid):
+    "Is a process there, and not only its name in its parent's list?"
+    try: return Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[0] != 'Z'
+    except OSError: return False
+
+
+def workers_of(pid):
+    found = []
+    for stat in Path('/proc').glob('[0-9]*/stat'):
+        try: fields = stat.read_text().rpartition(')')[2].split()
+        except OSError: continue
+        if int(fields[1]) == pid: found.append(int(stat.parent.name))
+    return [p for p in found if b'LokyProcess' in Path(f'/proc/{p}/cmdline').read_bytes()]
+
+
+@pytest.fixture
+def many_clips(tmp_path):
+    "A hundred clips, which take two workers a while."
+    names = []
+    for i in range(150):
+        sound(tmp_path, f'{i:03d}.wav', np.tile(TONE * (1 - i / 300), 3))
+        names.append(f'{i:03d}.wav,{"sad" if i % 2 else "happy"}')
+    (tmp_path / 'clips.csv').write_text('path,emotion\n' + '\n'.join(names))
+    return tmp_path
+
+
+def begun(folder, **env):
+    "`features` with two workers that have begun to measure."
+    asked = [sys.executable, '-c', CODE, 'features', str(folder / 'clips.csv'), '--jobs', '2', '--out', str(folder / 'out.parquet')]
+    process = subprocess.Popen(asked, cwd=ROOT, env=os.environ | dict(EMOTION_STUDY_CACHE=str(folder / 'cache')) | env, stdin=subprocess.DEVNULL,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # a shell's background ignores it
+    until = time.monotonic() + 120
+    while len(list((folder / 'cache').glob('*.npz'))) < 4 and process.poll() is None and time.monotonic() < until: time.sleep(.05)
+    workers = workers_of(process.pid)
+    assert process.poll() is None and workers
+    return process, workers
+
+
+@pytest.mark.skipif(not Path('/proc/self/stat').exists(), reason='looks at processes as Linux lists them')
+@pytest.mark.parametrize('number, code', [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)])
+def test_a_stopped_run_leaves_no_process_and_keeps_what_it_measured(many_clips, number, code):
+    process, workers = begun(many_clips)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == code and (err == STOPPED or code < 0)
+    until = time.monotonic() + 20
+    while any(map(running, workers)) and time.monotonic() < until: time.sleep(.1)
+    assert not any(map(running, workers)) and not (many_clips / 'out.parquet').exists()
+    kept = {p: p.stat().st_mtime_ns for p in (many_clips / 'cache').glob('*.npz')}
+    assert len(kept) >= 4
+
+
+@pytest.mark.skipif(not Path('/proc/self/stat').exists(), reason='looks at processes as Linux lists them')
+def test_a_killed_worker_is_one_line_and_no_hang(many_clips):
+    process, workers = begun(many_clips)
+    os.kill(workers[0], signal.SIGKILL)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 2 and err.startswith('error: a worker process was killed') and err.count('\n') == 1, err[-2000:]
+    done = run('features', many_clips / 'clips.csv', '--jobs', 1, '--out', many_clips / 'out.parquet',
+               env=os.environ | dict(EMOTION_STUDY_CACHE=str(many_clips / 'cache')), timeout=300)
+    assert done.returncode == 0 and len(F.read_table(many_clips / 'out.parquet')) == 150
+
+
+def test_errors_of_the_machine_are_one_line():
+    for error, says in ((MemoryError(), 'not enough memory'), (OSError(errno.ENOSPC, 'No space left on device'), 'No space left'),
+                        (OSError(errno.EROFS, 'Read-only file system', 'there'), 'there: Read-only'), (PermissionError(errno.EACCES, 'Permission denied'), 'another place')):
+        assert says in cli.told(error) and '\n' not in cli.told(error)
+
+
+FULL = """
+import errno, sys
+from pathlib import Path
+import {module}
+def full(*a, **k): raise OSError(errno.ENOSPC, 'No space left on device')
+{patch}
+from emotion_study.cli import main
+main(sys.argv[1:])
+"""
+
+@pytest.mark.parametrize('module, patch, line', [
+    ('pyarrow.parquet', 'pyarrow.parquet.write_table = full', 'features --corpus twin --out {}/out.parquet'),
+    ('nbformat', 'nbformat.write = full', 'study --corpus twin --only 01 --out {}/report'),
+    ('papermill.iorw', 'papermill.iorw.LocalHandler.write = full', 'study --corpus twin --only 01 --out {}/report')])
+def test_a_full_disk_is_one_line(tmp_path, module, patch, line):
+    code = FULL.format(module=module, patch=patch)
+    done = subprocess.run([sys.executable, '-c', code, *line.format(tmp_path).split()], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2 and done.stderr.count('\n') == 1 and 'No space left' in done.stderr, done.stderr[-1500:]
+    assert not list(tmp_path.rglob('*.part'))
