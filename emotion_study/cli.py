@@ -13,8 +13,8 @@ __all__ = ['STUDY', 'KERNEL_ENV', 'Corpus', 'AnyCorpus', 'Jobs', 'MANIFEST', 'PL
            'stopped', 'main']
 
 # %% ../nbs/14_cli.ipynb #f359f29d
-import ast, base64, contextlib, errno, importlib.util, json, os, re, shlex, shutil, signal, sys, tempfile, threading, \
-    time
+import ast, base64, contextlib, errno, importlib.util, json, logging, os, re, shlex, shutil, signal, \
+    sys, tempfile, threading, time
 from pathlib import Path
 from typing import Annotated
 
@@ -624,6 +624,7 @@ def end_workers():
 def stopped() -> int:  # exit code
     "Tell in one line that the user or the system stopped a command."
     end_workers()
+    logging.getLogger('asyncio').setLevel(logging.CRITICAL)  # what a notebook was at is no news
     print('stopped; what was finished is kept: the same command goes on from there', file=sys.stderr)
     return 128 + _asked_to_end.pop() if _asked_to_end else 130
 
