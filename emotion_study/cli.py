@@ -13,17 +13,17 @@ __all__ = ['STUDY', 'KERNEL_ENV', 'Corpus', 'AnyCorpus', 'Jobs', 'MANIFEST', 'PL
            'stopped', 'main']
 
 # %% ../nbs/14_cli.ipynb #f359f29d
-import ast, base64, contextlib, errno, importlib.util, json, logging, os, re, shlex, shutil, signal, \
-    sys, tempfile, threading, time
+import ast, base64, contextlib, errno, importlib.util, json, logging, os, re, shlex, shutil
+import signal, sys, tempfile, threading, time
 from pathlib import Path
 from typing import Annotated
 
 # %% ../nbs/14_cli.ipynb #419fe1dd
 import typer
 from .core import (CHECKOUT, ROOT, SettingError, Settings, cache_folder, check_fit,
-    check_ours, check_place, code_digest, column_lines, emotion_lines, first_of, identity, label_names, let_go,
-    lock_report, misfit, need_checkout, other_code, provenance, put_back, read_record, relative, set_aside, text_digest,
-    unlock_report, write_record)
+    check_ours, check_place, code_digest, column_lines, emotion_lines, first_of, identity,
+    label_names, let_go, lock_report, misfit, need_checkout, other_code, provenance, put_back,
+    read_record, relative, set_aside, text_digest, unlock_report, write_record)
 
 # %% ../nbs/14_cli.ipynb #881ccc1a
 def number_list(text: str  # such as `1-3,7`
@@ -162,7 +162,7 @@ def strip_traces(path: Path):
     import nbformat
     if not path.exists(): return
     try: nb = nbformat.read(path, 4)
-    except (nbformat.reader.NotJSONError, OSError): return  # cut off, as on a full disk: the error before this one tells it
+    except (nbformat.reader.NotJSONError, OSError): return  # cut off: the error before this one tells why
     nb.metadata.pop('papermill', None)
     for cell in nb.cells:
         cell.metadata = {'tags': cell.metadata['tags']} if cell.metadata.get('tags') else {}
@@ -289,7 +289,9 @@ def run_study(settings: Settings, only: list = (), mixed_code: bool = False,
             if not only: finish(folder, record)
             return index
         except BaseException:
-            if not only and put_back(folder): say(f"{relative(folder)} is as it was before this run; what this run made is in {folder.name}.unfinished")
+            if not only and put_back(folder):
+                say(f'{relative(folder)} is as it was before this run; what this run made is in '
+                    f'{folder.name}.unfinished')
             raise
         finally: unlock_report(lock)
 
@@ -599,10 +601,11 @@ def told(error) -> str:  # '' when the fault is ours
     "What the user is told of an error, in one line."
     text = str(error) if isinstance(error, SettingError) else ''
     if hasattr(error, 'format_message'): text = error.format_message()  # the parser's
-    if isinstance(error, MemoryError): text = 'not enough memory: close other programs, or use fewer workers (--jobs 1)'
+    if isinstance(error, MemoryError):
+        text = 'not enough memory: close other programs, or use fewer workers (--jobs 1)'
     if type(error).__name__ in _KILLED:
-        text = ('a worker process was killed, often because memory is short: start the same command again, with --jobs 1 where that is an option; '
-                'what was measured is kept')
+        text = ('a worker process was killed, often because memory is short: start the same command '
+                'again, with --jobs 1 where that is an option; what was measured is kept')
     if isinstance(error, ModuleNotFoundError) and not error.name.startswith('emotion_study'):
         text = f"the package that holds {error.name} is not installed: install requirements.lock"
     if isinstance(error, OSError) and error.errno in _BLOCKED:
@@ -625,7 +628,8 @@ def stopped() -> int:  # exit code
     "Tell in one line that the user or the system stopped a command."
     end_workers()
     logging.getLogger('asyncio').setLevel(logging.CRITICAL)  # what a notebook was at is no news
-    print('stopped; what was finished is kept: the same command goes on from there', file=sys.stderr)
+    told = 'stopped; what was finished is kept: the same command goes on from there'
+    print(told, file=sys.stderr)
     return 128 + _asked_to_end.pop() if _asked_to_end else 130
 
 def main(args: list = None):  # `sys.argv` by default
@@ -641,7 +645,7 @@ def main(args: list = None):  # `sys.argv` by default
 
 @contextlib.contextmanager
 def _terminated():
-    "A request of the system to end comes as Ctrl-C does, so that what has to be put back is put back."
+    "A request of the system to end comes as Ctrl-C does, so that reports are put back."
     if threading.current_thread() is not threading.main_thread(): yield; return
     before = signal.signal(signal.SIGTERM, _terminate)
     try: yield

@@ -503,8 +503,10 @@ def write_record(folder, record: dict):
 def check_ours(folder):
     "Raise `SettingError` where a folder's `run.json` is that of another program."
     record = read_record(folder)
-    if record is None or record.get('made_by') == MARK or {'provenance', 'notebooks'} <= set(record): return
-    raise SettingError(f"{relative(folder)} holds a run.json that is none of ours: name another folder")
+    if record is None or record.get('made_by') == MARK: return
+    if {'provenance', 'notebooks'} <= set(record): return  # of an earlier version
+    raise SettingError(f"{relative(folder)} holds a run.json that is none of ours: "
+                       'name another folder')
 
 def empty_report(folder):
     "Remove what an earlier run left, and only that; nothing of another program's folder."
@@ -644,7 +646,8 @@ def open_report(notebook: str,  # its name, such as '02_published_claim'
     check_fit(folder, asked, [notebook], mixed_code=ours)
     folder.mkdir(parents=True, exist_ok=True)
     if not ours:
-        with changing(folder, patience=5): _note(folder, notebook, asked)  # a study holds its report for longer
+        # a study holds its report for longer than that
+        with changing(folder, patience=5): _note(folder, notebook, asked)
     _opened.add(folder)
     return folder
 

@@ -166,7 +166,8 @@ def ravdess_notice(have, copies: dict) -> str:
 # %% ../nbs/01_corpus.ipynb #c087e45c
 def read_ravdess(root) -> Corpus:
     "RAVDESS speech from a folder in any of its layouts."
-    if not writable_name(root): raise SettingError(f"the name of the folder {ascii(str(root))} is not UTF-8: rename it")
+    if not writable_name(root):
+        raise SettingError(f'the name of the folder {ascii(str(root))} is not UTF-8: rename it')
     root, files = Path(root), survey(root)
     speech = files[files.kind == 'speech'].drop_duplicates('clip').sort_values('clip')
     if speech.empty: raise SettingError(f"{relative(root)} holds no RAVDESS speech clip (03-01-….wav or .flac)")
@@ -463,7 +464,8 @@ def row_fault(row: dict, surplus: int, file: Path) -> str:
     if surplus: return f"{surplus} more fields than the header names"
     if not row.get('path'): return 'the path is blank'
     if os.path.isdir(file): return f"{row['path']} is a folder"
-    if not writable_name(file): return f"the name of the file or folder of {row['path']} is not UTF-8: rename it"
+    if not writable_name(file):
+        return f"the name of the file or folder of {row['path']} is not UTF-8: rename it"
     if not os.path.isfile(file): return f"no such file: {row['path']}"
     if not file.stat().st_size: return f"{row['path']} is an empty file"
     try: _emotion(row)

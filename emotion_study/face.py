@@ -110,8 +110,9 @@ def fetch_weights(url: str = DEEPFACE_URL,  # a server that has the file
                                f"into {relative(path.parent)}") from None
         if not is_weights(part):
             part.unlink()
-            raise SettingError(f"{url}/{WEIGHTS_FILE}: what came is not DeepFace's emotion network, but perhaps a page; nothing was kept: "
-                               f"try again, or put the file into {relative(path.parent)}")
+            raise SettingError(f"{url}/{WEIGHTS_FILE}: what came is not DeepFace's emotion network, "
+                               'but perhaps a page; nothing was kept: try again, or put the file '
+                               f'into {relative(path.parent)}')
         part.replace(path)
     check_pin(path)
     return path

@@ -24,9 +24,9 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from . import face, media, speech
-from emotion_study.core import (LABEL_COLUMNS, SettingError, Settings, cache_folder, code_digest,
-    file_digest, identity, keep_bytes, kept_bytes, load_row, open_report, parse_code, provenance, store_row,
-    text_digest)
+from .core import (LABEL_COLUMNS, SettingError, Settings, cache_folder, code_digest,
+    file_digest, identity, keep_bytes, kept_bytes, load_row, open_report, parse_code, provenance,
+    store_row, text_digest)
 from .corpus import ZENODO, check_space, fetch_archive, film_archives, load_corpus
 from .whisper import COPIES, EXTENDED, PACKAGED, weights_digests, whisper_features
 
@@ -131,7 +131,8 @@ def _cut_faces(path, s: FaceSettings):
     with threadpool_limits(1):
         try: return face.film_faces(path, s.rate, s.detector, s.stride)
         except Exception as error:
-            if isinstance(error, SettingError) and not isinstance(error, media.MediaError): raise  # of this machine
+            of_clip = isinstance(error, media.MediaError) or not isinstance(error, SettingError)
+            if not of_clip: raise  # of this machine
             return _no_frames(media.failure(error))
 
 def _no_frames(reason): return pd.DataFrame(columns=face.FRAME_COLUMNS), np.zeros((0, 48, 48), 'float32'), reason
@@ -239,7 +240,8 @@ def stream_films(archives: dict,  # name -> `corpus.Archive`, as from `corpus.fi
 def _finished(done: Path):
     "The scores of a zip that was worked through; None when it was not, or when an entry has been lost."
     with contextlib.suppress(OSError, ValueError):
-        scores = {c: read_film(done.parent / e) for c, e in json.loads(kept_bytes(done) or b'').items()}
+        entries = json.loads(kept_bytes(done) or b'')
+        scores = {c: read_film(done.parent / e) for c, e in entries.items()}
         return None if any(s is None for s in scores.values()) else scores
 
 # %% ../nbs/06_features.ipynb #feeb0314

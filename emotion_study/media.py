@@ -56,7 +56,8 @@ def is_passing(reason: str) -> bool:
 def failure(error: Exception) -> str:
     "An error that came up inside of a clip, as the clip's reason."
     if isinstance(error, MediaError): return error.reason
-    if isinstance(error, MemoryError) or 'nsufficient memory' in str(error): return 'unreadable: not enough memory'
+    if isinstance(error, MemoryError) or 'nsufficient memory' in str(error):
+        return 'unreadable: not enough memory'
     if isinstance(error, OSError): return f'unreadable: {error.strerror or error}'
     told = ' '.join(str(error).split())[:200]
     return f'failed: {type(error).__name__}' + f': {told}' * bool(told)
@@ -87,17 +88,22 @@ def open_box(file):  # an open file
 
 # %% ../nbs/02_media.ipynb #3589df3d
 def raise_if_passing(error: Exception):
-    "Raise again what FFmpeg or libsndfile reported of this moment; what is wrong with the content comes back."
+    "Raise again what FFmpeg or libsndfile reported of this moment, and not of the content."
     if isinstance(error, MemoryError): raise MemoryError from None
     if isinstance(error, OSError) and not isinstance(error, av.FFmpegError): raise error
     if getattr(error, 'code', 0) == 17: raise MemoryError from None  # libsndfile's number for it
 
-def why_not_decoded(seconds: float, rate: float, channels: int, longest: float = LONGEST) -> str:  # '' when it can be
+def why_not_decoded(seconds: float, rate: float, channels: int,
+                    longest: float = LONGEST) -> str:  # '' when it can be
     "Why a sound is not decoded, from its header."
-    if not RATES[0] <= rate <= RATES[1]: return f'rate out of range: {rate:,} Hz, where {RATES[0]:,} to {RATES[1]:,} are read'
-    if seconds > longest: return f'too long: {seconds:,.0f} s, where {longest:,.0f} are read; cut it into clips'
+    low, high = RATES
+    if not low <= rate <= high:
+        return f'rate out of range: {rate:,} Hz, where {low:,} to {high:,} are read'
+    if seconds > longest:
+        return f'too long: {seconds:,.0f} s, where {longest:,.0f} are read; cut it into clips'
     samples = seconds * rate * channels
-    return f'too large: {samples:,.0f} samples, where {MOST_SAMPLES:,} are read; cut it into clips' if samples > MOST_SAMPLES else ''
+    if samples <= MOST_SAMPLES: return ''
+    return f'too large: {samples:,.0f} samples, where {MOST_SAMPLES:,} are read; cut it into clips'
 
 def check_size(*header):
     "Raise `MediaError` where `why_not_decoded` has a reason."
@@ -179,7 +185,8 @@ def decode_by_soundfile(file, longest: float = LONGEST) -> Sound:
     lengths, source, notes = wav_lengths(file), file, []
     if lengths and is_unfinished(file, *lengths):
         place, promised, there = lengths
-        if there > 8 * MOST_SAMPLES: raise MediaError(f'too large: {there:,} bytes of sound; cut it into clips')
+        if there > 8 * MOST_SAMPLES:
+            raise MediaError(f'too large: {there:,} bytes of sound; cut it into clips')
         source = mend_header(file, place, there)
         notes = [f'unfinished header: it names {promised:,} bytes of sound where there are {there:,}']
     source.seek(0)
@@ -197,7 +204,7 @@ def decode_by_soundfile(file, longest: float = LONGEST) -> Sound:
 COUNTED = ('flac', 'wav', 'aiff', 'au', 'caf', 'w64')  # formats whose header counts samples
 GUESSED = ('aac', 'mp3', 'mp2', 'ac3', 'eac3', 'amr', 'amrnb', 'amrwb', 'dts', 'mpeg', 'mpegts', 'loas')  # no length in the header
 
-def _frames(box, stream, lost: list, packets_of=iter):  # decoded frames; packets that fail are put into `lost`
+def _frames(box, stream, lost: list, packets_of=iter):  # decoded; what fails goes into `lost`
     packets = packets_of(box.demux(stream))
     while True:
         try: packet = next(packets, None)
@@ -430,7 +437,7 @@ def _picture(frame) -> np.ndarray:
     return np.ascontiguousarray(np.rot90(image, quarters)) if quarters else image
 
 def _check_pixels(name, track):
-    "Refuse pictures that are too large, by what the header says; the decoder refuses what comes later."
+    "Refuse pictures that are too large by the header; the decoder refuses what comes later."
     width, height = track.codec_context.width, track.codec_context.height
     why = f'too large: {width:,} x {height:,} pixels, where {MOST_PIXELS:,} are read'
     if width * height > MOST_PIXELS: raise FilmError(f'{name}: {why}; make it smaller', why)

@@ -214,7 +214,8 @@ def save_results(folder, entries: list, notebook: str) -> Path:
     with changing(path.parent):
         old = json.loads(path.read_text(encoding='utf-8')) if path.exists() else []
         kept = [e for e in old if e['notebook'] != notebook]
-        write_whole(path, json.dumps(sorted(kept + entries, key=lambda e: e['id']), indent=1) + '\n')
+        every = sorted(kept + entries, key=lambda e: e['id'])
+        write_whole(path, json.dumps(every, indent=1) + '\n')
     return path
 
 # %% ../nbs/10_metrics.ipynb #40c4b3c6

@@ -22,8 +22,9 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from .core import (ROOT, STATEMENTS, SettingError, check_libraries, code_digest,
-    file_digest, keep_bytes, kept_bytes, load_tensorflow, package_folder, packaged, relative, text_digest)
+from emotion_study.core import (ROOT, STATEMENTS, SettingError, check_libraries, code_digest,
+    file_digest, keep_bytes, kept_bytes, load_tensorflow, package_folder, packaged, relative,
+    text_digest)
 from .corpus import (Archive, check_space, disk_need, fetch_wheel, install_archive,
     is_unpacked, size_text, zip_bytes)
 from .media import SR, Audio, MediaError, content_digest, failure, is_passing, read_audio
@@ -251,7 +252,8 @@ def transcript_entry(path, engine: str, model: str = '', gate: bool = True,
             audio = read_audio(path)
             return asdict(transcribe(audio, engine, model, gate)) | dict(seconds=audio.seconds)
         except SettingError: raise  # of this machine, and not of the clip
-        except Exception as error: return asdict(Transcript(engine=engine, reason=failure(error))) | dict(seconds=0.)
+        except Exception as error:
+            return asdict(Transcript(engine=engine, reason=failure(error))) | dict(seconds=0.)
     if cache is None: return work()
     name = text_digest(digest, engine_id(engine, model), gate, code_digest('media', 'text'))[:32]
     return _kept(Path(cache) / engine / f'{name}.json', work)

@@ -29,7 +29,8 @@ from scipy.special import softmax
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from .core import (EMOTIONS, SettingError, changing, check_libraries, check_open, file_digest, kept_bytes, keep_bytes, label_names,
+from .core import (EMOTIONS, SettingError, changing, check_libraries, check_open, file_digest,
+    keep_bytes, kept_bytes, label_names,
     load_tensorflow, provenance, set_seeds, text_digest, to_label, write_whole)
 from .features import (CHANNELS, COPIES, EXTENDED, FAMILIES, channels_of,
     copies_notice, feature_columns, sound_digests)
@@ -511,7 +512,7 @@ def packed(answers: dict  # key -> array, or {name: array}
             for name, p in (said if isinstance(said, dict) else {None: said}).items()]
     names = json.dumps([(key, name) for key, name, _ in flat], default=int)
     file = io.BytesIO()
-    np.savez(file, *(np.asarray(p, getattr(p, 'dtype', float)) for *_, p in flat), names=np.array(names))
+    np.savez(file, *(np.asarray(p) for *_, p in flat), names=np.array(names))
     return file.getvalue()
 
 def _as_key(x): return tuple(map(_as_key, x)) if isinstance(x, list) else x
@@ -525,7 +526,6 @@ def unpacked(data: bytes) -> dict:  # as it was given to `packed`
             if name is None: answers[key] = p
             else: answers.setdefault(key, {})[name] = p
     return answers
-
 
 # %% ../nbs/09_training.ipynb #b980d36b
 def looked_up(function, folder, *arguments) -> dict:
@@ -798,7 +798,8 @@ def save_predictions(folder, predictions: pd.DataFrame) -> Path:
     with changing(path.parent):
         if path.exists():
             old, run = with_folds(pd.read_parquet(path)), list(RUN)
-            again = pd.MultiIndex.from_frame(old[run]).isin(pd.MultiIndex.from_frame(predictions[run].drop_duplicates()))
+            new = pd.MultiIndex.from_frame(predictions[run].drop_duplicates())
+            again = pd.MultiIndex.from_frame(old[run]).isin(new)
             predictions = pd.concat([old[~again], predictions])
         predictions = predictions.sort_values(list(KEYS), ignore_index=True)
         part = path.with_suffix(f'.{os.getpid()}.part')
@@ -822,7 +823,8 @@ def save_network(model, table, fold, scope, out: Path, name: str,
                 fold=fold.fold, folds=fold.folds, channels={c: feature_columns(table, [c]) for c in channels},
                 scaler=_scaler(table, fold, scope, channels), test=clips[fold.test].tolist(),
                 fit=clips[fold.fit].tolist(), synthetic=bool(table.attrs.get('synthetic', False)), provenance=provenance(),
-                corpus=asked.get('corpus', ''), training=training, weights=file_digest(out / f'{name}.keras'),
+                corpus=asked.get('corpus', ''), training=training,
+                weights=file_digest(out / f'{name}.keras'),
                 emotions=sorted(learnt['emotion'].unique().tolist()),
                 sounds=sound_digests(learnt, feature_columns(table, ['voice'])).tolist())
     write_whole(out / f'{name}.json', json.dumps(card, indent=1) + '\n')
@@ -863,10 +865,12 @@ def train_models(table: pd.DataFrame, protocol: str = 'actor', classes: int = 8,
     plain = table.drop(columns=feature_columns(table, families=COPIES))
     return save_training(networks, plain, folds, scope, epochs, out)
 
-def save_training(networks: list, table: pd.DataFrame, folds: list, scope: str, epochs: int, out: Path) -> Path:
+def save_training(networks: list, table: pd.DataFrame, folds: list, scope: str, epochs: int,
+                  out: Path) -> Path:
     "Save the networks of one training; those of an earlier one go when all new ones are there."
     clips = table['clip'].to_numpy()
-    name = text_digest(provenance(), scope, epochs, [(f.protocol, f.seed, f.fold, clips[f.fit].tolist()) for f in folds])[:16]
+    learnt = [(f.protocol, f.seed, f.fold, clips[f.fit].tolist()) for f in folds]
+    name = text_digest(provenance(), scope, epochs, learnt)[:16]
     with tempfile.TemporaryDirectory(dir=out, prefix='.unfinished-') as aside:
         for fold, network in zip(folds, networks):
             save_network(network, table, fold, scope, Path(aside), f'fold{fold.fold}', name)
@@ -889,12 +893,13 @@ def load_network(card_path) -> tuple:  # Keras model, card
     card, weights = read_card(card_path), Path(card_path).with_suffix('.keras')
     if not weights.is_file(): raise SettingError(f'{weights}: no such file; train the model again')
     if card.get('weights', '') not in ('', file_digest(weights)):
-        raise SettingError(f'{weights} is not the network of its card (its SHA-256 differs): train the model again, and keep '
-                           'each .keras file beside the card of its name')
+        raise SettingError(f'{weights} is not the network of its card (its SHA-256 differs): train '
+                           'the model again, and keep each .keras file beside the card of its name')
     try: return fusion.keras.saving.load_model(weights, safe_mode=True, compile=False), card
     except (ValueError, TypeError, KeyError, OSError) as error:
         told = ' '.join(str(error).split())[:120]
-        raise SettingError(f'{weights} can not be loaded without running code, or is damaged ({told}): train the model again') from None
+        raise SettingError(f'{weights} can not be loaded without running code, or is damaged '
+                           f'({told}): train the model again') from None
 
 # %% ../nbs/09_training.ipynb #62683818
 def lacking_channels(table: pd.DataFrame, card: dict) -> dict:  # channel -> why
@@ -931,7 +936,8 @@ def saved_cards(folder) -> list:  # of (path, card)
     cards = [(p, read_card(p)) for p in paths]
     for path, card in cards:
         if set(card['test']) & set(card['fit']): raise LeakageError(f'{path.name}: a test clip is among the training clips')
-    about = lambda card: [card[k] for k in ('protocol', 'classes', 'scope', 'seed')] + [card.get('training')] + list(card['channels'])
+    same = ('protocol', 'classes', 'scope', 'seed', 'training')
+    about = lambda card: [card.get(k) for k in same] + list(card['channels'])
     if any(about(card) != about(cards[0][1]) for _, card in cards):
         raise SettingError(f'{folder} holds models of several trainings: name a folder of its own for each')
     return cards
