@@ -54,7 +54,9 @@ ifneq ($(filter study,$(MAKECMDGOALS)),)
   $(if $(UNKNOWN),$(error $(UNKNOWN) is no setting of make study; there are $(SETTINGS)))
   $(if $(filter-out auto ravdess twin,$(or $(CORPUS),''))$(word 2,$(CORPUS)),$(error CORPUS=$(CORPUS) is not one of auto, ravdess, twin))
   $(if $(filter-out quick full,$(or $(PROFILE),''))$(word 2,$(PROFILE)),$(error PROFILE=$(PROFILE) is not one of quick, full))
-  export SEEDS SEED OUT
+  CODED := $(strip $(foreach s,SEEDS SEED OUT ONLY,$(if $(findstring $$,$(value $(s))),$(s))))
+  $(if $(CODED),$(error $(CODED) holds a dollar sign, which make would take for a command of its own))
+  export SEEDS SEED OUT ONLY
   $(if $(SEEDS),$(if $(shell [[ "$$SEEDS" =~ ^[1-9][0-9]*$$ ]] && echo yes),,$(error SEEDS=$(SEEDS) is not a whole number of 1 or more)))
   $(if $(SEED),$(if $(shell [[ "$$SEED" =~ ^[0-9]+$$ ]] && echo yes),,$(error SEED=$(SEED) is not a whole number of 0 or more)))
   $(if $(filter-out 1,$(STRICT)),$(error STRICT=$(STRICT) is not 1; leave it out for no))
@@ -106,8 +108,9 @@ $(HERE): | $(STAMP)
 
 # --- the commands
 study: | $(HERE)
-	@$(BIN)/emotion-study study --corpus '$(CORPUS)' --profile '$(PROFILE)' --seeds '$(or $(SEEDS),0)' --seed '$(or $(SEED),0)' --out "$$OUT" \
-	  $(if $(STRICT),--strict) $(foreach n,$(ONLY),--only '$(n)')
+	@set -f; only=(); for name in $$ONLY; do only+=(--only "$$name"); done; \
+	$(BIN)/emotion-study study --corpus '$(CORPUS)' --profile '$(PROFILE)' --seeds '$(or $(SEEDS),0)' --seed '$(or $(SEED),0)' --out "$$OUT" \
+	  $(if $(STRICT),--strict) "$${only[@]}"
 
 all: | $(HERE) $(ALL)
 

@@ -7,23 +7,24 @@ __all__ = ['STUDY', 'KERNEL_ENV', 'Corpus', 'AnyCorpus', 'Jobs', 'MANIFEST', 'PL
            'number_list', 'declared', 'parameters_cell', 'select', 'lacking', 'plan', 'question', 'listing',
            'open_folder', 'default_folder', 'plain_plots', 'kernel_env', 'strip_traces', 'StudyError', 'kernels_into',
            'run_notebook', 'say', 'clock', 'run_all', 'have_samples', 'start', 'unfinished_folder', 'run_study',
-           'trained_by', 'saved_predictions', 'run_started', 'check_numbers', 'check_jobs', 'check_out', 'options',
-           'study', 'clips_of', 'table_of', 'features', 'transcribe', 'named_files', 'film_table', 'train', 'evaluate',
-           'report', 'audit', 'ravdess', 'deepface', 'samples', 'vosk_en', 'whisper_small', 'nemo', 'emodb', 'crema_d',
-           'urdu', 'meld', 'verify', 'told', 'main']
+           'finish', 'trained_by', 'saved_predictions', 'run_started', 'check_numbers', 'check_jobs', 'check_out',
+           'options', 'study', 'clips_of', 'table_of', 'features', 'transcribe', 'named_files', 'film_table', 'train',
+           'evaluate', 'report', 'audit', 'ravdess', 'deepface', 'samples', 'vosk_en', 'whisper_small', 'nemo', 'emodb',
+           'crema_d', 'urdu', 'meld', 'verify', 'told', 'end_workers', 'stopped', 'main']
 
 # %% ../nbs/21_cli.ipynb #f359f29d
-import ast, base64, contextlib, errno, importlib.util, json, os, shlex, shutil, sys, tempfile, time
+import ast, base64, contextlib, errno, importlib.util, json, logging, os, shlex, shutil, signal
+import sys, tempfile, threading, time
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from emotion_study.core import (
-    CHECKOUT, ROOT, SettingError, Settings, cache_folder, check_fit, check_place, code_digest,
-    column_lines, emotion_lines, empty_report, first_of, identity, label_names, lock_report, misfit,
-    need_checkout, other_code, provenance, read_record, relative, text_digest, unlock_report,
-    write_record)
+from .core import (
+    CHECKOUT, ROOT, SettingError, Settings, cache_folder, check_fit, check_ours, check_place,
+    code_digest, column_lines, emotion_lines, first_of, identity, label_names, let_go, lock_report,
+    misfit, need_checkout, other_code, provenance, put_back, read_record, relative, set_aside,
+    text_digest, unlock_report, write_record)
 
 # %% ../nbs/21_cli.ipynb #881ccc1a
 def number_list(text: str  # such as `1-3,7`
@@ -126,7 +127,7 @@ def open_folder(folder: Path, asked: dict,  # settings, and the `identity` of th
     if keep: check_fit(folder, asked, adds, mixed_code)
     elif differs := old.get('profile') == 'full' and misfit(old, asked):
         raise SettingError(f"{relative(folder)} holds a full report with {differs}: remove that folder, or name another --out")
-    if not keep: empty_report(folder)
+    if not keep: set_aside(folder)
     for sub in ('notebooks', 'figures'): (folder / sub).mkdir(parents=True, exist_ok=True)
     return old if keep else {}
 
@@ -161,7 +162,8 @@ def strip_traces(path: Path):
     "Take times, paths and the error stream (progress bars, warnings: the log has them) out of an executed notebook, and colours out of its pictures."
     import nbformat
     if not path.exists(): return
-    nb = nbformat.read(path, 4)
+    try: nb = nbformat.read(path, 4)
+    except (nbformat.reader.NotJSONError, OSError): return  # cut off: the error before this one tells why
     nb.metadata.pop('papermill', None)
     for cell in nb.cells:
         cell.metadata = {'tags': cell.metadata['tags']} if cell.metadata.get('tags') else {}
@@ -256,6 +258,7 @@ def start(settings: Settings, only: list, mixed_code: bool = False) -> tuple:  #
     if other := other_code(old, [p.stem for p in paths]) if old else []: say(f"mixed code: {first_of(other)} ran under another state of it")
     record = asked | dict(notice=corpus.notice, notebooks=old.get('notebooks', {}),
                           code=old.get('code', {}), trained_by=old.get('trained_by', {}), skipped=old.get('skipped', skipped), provenance=provenance(**asked))
+    if not only or old.get('unfinished'): record['unfinished'] = True
     if corpus.notice and not corpus.synthetic: record['codes'] = sorted(corpus.clips['clip'])  # the audit makes folds of them
     write_record(folder, record)
     return paths, folder, record, lock
@@ -283,8 +286,21 @@ def run_study(settings: Settings, only: list = (), mixed_code: bool = False,
         record['trained_by'] |= {p.stem: trained[p.stem] for p in paths if p.stem in trained}
         try:
             run_started(paths, folder, settings, record, **looked_up)
-            return build_report(folder)
+            index = build_report(folder)
+            if not only: finish(folder, record)
+            return index
+        except BaseException:
+            if not only and put_back(folder):
+                say(f'{relative(folder)} is as it was before this run; what this run made is in '
+                    f'{folder.name}.unfinished')
+            raise
         finally: unlock_report(lock)
+
+def finish(folder: Path, record: dict):
+    "Say in the record that the report is whole, and let the earlier one go."
+    record.pop('unfinished', None)
+    write_record(folder, record)
+    let_go(folder)
 
 def trained_by(report: Path) -> dict:  # notebook -> digest of the code
     "Which state of the code trained the runs of a report."
@@ -461,14 +477,15 @@ def film_table(corpus: str, jobs: int, words: str, encoders, rate: float, detect
     if clips.synthetic: raise SettingError("the twin has no films: name ravdess, samples or a CSV, or use --face tables")
     say(f"emotion weights: {choose_weights()}; detector: {detector}; {rate:g} frames per second")
     frames, verdict = deepface_scores(clips, FaceSettings(rate, detector), jobs, progress=sys.stderr.isatty(), say=say)
-    frames.to_parquet(out.with_suffix('.frames.parquet'), index=False)
+    part = out.with_suffix(f'.{os.getpid()}.part')
+    frames.to_parquet(part, index=False)
+    part.replace(out.with_suffix('.frames.parquet'))
     share = f"{frames['found'].mean():.1%}" if len(frames) else 'none'
     say(f"{len(frames):,} frames, {share} with a face, in {out.with_suffix('.frames.parquet')}")
     faces = deepface_features(frames)
     table = feature_table(clips, jobs=jobs, progress=sys.stderr.isatty(), words=words, faces=faces,
                           face_verdict=verdict, encoders=encoders)
     return table, frames
-
 
 # %% ../nbs/21_cli.ipynb #27f32efd
 @app.command(epilog=MANIFEST)
@@ -510,6 +527,7 @@ def evaluate(folder: Annotated[Path, typer.Argument(help="what `train` left")],
 def report(folder: Annotated[Path, typer.Argument(help="what `study` left, such as reports/twin")]):
     "Build the pages of a report anew."
     from emotion_study.site import build_report
+    check_ours(folder)
     say(f"The report is in {build_report(folder)}")
 
 # %% ../nbs/21_cli.ipynb #9881d81c
@@ -612,16 +630,42 @@ def verify(corpus: AnyCorpus = 'auto',
 # %% ../nbs/21_cli.ipynb #ca4e0e99
 _BLOCKED = tuple(getattr(errno, name, 0) for name in ('EACCES', 'EPERM', 'EROFS', 'ENOSPC', 'EDQUOT'))
 
+_KILLED = ('TerminatedWorkerError', 'BrokenProcessPool')
+
 def told(error) -> str:  # '' when the fault is ours
     "What the user is told of an error, in one line."
     text = str(error) if isinstance(error, SettingError) else ''
     if hasattr(error, 'format_message'): text = error.format_message()  # the parser's
+    if isinstance(error, MemoryError):
+        text = 'not enough memory: close other programs, or use fewer workers (--jobs 1)'
+    if type(error).__name__ in _KILLED:
+        text = ('a worker process was killed, often because memory is short: start the same command '
+                'again, with --jobs 1 where that is an option; what was measured is kept')
     if isinstance(error, ModuleNotFoundError) and not error.name.startswith('emotion_study'):
         text = f"the package that holds {error.name} is not installed: install requirements.lock"
     if isinstance(error, OSError) and error.errno in _BLOCKED:
         text = (f"{f'{error.filename}: ' if error.filename else ''}{error.strerror}; name another place with --out or --to, or in EMOTION_STUDY_CACHE, "
                 "or in TMPDIR for temporary files")
     return ' '.join(text.split())
+
+_asked_to_end = []  # the numbers of signals
+
+def _terminate(number, _):
+    _asked_to_end.append(number)
+    raise KeyboardInterrupt
+
+def end_workers():
+    "End joblib's workers at once."
+    pools = sys.modules.get('joblib.externals.loky.reusable_executor')
+    if pools and pools._executor: pools._executor.shutdown(wait=False, kill_workers=True)
+
+def stopped() -> int:  # exit code
+    "Tell in one line that the user or the system stopped a command."
+    end_workers()
+    logging.getLogger('asyncio').setLevel(logging.CRITICAL)  # what a notebook was at is no news
+    told = 'stopped; what was finished is kept: the same command goes on from there'
+    print(told, file=sys.stderr)
+    return 128 + _asked_to_end.pop() if _asked_to_end else 130
 
 def main(args: list = None):  # `sys.argv` by default
     "The `emotion-study` command."
@@ -631,10 +675,22 @@ def main(args: list = None):  # `sys.argv` by default
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, 'reconfigure'): stream.reconfigure(errors='backslashreplace')  # a terminal without UTF-8
     os.environ.update(plain_plots(), MPLBACKEND='agg', CUDA_VISIBLE_DEVICES='')
-    try: code = app(args if args not in ([], ['data']) else args + ['--help'], prog_name='emotion-study',
-                         standalone_mode=False)
+    with _terminated(): code = _run(args if args not in ([], ['data']) else args + ['--help'])
+    sys.exit(stopped() if code == 130 else code or 0)
+
+@contextlib.contextmanager
+def _terminated():
+    "A request of the system to end comes as Ctrl-C does, so that reports are put back."
+    if threading.current_thread() is not threading.main_thread(): yield; return
+    before = signal.signal(signal.SIGTERM, _terminate)
+    try: yield
+    finally: signal.signal(signal.SIGTERM, before)
+
+def _run(args):  # exit code
+    try: return app(args, prog_name='emotion-study', standalone_mode=False)
+    except (KeyboardInterrupt, typer.Abort): return 130
     except Exception as e:
         if not told(e): raise
+        end_workers()
         print('error: ' + told(e), file=sys.stderr)
-        code = 2
-    sys.exit(code or 0)
+        return 2

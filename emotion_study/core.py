@@ -5,20 +5,21 @@
 # %% auto #0
 __all__ = ['EMOTIONS', 'EMOTION_NAMES', 'OTHER_EMOTIONS', 'COLUMNS', 'STATEMENTS', 'LABEL_COLUMNS', 'SHAPES', 'PACKAGED',
            'SPEEDS', 'EXTENDED', 'COPIES', 'FAMILIES', 'CHANNELS', 'RUN', 'PROFILES', 'CORPORA', 'WORDS', 'PARAMETERS',
-           'PACKAGE', 'CHECKOUT', 'ROOT', 'FOREIGN', 'KEPT', 'KERAS', 'PACKAGES', 'MADE', 'label_names', 'SettingError',
-           'to_label', 'plain', 'read_emotion', 'column_lines', 'emotion_lines', 'CodeError', 'ClipCode', 'parse_code',
-           'describe', 'expected_codes', 'families_of', 'read_flag', 'read_whole', 'read_number', 'read_text',
-           'read_choice', 'Settings', 'injected', 'check_parameters', 'checkout_of', 'user_folder', 'packaged',
-           'need_checkout', 'relative', 'settled', 'load_tensorflow', 'writable', 'cache_folder', 'settle',
-           'check_libraries', 'set_seeds', 'file_digest', 'text_digest', 'code_digest', 'keep', 'write_whole',
-           'read_json', 'store_row', 'load_row', 'package_folder', 'provenance', 'read_record', 'write_record',
-           'empty_report', 'identity', 'other_code', 'first_of', 'misfit', 'check_place', 'check_fit', 'lock_report',
-           'unlock_report', 'open_report', 'check_open']
+           'PACKAGE', 'CHECKOUT', 'ROOT', 'FOREIGN', 'KEPT', 'KERAS', 'PACKAGES', 'MADE', 'MARK', 'label_names',
+           'SettingError', 'to_label', 'plain', 'read_emotion', 'column_lines', 'emotion_lines', 'CodeError',
+           'ClipCode', 'parse_code', 'describe', 'expected_codes', 'families_of', 'read_flag', 'read_whole',
+           'read_number', 'read_text', 'read_choice', 'Settings', 'injected', 'check_parameters', 'checkout_of',
+           'user_folder', 'packaged', 'need_checkout', 'relative', 'settled', 'load_tensorflow', 'writable',
+           'cache_folder', 'settle', 'is_worker', 'follow_parent', 'check_libraries', 'set_seeds', 'file_digest',
+           'text_digest', 'code_digest', 'keep', 'write_whole', 'read_json', 'store_row', 'load_row', 'keep_bytes',
+           'kept_bytes', 'package_folder', 'provenance', 'read_record', 'write_record', 'check_ours', 'empty_report',
+           'set_aside', 'let_go', 'put_back', 'identity', 'other_code', 'first_of', 'misfit', 'check_place',
+           'check_fit', 'lock_report', 'unlock_report', 'changing', 'open_report', 'check_open']
 
 # %% ../nbs/00_core.ipynb #619c6986
 import ast, atexit, configparser, contextlib, hashlib, importlib.metadata as metadata
-import importlib.util, json, math, os, platform, random, re, shutil, sys, tempfile, unicodedata
-import warnings, zipfile
+import importlib.util, json, math, os, platform, random, re, shutil, sys, tempfile, time
+import unicodedata, warnings, zipfile
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -366,6 +367,24 @@ def settle():
 
 settle()
 
+# %% ../nbs/00_core.ipynb #cd0495b2
+def is_worker() -> bool:
+    "Is this a process that joblib started?"
+    name = getattr(sys.modules.get('multiprocessing.process'), 'current_process', None)
+    return bool(name) and name().name.startswith('LokyProcess')
+
+def follow_parent(pause: float = 1  # seconds between two looks
+                  ):
+    "End this process soon after its parent has ended."
+    import threading
+    parent = os.getppid()
+    def watch():
+        while os.getppid() == parent: time.sleep(pause)
+        os._exit(1)
+    threading.Thread(target=watch, daemon=True).start()
+
+if is_worker(): follow_parent()
+
 # %% ../nbs/00_core.ipynb #f7dec6f4
 KERAS = dict(backend='tensorflow', floatx='float32', image_data_format='channels_last', epsilon=1e-7, dtype_policy='float32',
              max_epochs=None, max_steps_per_epoch=None)
@@ -420,18 +439,20 @@ def keep(entry: Path,  # the file that is to be there
         write(part)
         part.replace(entry)
     except OSError as e:
+        with contextlib.suppress(OSError): part.unlink(missing_ok=True)
         raise SettingError(f"{entry.parent} can't be written ({e.strerror}): set EMOTION_STUDY_CACHE to a folder that "
                            "can") from None
 
 # %% ../nbs/00_core.ipynb #e04c92ba
 def write_whole(path, text: str) -> Path:
-    "Write a text under a temporary name and move it into place."
+    "Write a text file whole or not at all, whoever else writes it."
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f'{path.name}.{os.getpid()}.part')
-    part.write_text(text, encoding='utf-8')
-    return part.replace(path)
-
+    try:
+        part.write_text(text, encoding='utf-8')
+        return part.replace(path)
+    finally: part.unlink(missing_ok=True)
 
 # %% ../nbs/00_core.ipynb #2a5ed5d1
 def read_json(path: Path, default=None):
@@ -460,6 +481,18 @@ def load_row(entry: Path) -> tuple:  # values, reason, note; None when there is 
         with np.load(entry, allow_pickle=False) as kept: return kept['values'], str(kept['reason']), str(kept['note'])
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile): return None
 
+# %% ../nbs/00_core.ipynb #30e68097
+def keep_bytes(entry: Path, data: bytes):
+    "Keep some bytes behind their checksum."
+    head = hashlib.sha256(data).hexdigest().encode() + b'\n'
+    keep(entry, partial(Path.write_bytes, data=head + data))
+
+def kept_bytes(entry: Path) -> bytes:  # None when there is no entry that matches its checksum
+    "What `keep_bytes` kept."
+    try: head, _, data = Path(entry).read_bytes().partition(b'\n')
+    except OSError: return None
+    return data if hashlib.sha256(data).hexdigest().encode() == head else None
+
 # %% ../nbs/00_core.ipynb #01702f72
 def package_folder(package: str,  # import name
                    remedy: str,  # what to install
@@ -485,6 +518,7 @@ def provenance(sources: dict = None,  # name -> digest of what was read
 
 # %% ../nbs/00_core.ipynb #933b8756
 MADE = ('notebooks', 'figures', 'pictures', 'parts', 'results.json', 'predictions.parquet', 'claims.json', 'audit.json', 'digests.json', 'run.json')
+MARK = 'emotion_study'  # by which a folder is known as ours
 
 def read_record(folder) -> dict:
     "What a report folder says about its run; None where there is no report."
@@ -497,15 +531,56 @@ def read_record(folder) -> dict:
 
 def write_record(folder, record: dict):
     "Write run.json whole or not at all."
-    part = Path(folder) / 'run.json.part'
-    part.write_text(json.dumps(record, indent=1) + '\n', encoding='utf-8')
-    part.replace(part.with_suffix(''))
+    write_whole(Path(folder) / 'run.json', json.dumps(dict(record, made_by=MARK), indent=1) + '\n')
+
+def check_ours(folder):
+    "Raise `SettingError` where a folder's `run.json` is that of another program."
+    record = read_record(folder)
+    if record is None or record.get('made_by') == MARK: return
+    if {'provenance', 'notebooks'} <= set(record): return  # of an earlier version
+    raise SettingError(f"{relative(folder)} holds a run.json that is none of ours: "
+                       'name another folder')
 
 def empty_report(folder):
-    "Remove what an earlier run left, and only that."
+    "Remove what an earlier run left, and only that; nothing of another program's folder."
+    check_ours(folder)
     for path in (Path(folder) / name for name in MADE):
         if path.is_dir(): shutil.rmtree(path)
         else: path.unlink(missing_ok=True)
+
+# %% ../nbs/00_core.ipynb #22fcd7cf
+def _beside(folder, end): return Path(folder).with_name(f'{Path(folder).name}.{end}')
+
+def _move(source, target):
+    "Move what makes a report; its record goes last, so that a move that is cut off can go on."
+    target.mkdir(exist_ok=True)
+    pages = [p.name for p in source.glob('*.html')] + ['style.css']
+    for name in (*pages, *MADE):
+        if not (source / name).exists(): continue
+        if (target / name).is_dir(): shutil.rmtree(target / name)
+        (source / name).replace(target / name)
+
+def set_aside(folder):
+    "Make room for a new report; a finished one is kept till the new one is whole."
+    folder, record = Path(folder), read_record(folder)
+    if record and not record.get('unfinished'):
+        check_ours(folder)
+        _move(folder, _beside(folder, 'before'))
+    else: empty_report(folder)
+
+def let_go(folder):
+    "The new report is whole: the earlier one goes."
+    if _beside(folder, 'before').is_dir(): shutil.rmtree(_beside(folder, 'before'))
+
+def put_back(folder) -> bool:  # was there an earlier one?
+    "The new report stopped: the earlier one comes back, what the new one made goes beside it."
+    before, rest = _beside(folder, 'before'), _beside(folder, 'unfinished')
+    if not before.is_dir(): return False
+    if rest.is_dir(): shutil.rmtree(rest)
+    _move(Path(folder), rest)
+    _move(before, Path(folder))
+    before.rmdir()
+    return True
 
 # %% ../nbs/00_core.ipynb #7a244caf
 def identity(corpus  # a `Corpus`
@@ -536,6 +611,7 @@ def check_place(folder: Path):
     above = next((p for p in folder.parents if (p / 'run.json').is_file()), None)
     if above: raise SettingError(f"{shown} lies inside of the report {relative(above)}: name that report, or a folder outside of it")
     if folder.exists() and not folder.is_dir(): raise SettingError(f"out={shown} is a file: name a folder")
+    check_ours(folder)
     if read_record(folder) is None and folder.exists() and any(folder.iterdir()):
         raise SettingError(f"out={shown} holds files that are no report of ours: name another folder")
 
@@ -565,6 +641,26 @@ def unlock_report(handle: int):
     "Let other runs in again."
     if handle is not None: os.close(handle)
 
+# %% ../nbs/00_core.ipynb #6640ee70
+@contextlib.contextmanager
+def changing(folder,  # of a report
+             patience: float = 60  # seconds to wait for another writer
+             ):
+    "Read, change and write files of a report with nobody else in between."
+    folder = Path(folder).resolve()
+    if os.environ.get('EMOTION_STUDY_REPORT') == str(folder): yield; return
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = _turn(folder, time.monotonic() + patience)
+    try: yield
+    finally: unlock_report(handle)
+
+def _turn(folder, until):
+    while True:
+        try: return lock_report(folder)
+        except SettingError:
+            if time.monotonic() > until: raise
+            time.sleep(.02)
+
 # %% ../nbs/00_core.ipynb #be3763a0
 _opened = set()
 
@@ -583,8 +679,8 @@ def open_report(notebook: str,  # its name
     check_fit(folder, asked, [notebook], mixed_code=ours)
     folder.mkdir(parents=True, exist_ok=True)
     if not ours:
-        unlock_report(lock_report(folder))
-        _note(folder, notebook, asked)
+        # a study holds its report for longer than that
+        with changing(folder, patience=5): _note(folder, notebook, asked)
     _opened.add(folder)
     return folder
 

@@ -5,16 +5,16 @@
 # %% auto #0
 __all__ = ['AUDIO', 'TABLES', 'WORKBOOKS', 'RATE', 'MARKS', 'CODE_PAGES', 'SEPARATORS', 'SEXES', 'WHEEL', 'SAMPLES', 'LICENCE',
            'ARCHIVES', 'FILM_RECORD', 'RECORD_API', 'ZENODO', 'SOURCES', 'MANIFEST_COLUMNS', 'SIGHT', 'FaceSources',
-           'Corpus', 'list_files', 'file_kind', 'survey', 'has_speech', 'find_ravdess', 'find_faces', 'same_sound',
-           'duplicates', 'ravdess_notice', 'read_ravdess', 'twin_corpus', 'load_corpus', 'odd_words', 'check_sound',
-           'check_files', 'by_problem', 'same_recordings', 'counts', 'spread', 'face_counts', 'grid_audit', 'audit',
-           'write_audit', 'audit_table', 'audit_lines', 'RowProblem', 'likely_encodings', 'manifest_texts',
-           'known_columns', 'manifest_header', 'text_rows', 'composed', 'as_on_disk', 'find_file', 'manifest_rows',
-           'place_of', 'manifest_id', 'row_fault', 'manifest_clip', 'read_manifest', 'problem_lines', 'manifest_remark',
-           'manifest_corpus', 'samples_ready', 'unpack_samples', 'fetch_samples', 'read_samples', 'best_overlap',
-           'film_archives', 'chosen_archives', 'download_ravdess', 'Source', 'read_name', 'told_elsewhere', 'with_told',
-           'is_pointer', 'name_rows', 'write_manifest', 'stated_size', 'fetch_unsized', 'sighted', 'note_sight',
-           'fetch_sighted', 'is_there', 'install', 'download_corpus']
+           'Corpus', 'list_files', 'writable_name', 'file_kind', 'survey', 'has_speech', 'find_ravdess', 'find_faces',
+           'same_sound', 'duplicates', 'ravdess_notice', 'read_ravdess', 'twin_corpus', 'load_corpus', 'odd_words',
+           'check_sound', 'check_files', 'by_problem', 'same_recordings', 'counts', 'spread', 'face_counts',
+           'grid_audit', 'audit', 'write_audit', 'audit_table', 'audit_lines', 'RowProblem', 'likely_encodings',
+           'manifest_texts', 'known_columns', 'manifest_header', 'text_rows', 'composed', 'as_on_disk', 'find_file',
+           'manifest_rows', 'place_of', 'manifest_id', 'row_fault', 'manifest_clip', 'read_manifest', 'problem_lines',
+           'manifest_remark', 'manifest_corpus', 'samples_ready', 'unpack_samples', 'fetch_samples', 'read_samples',
+           'best_overlap', 'film_archives', 'chosen_archives', 'download_ravdess', 'Source', 'read_name',
+           'told_elsewhere', 'with_told', 'is_pointer', 'name_rows', 'write_manifest', 'stated_size', 'fetch_unsized',
+           'sighted', 'note_sight', 'fetch_sighted', 'is_there', 'install', 'download_corpus']
 
 # %% ../nbs/03_corpus.ipynb #f3227743
 import csv, filecmp, hashlib, io, json, os, re, tempfile, time, unicodedata, zipfile
@@ -73,6 +73,12 @@ def list_files(folder) -> list:  # paths, in the order of their names
         files += [Path(here, n) for n in sorted(names) if fresh and not n.startswith('.')]
     return files
 
+# %% ../nbs/03_corpus.ipynb #43ecb07c
+def writable_name(path) -> bool:
+    "Can a path be written down?"
+    try: return bool(str(path).encode())
+    except UnicodeEncodeError: return False
+
 # %% ../nbs/03_corpus.ipynb #15730699
 AUDIO = ('.wav', '.flac')
 
@@ -91,7 +97,11 @@ def file_kind(path) -> tuple:  # (kind, clip id or '')
 # %% ../nbs/03_corpus.ipynb #8e49aa71
 def survey(root) -> pd.DataFrame:  # columns file (relative to root), kind, clip; shallow files first, then by name
     "Every file of a RAVDESS folder with its kind."
-    rows = [(p.relative_to(root).as_posix(), *file_kind(p)) for p in list_files(root)]
+    rows = []
+    for path in list_files(root):
+        name = path.relative_to(root).as_posix()
+        kind = file_kind(path) if writable_name(name) else ('other', '')
+        rows.append((name.encode('utf-8', 'backslashreplace').decode(), *kind))
     rows.sort(key=lambda r: (r[0].count('/'), r[0]))
     return pd.DataFrame(rows, columns=['file', 'kind', 'clip'])
 
@@ -161,6 +171,8 @@ def ravdess_notice(have, copies: dict) -> str:
 # %% ../nbs/03_corpus.ipynb #c087e45c
 def read_ravdess(root) -> Corpus:
     "RAVDESS speech from a folder in any of its layouts."
+    if not writable_name(root):
+        raise SettingError(f'the name of the folder {ascii(str(root))} is not UTF-8: rename it')
     root, files = Path(root), survey(root)
     speech = files[files.kind == 'speech'].drop_duplicates('clip').sort_values('clip')
     if speech.empty: raise SettingError(f"{relative(root)} holds no RAVDESS speech clip (03-01-….wav or .flac)")
@@ -457,6 +469,8 @@ def row_fault(row: dict, surplus: int, file: Path) -> str:
     if surplus: return f"{surplus} more fields than the header names"
     if not row.get('path'): return 'the path is blank'
     if os.path.isdir(file): return f"{row['path']} is a folder"
+    if not writable_name(file):
+        return f"the name of the file or folder of {row['path']} is not UTF-8: rename it"
     if not os.path.isfile(file): return f"no such file: {row['path']}"
     if not file.stat().st_size: return f"{row['path']} is an empty file"
     try: _emotion(row)

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['FACE_KEYS', 'WEIGHTS_FILE', 'DEEPFACE_URL', 'DETECTORS', 'GLANCE_SIDE', 'LOOK_SIDE', 'FRAME_COLUMNS', 'LEAST_SIDE',
            'SCORE_FLOOR', 'FACE_STATISTICS', 'COURSE_STEPS', 'LEAST_CONFIDENCE', 'weights_home', 'weights_path',
-           'choose_weights', 'check_pin', 'deepface_home', 'fetch_weights', 'emotion_client', 'grey_of', 'face_input',
-           'face_scores', 'detector_model', 'bordered', 'haar_search', 'shrunk', 'inside', 'haar_faces', 'haar_eyes',
-           'Face', 'find_faces', 'plausible_eyes', 'upright', 'align', 'overlap', 'follow', 'unchanged', 'Tracker',
-           'film_faces', 'face_frames', 'clip_id', 'read_score_table', 'score_features', 'course_features',
+           'choose_weights', 'is_weights', 'check_pin', 'deepface_home', 'fetch_weights', 'emotion_client', 'grey_of',
+           'face_input', 'face_scores', 'detector_model', 'bordered', 'haar_search', 'shrunk', 'inside', 'haar_faces',
+           'haar_eyes', 'Face', 'find_faces', 'plausible_eyes', 'upright', 'align', 'overlap', 'follow', 'unchanged',
+           'Tracker', 'film_faces', 'face_frames', 'clip_id', 'read_score_table', 'score_features', 'course_features',
            'deepface_features', 'read_clip_scores', 'au_features', 'read_au_means', 'openface_frames', 'read_openface',
            'face_features']
 
@@ -54,6 +54,21 @@ def choose_weights(which: str = 'auto'  # 'published', 'retrained', or 'auto': p
     if which == 'published' and file_digest(path) == ours: return 'retrained'
     return which
 
+# %% ../nbs/07_face.ipynb #ba1a8159
+def _shapes(path) -> list:
+    "The sizes of all arrays in an HDF5 file."
+    import h5py
+    found = []
+    def note(name, part):
+        if isinstance(part, h5py.Dataset) and part.ndim: found.append(part.shape)
+    with h5py.File(path) as file: file.visititems(note)
+    return sorted(found)
+
+def is_weights(path) -> bool:
+    "Does a file hold weights of DeepFace's emotion network?"
+    try: return _shapes(path) == _shapes(weights_path('retrained'))
+    except (OSError, ValueError, RuntimeError): return False
+
 # %% ../nbs/07_face.ipynb #239ca94d
 def check_pin(path: Path):
     "Write down a file's SHA-256 at first use; raise when it differs later."
@@ -85,13 +100,20 @@ def fetch_weights(url: str = DEEPFACE_URL,  # a server that has the file
     import pooch, requests
     pooch.get_logger().setLevel('WARNING')
     path = weights_path('published')
+    if path.is_file() and not is_weights(path):  # what a server sent instead; it and its note go
+        for old in (path, Path(f'{path}.sha256')): old.unlink(missing_ok=True)
     if not path.is_file():
-        part = path.with_suffix('.part')
+        part = path.with_suffix(f'.{os.getpid()}.part')
         try: pooch.retrieve(f'{url}/{WEIGHTS_FILE}', None, fname=part.name, path=path.parent,
                             downloader=pooch.HTTPDownloader(progressbar=progress, timeout=30))
         except (requests.RequestException, OSError, ValueError) as error:
             raise SettingError(f"{url}/{WEIGHTS_FILE} can't be had ({type(error).__name__}): try again, or put the file "
                                f"into {relative(path.parent)}") from None
+        if not is_weights(part):
+            part.unlink()
+            raise SettingError(f"{url}/{WEIGHTS_FILE}: what came is not DeepFace's emotion network, "
+                               'but perhaps a page; nothing was kept: try again, or put the file '
+                               f'into {relative(path.parent)}')
         part.replace(path)
     check_pin(path)
     return path
@@ -102,10 +124,10 @@ def _client(which):
     check_libraries()
     with deepface_home(weights_home(which)):
         from deepface.models.demography.tf.Emotion import EmotionClient
-        if which == 'published': check_pin(weights_path(which))
+        if which == 'published' and is_weights(weights_path(which)): check_pin(weights_path(which))
         try:
             with warnings.catch_warnings(action='ignore', category=UserWarning): return EmotionClient()
-        except ValueError: raise SettingError(f"{relative(weights_path(which))}: not weights of DeepFace's emotion network; "
+        except (ValueError, OSError): raise SettingError(f"{relative(weights_path(which))}: not weights of DeepFace's emotion network; "
                                               "fetch or train them again") from None
 
 def emotion_client(which: str = 'auto'):  # DeepFace's EmotionClient

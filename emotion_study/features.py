@@ -11,7 +11,7 @@ __all__ = ['feature_columns', 'channels_of', 'offered', 'left_out', 'voice_row',
            'open_study']
 
 # %% ../nbs/09_features.ipynb #9cd8fdc0
-import contextlib, json, os, shutil, zipfile
+import contextlib, io, json, os, shutil, zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,10 +24,10 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from . import face, media, speech
-from emotion_study.core import (
+from .core import (
     CHANNELS, COPIES, FAMILIES, LABEL_COLUMNS, SettingError, Settings, cache_folder, code_digest,
-    file_digest, identity, keep, load_row, open_report, parse_code, provenance, store_row,
-    text_digest)
+    file_digest, identity, keep_bytes, kept_bytes, load_row, open_report, parse_code, provenance,
+    store_row, text_digest)
 from .fetch import check_space, fetch_archive
 from .corpus import ZENODO, film_archives, load_corpus
 from .whisper import weights_digests, whisper_features
@@ -68,7 +68,8 @@ def voice_row(path,  # a sound file or a video with sound
     except media.MediaError as error: return nothing(error.reason)
     if (kept := load_row(entry)) is not None: return kept
     try: row = _measured(path)
-    except MemoryError: return nothing('unreadable: not enough memory')
+    except SettingError: raise  # of this machine, and not of the clip
+    except Exception as error: return nothing(media.failure(error))
     if not media.is_passing(row[1]): store_row(entry, *row)
     return row
 
@@ -125,8 +126,10 @@ def _cut_faces(path, s: FaceSettings):
     cv2.setNumThreads(1)
     with threadpool_limits(1):
         try: return face.film_faces(path, s.rate, s.detector, s.stride)
-        except media.MediaError as error: return _no_frames(error.reason)
-        except MemoryError: return _no_frames('unreadable: not enough memory')
+        except Exception as error:
+            of_clip = isinstance(error, media.MediaError) or not isinstance(error, SettingError)
+            if not of_clip: raise  # of this machine
+            return _no_frames(media.failure(error))
 
 def _no_frames(reason): return pd.DataFrame(columns=face.FRAME_COLUMNS), np.zeros((0, 48, 48), 'float32'), reason
 
@@ -175,12 +178,15 @@ def write_film(entry: Path, frames: pd.DataFrame, reason: str):
     "Store one film's frames."
     table = pa.Table.from_pandas(frames, preserve_index=False)
     table = table.replace_schema_metadata({**(table.schema.metadata or {}), b'reason': reason.encode()})
-    keep(entry.with_suffix('.parquet'), lambda part: pq.write_table(table, part))
+    file = io.BytesIO()
+    pq.write_table(table, file)
+    keep_bytes(entry.with_suffix('.parquet'), file.getvalue())
 
 def read_film(entry: Path) -> tuple:  # frames, reason; None when it is not there
     "One film's frames from the cache."
-    try: table = pq.read_table(entry.with_suffix('.parquet'))
-    except (OSError, pa.ArrowInvalid): return None
+    data = kept_bytes(entry.with_suffix('.parquet'))
+    if data is None: return None
+    table = pq.read_table(io.BytesIO(data))
     return table.to_pandas(), (table.schema.metadata or {}).get(b'reason', b'').decode()
 
 # %% ../nbs/09_features.ipynb #59dcee90
@@ -222,7 +228,7 @@ def stream_films(archives: dict,  # name -> `fetch.Archive`, as from `corpus.fil
             scores = zip_scores(path, archive.checksum, settings, jobs, cache)
             path.unlink()
             entries = {c: text_digest(archive.checksum, c, key)[:32] for c in scores}
-            done.write_text(json.dumps(entries))
+            keep_bytes(done, json.dumps(entries).encode())
         say(f'{name}: {len(scores)} films')
         found |= scores
     return found
@@ -230,7 +236,8 @@ def stream_films(archives: dict,  # name -> `fetch.Archive`, as from `corpus.fil
 def _finished(done: Path):
     "The scores of a zip that was worked through; None when it was not, or when an entry has been lost."
     with contextlib.suppress(OSError, ValueError):
-        scores = {c: read_film(done.parent / e) for c, e in json.loads(done.read_text()).items()}
+        entries = json.loads(kept_bytes(done) or b'')
+        scores = {c: read_film(done.parent / e) for c, e in entries.items()}
         return None if any(s is None for s in scores.values()) else scores
 
 # %% ../nbs/09_features.ipynb #feeb0314
@@ -427,9 +434,11 @@ def write_table(table: pd.DataFrame, path) -> Path:
     plain = table.copy(); plain.attrs = {}
     arrow = pa.Table.from_pandas(plain, preserve_index=False)
     arrow = arrow.replace_schema_metadata({**(arrow.schema.metadata or {}), b'provenance': record.encode()})
-    part = path.with_suffix('.part')
-    pq.write_table(arrow, part, compression='zstd')
-    return part.replace(path)
+    part = path.with_suffix(f'.{os.getpid()}.part')
+    try:
+        pq.write_table(arrow, part, compression='zstd')
+        return part.replace(path)
+    finally: part.unlink(missing_ok=True)
 
 # %% ../nbs/09_features.ipynb #095c2463
 def read_table(path) -> pd.DataFrame:

@@ -18,7 +18,8 @@ import numpy as np
 import pandas as pd
 from scipy import special
 
-from .core import RUN, SettingError, check_open, label_names, to_label
+from .core import (
+    RUN, SettingError, changing, check_open, label_names, to_label, write_whole)
 from .protocols import FOLDS
 
 # %% ../nbs/11_metrics.ipynb #27041e08
@@ -293,12 +294,13 @@ def result_entries(predictions: pd.DataFrame, notebook: str) -> list:  # list of
 def save_results(folder, entries: list, notebook: str) -> Path:
     "Put a notebook's entries into `<folder>/results.json`."
     path = check_open(folder) / 'results.json'
-    old = json.loads(path.read_text(encoding='utf-8')) if path.exists() else []
-    kept, entries = [e for e in old if e['notebook'] != notebook], [e | dict(folds=e.get('folds')) for e in entries]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix('.part')
-    part.write_text(json.dumps(sorted(kept + entries, key=lambda e: e['id']), indent=1) + '\n', encoding='utf-8')
-    return part.replace(path)
+    entries = [e | dict(folds=e.get('folds')) for e in entries]
+    with changing(path.parent):
+        old = json.loads(path.read_text(encoding='utf-8')) if path.exists() else []
+        kept = [e for e in old if e['notebook'] != notebook]
+        every = sorted(kept + entries, key=lambda e: e['id'])
+        write_whole(path, json.dumps(every, indent=1) + '\n')
+    return path
 
 # %% ../nbs/11_metrics.ipynb #40c4b3c6
 def readable(table: pd.DataFrame, digits: int = 1, absent: str = '–') -> pd.DataFrame:

@@ -29,10 +29,12 @@ from tqdm import tqdm
 
 from .core import (
     ROOT, STATEMENTS, SettingError, cache_folder, check_libraries, code_digest, file_digest, keep,
-    label_names, load_tensorflow, package_folder, packaged, read_emotion, relative, text_digest)
+    keep_bytes, kept_bytes, label_names, load_tensorflow, package_folder, packaged, read_emotion,
+    relative, text_digest)
 from .fetch import (
     Archive, check_space, disk_need, fetch_wheel, install_archive, is_unpacked, size_text, zip_bytes)
-from .media import Audio, MediaError, SR, content_digest, is_passing, read_audio
+from .media import (
+    Audio, MediaError, SR, content_digest, failure, is_passing, read_audio)
 
 # %% ../nbs/08_text.ipynb #8e848ee7
 def script_of(statement: int  # 1 or 2, from the clip code
@@ -239,10 +241,10 @@ def engine_id(engine: str, model: str = '') -> dict:
 
 def _kept(entry: Path, work) -> dict:
     "What an entry of the cache holds; computed and stored when there is none."
-    try: return json.loads(entry.read_text(encoding='utf-8'))
-    except (OSError, ValueError): value = work()
-    if is_passing(value['reason']): return value
-    keep(entry, lambda part: part.write_text(json.dumps(value), encoding='utf-8'))
+    data = kept_bytes(entry)
+    if data is not None: return json.loads(data)
+    value = work()
+    if not is_passing(value['reason']): keep_bytes(entry, json.dumps(value).encode())
     return value
 
 # %% ../nbs/08_text.ipynb #fbfa3d59
@@ -253,8 +255,12 @@ def transcript_entry(path, engine: str, model: str = '', gate: bool = True,
     try: digest = content_digest(path)
     except MediaError as error: return asdict(Transcript(engine=engine, reason=error.reason)) | dict(seconds=0.)
     def work():
-        audio = read_audio(path)
-        return asdict(transcribe(audio, engine, model, gate)) | dict(seconds=audio.seconds)
+        try:
+            audio = read_audio(path)
+            return asdict(transcribe(audio, engine, model, gate)) | dict(seconds=audio.seconds)
+        except SettingError: raise  # of this machine, and not of the clip
+        except Exception as error:
+            return asdict(Transcript(engine=engine, reason=failure(error))) | dict(seconds=0.)
     if cache is None: return work()
     name = text_digest(digest, engine_id(engine, model), gate, code_digest('media', 'text'))[:32]
     return _kept(Path(cache) / engine / f'{name}.json', work)

@@ -9,17 +9,17 @@ __all__ = ['MODELS', 'EXPERT_MODELS', 'POOLS', 'CLIP', 'COMPONENTS', 'SHARE_MIX'
            'network_columns', 'copied_features', 'network_features', 'presence', 'uniform', 'altered', 'NetworkStack',
            'network_stack', 'stopping_epoch', 'best_temperature', 'tempered', 'StackData', 'stack_data', 'fit_stack',
            'stack_outputs', 'network_of', 'predictions_rows', 'transfer_rows', 'network_seed', 'run_experts',
-           'run_stack', 'is_labelled', 'unmeasured_reasons', 'learnable', 'asked_rows', 'saved_run', 'saved_runs',
-           'cross_validate', 'EnrolledPart', 'enrolled_features', 'trusted', 'enrolled_answers', 'enrolled_name',
-           'run_enrolled', 'cross_enrol', 'save_predictions', 'save_network', 'train_folds', 'checked_request',
-           'train_models', 'read_card', 'load_network', 'lacking_channels', 'apply_scaler', 'network_inputs',
-           'saved_cards', 'joined_card', 'why_not_judged', 'evaluate_models', 'evaluation_lines', 'label_map',
-           'has_other_sound']
+           'run_stack', 'is_labelled', 'unmeasured_reasons', 'learnable', 'packed', 'unpacked', 'looked_up',
+           'asked_rows', 'saved_run', 'saved_runs', 'cross_validate', 'EnrolledPart', 'enrolled_features', 'trusted',
+           'enrolled_answers', 'enrolled_name', 'run_enrolled', 'cross_enrol', 'save_predictions', 'save_network',
+           'train_folds', 'checked_request', 'train_models', 'save_training', 'read_card', 'load_network',
+           'lacking_channels', 'apply_scaler', 'network_inputs', 'saved_cards', 'joined_card', 'why_not_judged',
+           'evaluate_models', 'evaluation_lines', 'label_map', 'has_other_sound']
 
 # %% ../nbs/14_training.ipynb #7c5614ba
-import json, os
+import io, json, os, tempfile
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import joblib
@@ -30,8 +30,9 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from .core import (
-    CHANNELS, COPIES, EMOTIONS, EXTENDED, FAMILIES, RUN, SPEEDS, SettingError, check_libraries,
-    check_open, label_names, load_tensorflow, provenance, set_seeds, to_label)
+    CHANNELS, COPIES, EMOTIONS, EXTENDED, FAMILIES, RUN, SPEEDS, SettingError, changing,
+    check_libraries, check_open, file_digest, keep_bytes, kept_bytes, label_names, load_tensorflow,
+    provenance, set_seeds, text_digest, to_label, write_whole)
 from .features import channels_of, copies_notice, feature_columns, sound_digests
 from emotion_study.protocols import (
     Fold, LeakageError, PROTOCOLS, SCOPES, SealedLabels, check_enrolled, draw_enrolled,
@@ -511,10 +512,43 @@ def learnable(table: pd.DataFrame, say=print) -> pd.DataFrame:  # the same table
     return table if kept.all() else table[kept].reset_index(drop=True)
 
 # %% ../nbs/14_training.ipynb #e3b0914c
+def packed(answers: dict  # key -> array, or {name: array}
+           ) -> bytes:
+    "Answers of a unit as arrays and their names; nothing in it is code."
+    flat = [(key, name, p) for key, said in answers.items()
+            for name, p in (said if isinstance(said, dict) else {None: said}).items()]
+    names = json.dumps([(key, name) for key, name, _ in flat], default=int)
+    file = io.BytesIO()
+    np.savez(file, *(np.asarray(p) for *_, p in flat), names=np.array(names))
+    return file.getvalue()
+
+def _as_key(x): return tuple(map(_as_key, x)) if isinstance(x, list) else x
+
+def unpacked(data: bytes) -> dict:  # as it was given to `packed`
+    "Answers of a unit from its bytes."
+    answers = {}
+    with np.load(io.BytesIO(data), allow_pickle=False) as kept:
+        for i, (key, name) in enumerate(json.loads(str(kept['names']))):
+            p, key = kept[f'arr_{i}'], _as_key(key)
+            if name is None: answers[key] = p
+            else: answers.setdefault(key, {})[name] = p
+    return answers
+
+# %% ../nbs/14_training.ipynb #b980d36b
+def looked_up(function, folder, *arguments) -> dict:
+    "A unit's answers: those that are kept, else computed and kept."
+    about = joblib.hash(arguments, hash_name='sha1', coerce_mmap=True)
+    entry = Path(folder) / function.__name__ / f'{about}.npz'
+    data = kept_bytes(entry)
+    if data is not None: return unpacked(data)
+    answers = function(*arguments)
+    keep_bytes(entry, packed(answers))
+    return answers
+
 def _kept(f):
     "The function; within a study its answers are kept until the study is finished."
     folder = os.environ.get('EMOTION_STUDY_UNFINISHED')
-    return joblib.Memory(folder, verbose=0).cache(f) if folder else f
+    return partial(looked_up, f, folder) if folder else f
 
 # %% ../nbs/14_training.ipynb #c0d17d43
 def asked_rows(table: pd.DataFrame, folds: list  # of `Fold`
@@ -768,15 +802,16 @@ KEYS = (*RUN, 'seed', 'fold', 'clip', 'actor', 'emotion')
 def save_predictions(folder, predictions: pd.DataFrame) -> Path:
     "Put runs into `<folder>/predictions.parquet`, replacing earlier rows of the same runs."
     path, predictions = check_open(folder) / 'predictions.parquet', with_folds(predictions)
-    if path.exists():
-        old, run = with_folds(pd.read_parquet(path)), list(RUN)
-        again = pd.MultiIndex.from_frame(old[run]).isin(pd.MultiIndex.from_frame(predictions[run].drop_duplicates()))
-        predictions = pd.concat([old[~again], predictions])
-    predictions = predictions.sort_values(list(KEYS), ignore_index=True)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix('.part')
-    predictions.to_parquet(part, compression='zstd', compression_level=19, index=False)
-    return part.replace(path)
+    with changing(path.parent):
+        if path.exists():
+            old, run = with_folds(pd.read_parquet(path)), list(RUN)
+            new = pd.MultiIndex.from_frame(predictions[run].drop_duplicates())
+            again = pd.MultiIndex.from_frame(old[run]).isin(new)
+            predictions = pd.concat([old[~again], predictions])
+        predictions = predictions.sort_values(list(KEYS), ignore_index=True)
+        part = path.with_suffix(f'.{os.getpid()}.part')
+        predictions.to_parquet(part, compression='zstd', compression_level=19, index=False)
+        return part.replace(path)
 
 # %% ../nbs/14_training.ipynb #c09cb48c
 def _scaler(table, fold, scope, channels):
@@ -784,7 +819,9 @@ def _scaler(table, fold, scope, channels):
     parts = {c: moments(table[feature_columns(table, [c])].to_numpy('float64')[fold.fit]) for c in channels}
     return {c: {'mean': m.tolist(), 'scale': s.tolist()} for c, (m, s) in parts.items()}
 
-def save_network(model, table, fold, scope, out: Path, name: str) -> dict:
+def save_network(model, table, fold, scope, out: Path, name: str,
+                 training: str = ''  # which training it belongs to
+                 ) -> dict:
     "Save one trained network with everything that is needed to use it; returns its card."
     model.save(out / f'{name}.keras')
     clips, channels = table['clip'].to_numpy(), [c for c in model.input if c != 'present']
@@ -793,9 +830,11 @@ def save_network(model, table, fold, scope, out: Path, name: str) -> dict:
                 fold=fold.fold, folds=fold.folds, channels={c: feature_columns(table, [c]) for c in channels},
                 scaler=_scaler(table, fold, scope, channels), test=clips[fold.test].tolist(),
                 fit=clips[fold.fit].tolist(), synthetic=bool(table.attrs.get('synthetic', False)), provenance=provenance(),
-                corpus=asked.get('corpus', ''), emotions=sorted(learnt['emotion'].unique().tolist()),
+                corpus=asked.get('corpus', ''), training=training,
+                weights=file_digest(out / f'{name}.keras'),
+                emotions=sorted(learnt['emotion'].unique().tolist()),
                 sounds=sound_digests(learnt, feature_columns(table, ['voice'])).tolist())
-    (out / f'{name}.json').write_text(json.dumps(card, indent=1) + '\n', encoding='utf-8')
+    write_whole(out / f'{name}.json', json.dumps(card, indent=1) + '\n')
     return card
 
 # %% ../nbs/14_training.ipynb #21b64246
@@ -830,9 +869,20 @@ def train_models(table: pd.DataFrame, protocol: str = 'actor', classes: int = 8,
         left = sum(f.copies for f in folds)
         say(f'{notice}. Copies of test clips are not learnt from: {left:,} left out in {len(folds)} fold(s)')
     networks = train_folds(table, folds, classes, scope, epochs)
-    for old in [*out.glob('fold*.json'), *out.glob('fold*.keras')]: old.unlink()
     plain = table.drop(columns=feature_columns(table, families=COPIES))
-    for fold, network in zip(folds, networks): save_network(network, plain, fold, scope, out, f'fold{fold.fold}')
+    return save_training(networks, plain, folds, scope, epochs, out)
+
+def save_training(networks: list, table: pd.DataFrame, folds: list, scope: str, epochs: int,
+                  out: Path) -> Path:
+    "Save the networks of one training; those of an earlier one go when all new ones are there."
+    clips = table['clip'].to_numpy()
+    learnt = [(f.protocol, f.seed, f.fold, clips[f.fit].tolist()) for f in folds]
+    name = text_digest(provenance(), scope, epochs, learnt)[:16]
+    with tempfile.TemporaryDirectory(dir=out, prefix='.unfinished-') as aside:
+        for fold, network in zip(folds, networks):
+            save_network(network, table, fold, scope, Path(aside), f'fold{fold.fold}', name)
+        for old in [*out.glob('fold*.json'), *out.glob('fold*.keras')]: old.unlink()
+        for new in sorted(Path(aside).iterdir()): new.replace(out / new.name)
     return out
 
 # %% ../nbs/14_training.ipynb #cbfcd897
@@ -849,7 +899,14 @@ def load_network(card_path) -> tuple:  # Keras model, card
     import emotion_study.fusion as fusion
     card, weights = read_card(card_path), Path(card_path).with_suffix('.keras')
     if not weights.is_file(): raise SettingError(f'{weights}: no such file; train the model again')
-    return fusion.keras.saving.load_model(weights, safe_mode=True, compile=False), card
+    if card.get('weights', '') not in ('', file_digest(weights)):
+        raise SettingError(f'{weights} is not the network of its card (its SHA-256 differs): train '
+                           'the model again, and keep each .keras file beside the card of its name')
+    try: return fusion.keras.saving.load_model(weights, safe_mode=True, compile=False), card
+    except (ValueError, TypeError, KeyError, OSError) as error:
+        told = ' '.join(str(error).split())[:120]
+        raise SettingError(f'{weights} can not be loaded without running code, or is damaged '
+                           f'({told}): train the model again') from None
 
 # %% ../nbs/14_training.ipynb #62683818
 def lacking_channels(table: pd.DataFrame, card: dict) -> dict:  # channel -> why
@@ -886,7 +943,8 @@ def saved_cards(folder) -> list:  # of (path, card)
     cards = [(p, read_card(p)) for p in paths]
     for path, card in cards:
         if set(card['test']) & set(card['fit']): raise LeakageError(f'{path.name}: a test clip is among the training clips')
-    about = lambda card: [card[k] for k in ('protocol', 'classes', 'scope', 'seed')] + list(card['channels'])
+    same = ('protocol', 'classes', 'scope', 'seed', 'training')
+    about = lambda card: [card.get(k) for k in same] + list(card['channels'])
     if any(about(card) != about(cards[0][1]) for _, card in cards):
         raise SettingError(f'{folder} holds models of several trainings: name a folder of its own for each')
     return cards

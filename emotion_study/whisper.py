@@ -27,7 +27,7 @@ from emotion_study.core import (
     families_of, file_digest, load_row, load_tensorflow, package_folder, relative, store_row,
     text_digest)
 from .fetch import Archive, check_space, fetch_archive, from_npm, size_text
-from .media import MediaError, SR, content_digest, is_passing, read_audio
+from .media import MediaError, SR, content_digest, failure, is_passing, read_audio
 from .speech import HOP, Spectra
 
 # %% ../nbs/06_whisper.ipynb #4602cdd9
@@ -314,6 +314,12 @@ def _measure(path, encoders) -> dict:  # encoder -> values, reason
     heard = [spoken_part(at_speed(audio.samples, s)) for s in SPEEDS.values()]
     return {n: (np.concatenate([block_statistics(encoder_blocks(cut, n), frames) for cut, frames in heard]), '') for n in encoders}
 
+def _measured(path, encoders) -> dict:
+    "The same; what breaks inside of a clip is its reason."
+    try: return _measure(path, encoders)
+    except SettingError: raise  # of this machine, and not of the clip
+    except Exception as error: return _nothing(failure(error), encoders)
+
 # %% ../nbs/06_whisper.ipynb #f13f112e
 def whisper_row(path,  # a sound file or a video with sound
                 cache: Path,  # folder of cached rows
@@ -325,7 +331,7 @@ def whisper_row(path,  # a sound file or a video with sound
     else:
         rows = {name: load_row(entry) for name, entry in entries.items()}
         if lacking := [name for name, row in rows.items() if row is None]:
-            with threadpool_limits(1): measured = _measure(path, lacking)
+            with threadpool_limits(1): measured = _measured(path, lacking)
             for name in lacking:
                 if not is_passing(measured[name][1]): store_row(entries[name], *measured[name])
             rows |= measured

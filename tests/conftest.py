@@ -11,7 +11,26 @@ os.environ['MPLBACKEND'] = 'agg'
 def pytest_report_header(config): return f"RAVDESS: {find_ravdess() or 'not found, realdata tests are skipped'}"
 
 
+def studies_of(item): return [name for mark in item.iter_markers('study') for name in mark.args]
+
+
+@pytest.fixture(scope='session')
+def studies(request, tmp_path_factory):
+    "Whole studies; they are begun with the first test of all, and the tests that look at them come last."
+    from studies import Lanes
+    names = {name for item in request.session.items if not item.get_closest_marker('skip') for name in studies_of(item)}
+    lanes = Lanes(names, tmp_path_factory.mktemp('studies'))
+    yield lanes
+    lanes.stop()
+
+
+@pytest.fixture(scope='session', autouse=True)
+def begin_studies(request):
+    if any(map(studies_of, request.session.items)): request.getfixturevalue('studies')
+
+
 def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: bool(studies_of(item)))
     if find_ravdess(): return
     skip = pytest.mark.skip(reason='no RAVDESS on this machine (set EMOTION_STUDY_DATA, or `emotion-study data ravdess`)')
     for item in items:

@@ -7,8 +7,6 @@ import nbformat, nbformat.v4 as v4
 import pytest
 from emotion_study import cli
 from emotion_study.core import ROOT, SettingError
-from emotion_study.corpus import find_ravdess
-from emotion_study.features import compile_once
 from emotion_study.evidence import audit_report
 from emotion_study.site import SYNTHETIC, build_report
 
@@ -253,39 +251,19 @@ def check_study(folder, synthetic):
     assert found.faults == [] and found.derived and found.folds, found.lines()
 
 
-FEWER = ('01', '02', '04', '09', '10', '19', '20')  # of the twin, where real clips go through every notebook
-
-@pytest.fixture(scope='module')
-def studies(tmp_path_factory):
-    "Quick studies, begun together, as each leaves a core idle now and then: corpus -> (process, log, report)."
-    compile_once(); cli.have_samples()  # here, so that the two don't write the same files at once
-    begun = {}
-    for corpus in ('twin', 'ravdess') if find_ravdess() else ('twin',):
-        folder = tmp_path_factory.mktemp(corpus)
-        log, out = folder / 'log', folder / 'report'
-        some = FEWER if corpus == 'twin' and find_ravdess() else ()
-        asked = ['study', '--corpus', corpus, '--profile', 'quick', '--out', str(out), *(f'--only={n}' for n in some)]
-        begun[corpus] = subprocess.Popen([sys.executable, '-c', CODE, *asked], cwd=ROOT, stdin=subprocess.DEVNULL,
-                                         stdout=log.open('w'), stderr=subprocess.STDOUT), log, out
-    yield begun
-    for process, *_ in begun.values(): process.kill(); process.wait()
-
-
-def whole_study(process, log, out):
-    code = process.wait(timeout=1800)
-    said = log.read_text()
-    assert code == 0, said[-3000:]
-    assert str(out / 'index.html') in said
-    return out
-
-
+@pytest.mark.study('twin')
 def test_study_on_the_twin(studies):
-    check_study(whole_study(*studies['twin']), synthetic=True)
+    report, said = studies.report('twin')
+    assert str(report / 'index.html') in said
+    check_study(report, synthetic=True)
 
 
 @pytest.mark.realdata
+@pytest.mark.study('ravdess')
 def test_study_on_real_clips(studies):
-    check_study(whole_study(*studies['ravdess']), synthetic=False)
+    report, said = studies.report('ravdess')
+    assert str(report / 'index.html') in said
+    check_study(report, synthetic=False)
 
 
 # --- the published modes

@@ -2,7 +2,7 @@
 import json, os, signal, subprocess, sys
 from fractions import Fraction
 
-import av, cv2, numpy as np, pandas as pd, pytest
+import av, cv2, h5py, numpy as np, pandas as pd, pytest
 
 from emotion_study import corpus as C, face, features as F
 from emotion_study.core import ROOT, SettingError
@@ -221,11 +221,14 @@ def test_weights_are_named_by_what_they_are(tmp_path, monkeypatch, server):
     face.fetch_weights(server.url, progress=False)
     assert face.choose_weights('auto') == 'retrained', 'our file under their name stays ours'
     path = face.weights_path('published')
-    path.write_bytes(b'other weights')
+    with h5py.File(path, 'r+') as file: file['model_weights/dense_2/sequential/dense_2/bias'][0] += 1
     assert face.choose_weights('auto') == 'published'
     with pytest.raises(SettingError, match='SHA-256'): face.fetch_weights(server.url, progress=False)
+    path.write_bytes(b'other weights')
     path.with_name(path.name + '.sha256').unlink()
     with pytest.raises(SettingError, match='not weights'): face.emotion_client('published')
+    assert not path.with_name(path.name + '.sha256').exists(), 'what is no weights is not pinned'
+    assert face.is_weights(face.fetch_weights(server.url, progress=False)), 'it is mended'
     with pytest.raises(SettingError, match='weights'): face.choose_weights('mine')
 
 

@@ -1,5 +1,5 @@
 """Corpora that are smaller than RAVDESS: sound only, a few actors, one actor, emotions or clips that are missing."""
-import json, math, os, re, subprocess, sys
+import json, math, re
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,16 +8,17 @@ import pandas as pd
 import pytest
 
 from emotion_study import cli
-from emotion_study.core import ROOT, SettingError, label_names
-from emotion_study.corpus import FaceSources, find_ravdess, twin_corpus
+from emotion_study.core import SettingError, label_names
+from emotion_study.corpus import FaceSources, twin_corpus
 from emotion_study.features import channels_of, feature_columns, left_out, offered
 from emotion_study.protocols import first_folds, make_folds, obstacle
 from emotion_study.metrics import recalls, result_entries, save_results, summary
 from emotion_study.training import cross_validate, possible_runs, run_list, save_predictions
 from emotion_study.evidence import Runs, audit_report, make_entry, make_ledger
 from emotion_study.site import write_documents, write_ledger
+from studies import RUN
 from study_code import definitions
-from test_cli import CODE, check_pages
+from test_cli import check_pages
 from test_pipeline import toy_table
 
 
@@ -146,18 +147,6 @@ def test_a_quick_look_tests_three_speakers_whatever_the_corpus():
 # --- real clips
 
 
-def part_of_ravdess(folder, faces):
-    "Four actors of the real corpus, by links."
-    root, real = folder / 'ravdess', find_ravdess()
-    for sound in sorted(real.rglob('*')):
-        if re.match(r'03-01-.*-0[1-4]\.(wav|flac)$', sound.name):
-            there = root / sound.parent.relative_to(real) / sound.name
-            there.parent.mkdir(parents=True, exist_ok=True)
-            there.symlink_to(sound)
-    for tables in ('face_scores', 'openface') if faces else (): (root / tables).symlink_to(real / tables)
-    return folder
-
-
 def shown_numbers(folder):
     "What the executed notebooks show: texts, not pictures."
     for path in sorted((folder / 'notebooks').glob('*.ipynb')):
@@ -167,32 +156,11 @@ def shown_numbers(folder):
                 yield path.stem, ''.join(text)
 
 
-RUN = {'sound': [*(f'{i:02d}' for i in range(11)), '19', '20'],  # every notebook that is not optional
-       'faces': ['02', '03', '06', '08', '10']}   # those that do something else when faces are there
-
-@pytest.fixture(scope='module')
-def four_actors(tmp_path_factory):
-    "Quick studies on four actors, with sound only and with faces, begun together: kind -> (process, log, report)."
-    cli.have_samples()
-    begun = {}
-    for kind in ('sound', 'faces'):
-        folder = tmp_path_factory.mktemp(kind)
-        data = part_of_ravdess(folder / 'data', faces=kind == 'faces')
-        asked = ['study', '--corpus', 'ravdess', '--seeds', '1', '--out', str(folder / 'report')]
-        if kind == 'faces': asked += [f'--only={n}' for n in RUN[kind]]
-        begun[kind] = subprocess.Popen([sys.executable, '-c', CODE, *asked], cwd=ROOT, env=os.environ | dict(EMOTION_STUDY_DATA=str(data)),
-                                       stdin=subprocess.DEVNULL, stdout=(folder / 'log').open('w'), stderr=subprocess.STDOUT), folder / 'log', folder / 'report'
-    yield begun
-    for process, *_ in begun.values(): process.kill(); process.wait()
-
-
 @pytest.mark.realdata
-@pytest.mark.parametrize('kind', ['sound', 'faces'])
-def test_the_quick_study_on_four_actors(four_actors, kind):
-    process, log, report = four_actors[kind]
-    code = process.wait(timeout=1800)
-    assert code == 0, log.read_text()[-3000:]
-    assert ('Left out: every run with face' in log.read_text()) == (kind == 'sound')
+@pytest.mark.parametrize('kind', [pytest.param(kind, marks=pytest.mark.study(kind)) for kind in RUN])
+def test_the_quick_study_on_four_actors(studies, kind):
+    report, said = studies.report(kind)
+    assert ('Left out: every run with face' in said) == (kind == 'sound')
     check_pages(report, synthetic=False)
     assert audit_report(report).faults == []
     run = json.loads((report / 'run.json').read_text())

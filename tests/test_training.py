@@ -167,7 +167,7 @@ def test_a_killed_cross_validation_goes_on_where_it_was(tmp_path, monkeypatch):
     more = pd.DataFrame(rng.normal(size=(len(table), 3_000)), columns=[f'mfcc.{i:04d}.mean' for i in range(1_000, 4_000)])
     pd.concat([table, more], axis=1).to_pickle(tmp_path / 'table.pkl')
     monkeypatch.setenv('EMOTION_STUDY_UNFINISHED', str(tmp_path / 'units'))
-    finished = lambda: {p: p.stat().st_mtime_ns for p in (tmp_path / 'units').rglob('output.pkl')}
+    finished = lambda: {p: p.stat().st_mtime_ns for p in (tmp_path / 'units').rglob('*.npz')}
     run = subprocess.Popen([sys.executable, '-c', KILLED, str(tmp_path / 'table.pkl')], start_new_session=True)
     while len(finished()) < 8 and run.poll() is None: time.sleep(.02)
     os.killpg(run.pid, signal.SIGKILL); run.wait()
