@@ -1,0 +1,254 @@
+"""`emotion-study predict`: the columns, bad input, speakers, exit codes, going on after a stop, and words that must not rule."""
+import json, shutil, subprocess, sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile as sf
+
+import emotion_study
+from emotion_study import cli, core, predict as own
+from emotion_study.core import SettingError, parse_code
+from emotion_study.corpus import find_ravdess, list_files
+from emotion_study.media import SR
+from emotion_study.predict import (CARD, CLIP_Z, MOODS, SHIPPED, Predictor, answer_columns, joint,
+                                   read_own_card, recordings_of, speaker_scores, stretches, words_between)
+
+COLUMNS = ('file start end answer p_neutral p_happy p_sad p_angry p_fearful p_disgust p_surprised set confidence abstained '
+           'valid_voice valid_face valid_words voice_answer face_answer words_answer weight_voice weight_face weight_words '
+           'speaker transcript reason').split()
+
+
+def run(*args):
+    "The command's exit code."
+    with pytest.raises(SystemExit) as e: cli.main(['predict', *map(str, args)])
+    return e.value.code
+
+
+def clip(code):
+    "A RAVDESS clip on this machine."
+    return next(p for p in list_files(find_ravdess()) if p.stem == code and p.suffix in ('.wav', '.flac'))
+
+
+@pytest.fixture(scope='session')
+def cache(tmp_path_factory): return tmp_path_factory.mktemp('cache')
+
+
+@pytest.fixture(autouse=True)
+def own_cache(cache, monkeypatch): monkeypatch.setenv('EMOTION_STUDY_CACHE', str(cache))
+
+
+def tone(path, seconds=2, pitch=440):
+    t = np.arange(int(seconds * SR)) / SR
+    sf.write(path, .2 * np.sin(2 * np.pi * pitch * t) + .1 * np.sin(2 * np.pi * 1.5 * pitch * t), SR)
+    return path
+
+
+# --- what needs no recording
+
+def test_columns_are_the_contract(): assert answer_columns() == COLUMNS
+
+
+def test_the_shipped_card_is_whole():
+    card = read_own_card(CARD)
+    assert tuple(card.about['labels']) == MOODS and card.numbers['inductive.0.weights'].shape == (7, card.about['widths'][0])
+    assert {c['licence'] for c in card.about['corpora']} == {'CC BY-NC-SA 4.0'} and card.about['limits']
+    for scope in card.about['scopes'].values():
+        for figure in scope['accuracy'].values(): assert figure['lo'] < figure['value'] < figure['hi'] and figure['n'] > 100
+    assert all(np.isfinite(v).all() for v in card.numbers.values())
+
+
+def test_a_card_whose_numbers_are_others_is_refused(tmp_path):
+    for suffix in ('.json', '.safetensors'): shutil.copy(CARD.with_suffix(suffix), tmp_path)
+    with open(tmp_path / f'{CARD.stem}.safetensors', 'ab') as file: file.write(b'x')
+    with pytest.raises(SettingError, match='not the file that the card describes'): read_own_card(tmp_path / CARD.name)
+
+
+def test_importing_stays_light():
+    code = "import sys, emotion_study, emotion_study.cli; print({'tensorflow', 'librosa', 'pandas', 'numpy'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, '-c', code], text=True, capture_output=True).stdout.strip() == 'set()'
+
+
+def test_the_module_can_be_called(tmp_path):
+    assert callable(emotion_study.predict) and emotion_study.Predictor is Predictor
+    found = emotion_study.predict([tmp_path / 'nothing.wav'], channels=('voice',))
+    assert list(found) == COLUMNS and found['reason'].tolist() == ['voice: file missing'] and found.attrs['lines']
+
+
+@pytest.mark.parametrize('options, said', [
+    (['--classes', '8'], 'has 7'), (['--channels', 'voice,smell'], 'voice, face, words'), (['--window', '4', '--hop', '0'], 'hop'),
+    (['--window', '99'], '--window 99'), (['--abstain', '2'], '--abstain 2'), (['--out', 'x.xlsx'], '.csv'), (['--picture', 'x.jpg'], '.png'),
+    (['--one-speaker', '--adapt-to-set'], 'leave'), (['--jobs', '0'], '--jobs 0'), (['--speaker-column', 'who'], 'who'), (['--card', 'no.json'], 'card')])
+def test_a_wrong_option_is_one_line(options, said, tmp_path, capsys):
+    assert run(tone(tmp_path / 'a.wav'), *options) == 2
+    error = capsys.readouterr().err.strip()
+    assert error.startswith('error: ') and said in error and '\n' not in error
+
+
+def test_an_empty_folder_and_one_with_other_files(tmp_path, capsys):
+    assert run(tmp_path) == 2 and 'no sound or film' in capsys.readouterr().err
+    (tmp_path / 'notes.txt').write_text('hello')
+    assert run(tmp_path) == 2 and '1 file(s) are no sound or film' in capsys.readouterr().err
+
+
+def test_a_table_needs_only_the_path_and_may_name_any_speaker_column(tmp_path):
+    (tmp_path / 'l.csv').write_text('\ufeffpath;Person\na.wav;Ann\n\nb.wav;"B; C"\n', encoding='utf-8')
+    tone(tmp_path / 'a.wav')
+    found, _ = recordings_of([tmp_path / 'l.csv'], 'Person')
+    assert [r.speaker for r in found] == ['Ann', 'B; C'] and [bool(r.fault) for r in found] == [False, True]
+    with pytest.raises(SettingError, match='has no column'): recordings_of([tmp_path / 'l.csv'], 'Actor')
+
+
+@pytest.mark.parametrize('seconds', [.3, 3.9, 4, 4.2, 5, 10.5, 100])
+def test_windows_cover_a_recording(seconds):
+    rows = stretches(seconds, 4, 1)
+    assert rows[0][0] == 0 and seconds - rows[-1][1] <= .25 and all(b - a <= 4 + 1e-9 for a, b in rows)
+    assert all(c - a == 1 for (a, _), (c, _) in zip(rows, rows[1:]))
+
+
+def test_an_absent_channel_has_no_say():
+    card, p = read_own_card(CARD), np.full((2, 7), .1)
+    p[:, 3] = .4
+    gone = np.full((2, 7), np.nan)
+    alone, share = joint(card, dict(voice=p, face=gone, words=gone))
+    assert np.allclose(alone, p / p.sum(1, keepdims=True)) and share['voice'].tolist() == [1, 1] and share['face'].tolist() == [0, 0]
+    assert np.isnan(joint(card, dict(voice=gone, face=gone))[0]).all()
+
+
+def test_a_speaker_with_no_clip_changes_little_and_many_are_trusted():
+    card, rng = read_own_card(CARD), np.random.default_rng(0)
+    prior = own.speaker_of_card(card)
+    X = prior.mean + prior.offsets[np.arange(40) % 7] + np.sqrt(prior.inside) * rng.normal(size=(40, len(prior.mean)))
+    none, one, many = (speaker_scores(card, X[:1], X[:n])[1] for n in (0, 1, 40))
+    same = speaker_scores(card, X[:1], X[::7])[1]
+    assert none == one == 0 and same < many <= 1
+
+
+def test_words_count_only_with_confidence():
+    said = dict(text=['get', 'out'], start=[0, 1], end=[1, 2], sure=[.2, .3], reason='')
+    assert words_between(said, 0, 2)[1].startswith('words uncertain')
+    assert words_between(said | dict(sure=[.9, .9]), 0, .9)[1].startswith('only one word')
+
+
+# --- recordings
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    "Speech, and what is none."
+    here = tmp_path_factory.mktemp('own')
+    if not find_ravdess(): pytest.skip('no RAVDESS on this machine')
+    for name, code in (('angry', '03-01-05-02-01-01-05'), ('sad', '03-01-04-02-02-01-06')): shutil.copy(clip(code), here / f'{name}.flac')
+    shutil.copy(clip('03-01-03-02-01-01-05'), here / "it's \"<b>&amp;.flac")
+    tone(here / 'music.wav')
+    sf.write(here / 'silence.wav', np.zeros(SR), SR)
+    (here / 'no.mp3').write_bytes(b'this is no sound' * 100)
+    (here / 'empty.wav').write_bytes(b'')
+    (here / 'read me.txt').write_text('x')
+    return here
+
+
+@pytest.mark.realdata
+def test_a_folder_of_all_sorts(folder, tmp_path, capsys):
+    assert run(folder, '--channels', 'voice', '--out', tmp_path / 'a.csv') == 3
+    told = capsys.readouterr().out
+    assert 'acted' in told and 'health, hiring, teaching' in told and '1 file(s) are no sound' in told
+    table = pd.read_csv(tmp_path / 'a.csv', keep_default_na=False).set_index('file')
+    assert list(table) == COLUMNS[1:] and len(table) == 7
+    name = lambda n: f'{folder.name}/{n}'
+    why = table['reason']
+    assert why[name('silence.wav')] == 'voice: silent' and why[name('music.wav')] == 'voice: no speech found'
+    assert 'undecodable' in why[name('no.mp3')] and 'empty' in why[name('empty.wav')]
+    heard = table[table['answer'] != '']
+    assert len(heard) == 3 and np.allclose(heard.filter(like='p_').astype(float).sum(axis=1), 1)
+    assert (heard['weight_voice'].astype(float) == 1).all() and (heard['voice_answer'] == heard['answer']).all()
+    assert all(r.answer == r.set.split(';')[0] for r in heard.itertuples())
+
+
+@pytest.mark.realdata
+def test_the_page_escapes_and_needs_no_network(folder, tmp_path):
+    nasty = folder / "it's \"<b>&amp;.flac"
+    assert run(nasty, '--channels', 'voice', '--out', tmp_path / 'p.html', '--picture', tmp_path / 'p.png') == 0
+    page = (tmp_path / 'p.html').read_text()
+    assert '<b>' not in page and '&lt;b&gt;&amp;amp;' in page and '<svg' in page
+    assert 'http' not in page and '<script' not in page and (tmp_path / 'p.png').read_bytes()[:4] == b'\x89PNG'
+
+
+@pytest.mark.realdata
+def test_a_formula_in_a_name_is_made_harmless(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(folder / 'sad.flac', '=1+1.flac')
+    assert run('=1+1.flac', '--channels', 'voice', '--out', 'a.csv') == 0
+    assert pd.read_csv('a.csv')['file'].tolist() == ["'=1+1.flac"]
+    assert run('=1+1.flac', '--channels', 'voice', '--out', 'a.jsonl') == 0
+    assert json.loads(Path('a.jsonl').read_text())['file'] == '=1+1.flac'
+
+
+@pytest.mark.realdata
+def test_a_second_run_measures_nothing_again(folder, tmp_path, monkeypatch):
+    own.predict([folder / 'sad.flac'], channels=('voice',))
+    monkeypatch.setattr(own, 'voice_means', lambda *_: pytest.fail('measured twice'))
+    again = own.predict([folder / 'sad.flac'], channels=('voice',))
+    assert again['answer'].ne('').all()
+    with pytest.raises(pytest.fail.Exception): own.voice_rows(folder / 'sad.flac')
+
+
+@pytest.mark.realdata
+def test_one_bad_file_stops_nobody(folder, monkeypatch):
+    real = own.voice_means
+    def broken(samples, blocks): raise RuntimeError('out of luck') if len(samples) % 2 else MemoryError('full')
+    monkeypatch.setattr(own, 'VERSION', 99)
+    monkeypatch.setattr(own, 'voice_means', broken)
+    found = own.predict([folder / 'sad.flac', folder / 'silence.wav'], channels=('voice',))
+    assert found['reason'].str.contains('failed: ').tolist() == [True, False] and real is not broken
+
+
+@pytest.mark.realdata
+def test_windows_of_a_long_sound_and_silence(folder, tmp_path):
+    x, rate = sf.read(folder / 'angry.flac')
+    y, _ = sf.read(folder / 'sad.flac')
+    mono = lambda z: z if z.ndim == 1 else z.mean(axis=1)
+    sf.write(tmp_path / 'both.wav', np.concatenate([mono(x), np.zeros(5 * rate), mono(y)]), rate)
+    found = own.predict([tmp_path / 'both.wav'], channels=('voice',), window=3, hop=2)
+    assert len(found) == len(stretches((len(x) + len(y)) / rate + 5, 3, 2)) and (found['end'] - found['start'] <= 3.001).all()
+    assert found['reason'].str.contains('silent|no speech').any() and found['answer'].iloc[0] == 'angry'
+    streamed = list(own.streamed(tmp_path / 'both.wav', 3, 2))
+    assert [a for a, *_ in streamed] == found['start'].tolist()
+    assert np.allclose(own.voice_means(streamed[0][2].samples), own.voice_rows(tmp_path / 'both.wav', 3, 2)['X'][0], atol=2e-2)
+
+
+@pytest.mark.realdata
+def test_speakers_of_a_column_are_told_and_one_has_nothing_to_do_with_the_other(folder, tmp_path, capsys):
+    text = f"path,who,emotion\n{folder / 'angry.flac'},Ann,sad\n{folder / 'sad.flac'},Bob,\n{folder / 'music.wav'},Bob,\n"
+    (tmp_path / 'l.csv').write_text(text)
+    assert run(tmp_path / 'l.csv', '--speaker-column', 'who', '--channels', 'voice', '--out', tmp_path / 'a.parquet') == 3
+    assert 'Speaker Ann: adapted by 1 clip(s)' in capsys.readouterr().out
+    both = pd.read_parquet(tmp_path / 'a.parquet')
+    assert both['speaker'].tolist() == ['Ann', 'Bob', 'Bob']
+    (tmp_path / 'l.csv').write_text('\n'.join(text.splitlines()[:2]).replace('sad', 'happy'))
+    alone = own.predict([tmp_path / 'l.csv'], speaker_column='who', channels=('voice',))
+    assert np.allclose(alone.filter(like='p_').iloc[0].astype(float), both.filter(like='p_').iloc[0].astype(float))
+
+
+@pytest.mark.realdata
+def test_other_words_change_few_answers():
+    "The words of 120 clips replaced by sentences with a meaning: what voice and face say stays."
+    from emotion_study.words import words_probabilities
+    card = read_own_card(CARD)
+    lines = ['Get out of here, I hate you!', 'I am so happy for you, this is wonderful!', 'Oh no, she died last night.', 'Where is the station?']
+    words, rng = words_probabilities(lines), np.random.default_rng(0)
+    clear = .04 * np.ones((120, 7))
+    clear[np.arange(120), rng.integers(0, 7, 120)] = .76
+    for line in words:
+        p, _ = joint(card, dict(voice=clear, face=clear, words=np.tile(line, (120, 1))))
+        assert (p.argmax(1) != clear.argmax(1)).mean() < .1
+    flat = np.full((1, 7), 1 / 7)
+    hated, _ = joint(card, dict(voice=flat, words=words[:1]))
+    assert MOODS[hated[0].argmax()] in ('angry', 'disgust') and hated[0][MOODS.index('angry')] > hated[0][MOODS.index('happy')]
+
+
+@pytest.mark.realdata
+def test_a_network_of_train_is_a_card_too(folder):
+    found = own.predict([folder / 'angry.flac', folder / 'gone.wav'], card=SHIPPED, classes=8)
+    assert 'p_calm' in found and found['answer'].iloc[0] and not found['answer'].iloc[1]
+    assert found['valid_voice'].tolist() == [True, False] and not found['valid_face'].any() and 'face:' in found['reason'].iloc[0]
