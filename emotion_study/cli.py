@@ -9,8 +9,9 @@ __all__ = ['STUDY', 'KERNEL_ENV', 'Corpus', 'AnyCorpus', 'Jobs', 'MANIFEST', 'PL
            'run_notebook', 'say', 'clock', 'run_all', 'have_samples', 'start', 'unfinished_folder', 'run_study',
            'finish', 'trained_by', 'saved_predictions', 'run_started', 'check_numbers', 'check_jobs', 'check_out',
            'options', 'study', 'clips_of', 'table_of', 'features', 'transcribe', 'named_files', 'film_table', 'train',
-           'evaluate', 'report', 'audit', 'ravdess', 'deepface', 'samples', 'vosk_en', 'whisper_small', 'nemo', 'emodb',
-           'crema_d', 'urdu', 'meld', 'verify', 'told', 'end_workers', 'stopped', 'main']
+           'evaluate', 'report', 'predict_command', 'tell_answers', 'exit_code', 'audit', 'ravdess', 'deepface',
+           'samples', 'vosk_en', 'whisper_small', 'nemo', 'emodb', 'crema_d', 'urdu', 'meld', 'verify', 'told',
+           'end_workers', 'stopped', 'main']
 
 # %% ../nbs/21_cli.ipynb #f359f29d
 import ast, base64, contextlib, errno, importlib.util, json, logging, os, shlex, shutil, signal
@@ -529,6 +530,59 @@ def report(folder: Annotated[Path, typer.Argument(help="what `study` left, such 
     from emotion_study.site import build_report
     check_ours(folder)
     say(f"The report is in {build_report(folder)}")
+
+# %% ../nbs/21_cli.ipynb #5b000002
+@app.command('predict')
+def predict_command(
+        paths: Annotated[list[Path], typer.Argument(help="sounds, films, folders, or CSVs with a column path", show_default=False)] = None,
+        out: Annotated[Path, typer.Option(help="write there: .csv, .jsonl, .parquet or .html", show_default=False)] = None,
+        picture: Annotated[Path, typer.Option(help="also draw the first recordings as a .png", show_default=False)] = None,
+        channels: Annotated[str, typer.Option(help="some of voice,face,words")] = 'voice,face,words',
+        window: Annotated[float, typer.Option(help="seconds of each row of a timeline; 0: one row per recording")] = 0,
+        hop: Annotated[float, typer.Option(help="seconds from one window to the next")] = 1,
+        speaker_column: Annotated[str, typer.Option(help="column of the CSV that says who speaks: adapts to each speaker")] = '',
+        one_speaker: Annotated[bool, typer.Option('--one-speaker', help="one person speaks in all of them: adapts to that speaker")] = False,
+        enrol: Annotated[Path, typer.Option(help="folder of other clips of that one speaker, without labels", show_default=False)] = None,
+        adapt_to_set: Annotated[bool, typer.Option('--adapt-to-set', help="all were recorded in one situation, with several emotions")] = False,
+        card: Annotated[Path, typer.Option(help="another model: a card of `train`, such as fold0.json", show_default=False)] = None,
+        classes: Annotated[int, typer.Option(help="7, or 8 where the card has them")] = 7,
+        abstain: Annotated[float, typer.Option(help="mark answers below this probability as abstained")] = .5,
+        engine: Annotated[str, typer.Option(help="recogniser of the words: auto, vosk, whisper or pocketsphinx")] = 'auto',
+        rate: Annotated[float, typer.Option(help="frames a second in which a face is looked for")] = 6,
+        jobs: Jobs = 1,
+        stdin_list: Annotated[bool, typer.Option('--stdin-list', help="read paths from the standard input, one a line")] = False):
+    "Say which emotion recordings of your own show, with a timeline and a page."
+    check_jobs(jobs); check_numbers(rate=(rate, .1))
+    named = list(paths or []) + ([Path(line) for line in sys.stdin.read().splitlines() if line.strip()] if stdin_list else [])
+    if not named: raise SettingError("name a sound, a film, a folder or a CSV")
+    for place, endings in ((out, ('.csv', '.jsonl', '.parquet', '.html')), (picture, ('.png',))):
+        if place and place.suffix not in endings: raise SettingError(f"{place} must end in {', '.join(endings)}")
+        if place: check_out(place)
+    options = dict(channels=tuple(c.strip() for c in channels.split(',') if c.strip()), window=window, hop=hop, speaker_column=speaker_column,
+                   one_speaker=one_speaker, enrol=enrol, adapt_to_set=adapt_to_set, abstain=abstain, engine=engine, rate=rate, jobs=jobs)
+    from emotion_study import predict as own
+    found = own.answers_of(named, card, classes, progress=sys.stderr.isatty(), **options)
+    for line in [*found.lines, *found.remarks]: say(line)
+    tell_answers(found, out)
+    if picture: own.draw_answers(found, picture)
+    raise typer.Exit(exit_code(found.table))
+
+def tell_answers(found, out: Path):
+    "Write the answers, or show them."
+    from emotion_study.predict import write_answers
+    table = found.table
+    if out:
+        write_answers(found, out)
+        return say(f"{len(table):,} row(s) about {table['file'].nunique():,} file(s) in {out}")
+    for row in table.itertuples():
+        where = f" {row.start:g}-{row.end:g} s" if (table['file'] == row.file).sum() > 1 else ''
+        if row.answer: say(f"{row.file}{where}: {row.answer} ({row.confidence:.0%}; nine in ten: {row.set}){' - not sure' if row.abstained else ''}")
+        if row.reason: say(f"{row.file}{where}: {row.reason}")
+
+def exit_code(table) -> int:  # 0 all well, 2 nothing usable, 3 some failed
+    "What the command ends with."
+    usable = (table['answer'] != '').groupby(table['file'].to_numpy()).any()
+    return 0 if usable.all() else 3 if usable.any() else 2
 
 # %% ../nbs/21_cli.ipynb #9881d81c
 @app.command()

@@ -10,10 +10,11 @@ import soundfile as sf
 import emotion_study
 from emotion_study import cli, core, predict as own
 from emotion_study.core import SettingError, parse_code
-from emotion_study.corpus import find_ravdess, list_files
 from emotion_study.media import SR
-from emotion_study.predict import (CARD, CLIP_Z, MOODS, SHIPPED, Predictor, answer_columns, joint,
-                                   read_own_card, recordings_of, speaker_scores, stretches, words_between)
+from emotion_study.corpus import find_ravdess, list_files
+from emotion_study.predict import (
+    CARD, CLIP_Z, MOODS, Predictor, SHIPPED, answer_columns, joint, read_own_card, recordings_of,
+    speaker_scores, stretches, words_between)
 
 COLUMNS = ('file start end answer p_neutral p_happy p_sad p_angry p_fearful p_disgust p_surprised set confidence abstained '
            'valid_voice valid_face valid_words voice_answer face_answer words_answer weight_voice weight_face weight_words '
@@ -233,7 +234,7 @@ def test_speakers_of_a_column_are_told_and_one_has_nothing_to_do_with_the_other(
 @pytest.mark.realdata
 def test_other_words_change_few_answers():
     "The words of 120 clips replaced by sentences with a meaning: what voice and face say stays."
-    from emotion_study.words import words_probabilities
+    from emotion_study.text import words_probabilities
     card = read_own_card(CARD)
     lines = ['Get out of here, I hate you!', 'I am so happy for you, this is wonderful!', 'Oh no, she died last night.', 'Where is the station?']
     words, rng = words_probabilities(lines), np.random.default_rng(0)
