@@ -120,6 +120,7 @@ test: | $(HERE) $(ALL)
 	echo "== test: $$($(BIN)/python tests/house_checks.py corpus)"; \
 	part 'exported modules match the notebooks' $(BIN)/python tests/house_checks.py drift; \
 	part 'notebooks are clean' $(BIN)/python tests/house_checks.py clean; \
+	part 'code and docstrings by ruff and docments' $(BIN)/python tests/house_checks.py lint; \
 	part 'lesson cells of the library notebooks' $(BIN)/python tests/house_checks.py lessons; \
 	[ -z "$$failed" ] || echo "== test: a part above FAILED"; \
 	part 'pytest' $(BIN)/python -m pytest; [ -z "$$failed" ]

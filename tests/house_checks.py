@@ -1,4 +1,4 @@
-"""The checks of `make test` that are no pytest tests, and git's filter: house_checks.py drift|clean|lessons|corpus|readme|style|filter|install [checkout]."""
+"""The checks of `make test` that are no pytest tests, and git's filter: house_checks.py drift|clean|lint|lessons|corpus|readme|style|filter|install [checkout]."""
 import ast, json, os, re, shutil, statistics, subprocess, sys, tempfile
 from contextlib import contextmanager
 from pathlib import Path
@@ -131,6 +131,24 @@ def corpus(root=ROOT):
     return f'real RAVDESS found in {found}' if found else 'no RAVDESS found: tests on real data will be skipped'
 
 
+def lint(root=ROOT):
+    "What ruff finds in notebooks, and public definitions that don't say what they are."
+    done = subprocess.run([BIN / 'ruff', 'check', '--no-cache', '--output-format', 'concise', 'nbs'], cwd=root,
+                          text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    faults = done.stdout.strip().splitlines() if done.returncode else []
+    for path in sorted((root / 'nbs').glob('[0-9]*.ipynb')):
+        for source in _cells(path):
+            if '#| export' in source: faults += [f'{path.name}: {name} has no docstring' for name in _silent(source)]
+    return faults
+
+
+def _silent(source) -> list:  # names
+    "Public functions and classes of a cell without a docstring."
+    kinds = (ast.FunctionDef, ast.ClassDef)
+    public = [n for n in _tree(source).body if isinstance(n, kinds) and not n.name.startswith('_')]
+    return [n.name for n in public if not ast.get_docstring(n)]
+
+
 def _cells(path) -> list:  # sources of code cells
     cells = json.loads(path.read_text(encoding='utf-8'))['cells']
     return [''.join(c['source']) for c in cells if c['cell_type'] == 'code']
@@ -186,6 +204,6 @@ if __name__ == '__main__':
     elif check == 'corpus': print(corpus(root))
     elif check == 'style': style(root)
     else:
-        faults = dict(drift=drift, clean=clean, lessons=lessons)[check](root)
+        faults = dict(drift=drift, clean=clean, lint=lint, lessons=lessons)[check](root)
         print('\n'.join(faults) or '   fine')
         sys.exit(bool(faults))
