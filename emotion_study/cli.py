@@ -212,7 +212,9 @@ def run_notebook(path: Path, folder: Path,  # the report's
     return time.monotonic() - began
 
 # %% ../nbs/21_cli.ipynb #812e0709
-def say(*words): print(*words, flush=True)
+def say(*words):
+    "Print at once, for whoever waits."
+    print(*words, flush=True)
 
 def clock(seconds: float) -> str:
     "A running time for the eye."

@@ -419,7 +419,9 @@ def text_rows(text: str, path) -> list:  # (line number, known cells of the row,
     return rows
 
 # %% ../nbs/03_corpus.ipynb #897f1a4a
-def composed(text: str) -> str: return unicodedata.normalize('NFC', text)
+def composed(text: str) -> str:
+    "A text whose letters and accents are one character each."
+    return unicodedata.normalize('NFC', text)
 
 def as_on_disk(path: Path) -> Path:
     "A path in the disk's spelling of composed letters."

@@ -39,7 +39,10 @@ def weights_home(which: str  # 'published' or 'retrained'
     if which == 'published': return Path(os.environ.get('DEEPFACE_HOME') or ROOT / 'data' / 'deepface')
     raise SettingError(f"weights {which!r}: use auto, published or retrained")
 
-def weights_path(which: str) -> Path: return weights_home(which) / '.deepface' / 'weights' / WEIGHTS_FILE
+def weights_path(which: str  # 'published' or 'retrained'
+                 ) -> Path:
+    "Where the weights of the emotion network are kept."
+    return weights_home(which) / '.deepface' / 'weights' / WEIGHTS_FILE
 
 # %% ../nbs/07_face.ipynb #b8a96b88
 def choose_weights(which: str = 'auto'  # 'published', 'retrained', or 'auto': published if there, else retrained

