@@ -49,9 +49,12 @@ class Lanes:
             self.commands[name] = asked, os.environ | env
         self.done, self.codes, self.lock = {n: threading.Event() for n in names}, {}, threading.Lock()
         if names: compile_once(); cli.have_samples()  # here, so that two don't write the same files at once
+        self.lanes = 0
         self.open()
 
-    def open(self): threading.Thread(target=self._lane, daemon=True).start()
+    def open(self):
+        if self.lanes < 2: threading.Thread(target=self._lane, daemon=True).start()
+        self.lanes += 1
 
     def _next(self):
         with self.lock:
