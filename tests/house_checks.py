@@ -172,7 +172,9 @@ def code_style(paths, exported: bool) -> dict:
         cells = _cells(path)
         library = [c for c in cells if '#| export' in c and not _is_import(c)]
         counted = library if exported else [c for c in cells if not _is_import(c)]
-        lesson_names = {n.id for c in cells if '#| export' not in c for n in ast.walk(_tree(c)) if isinstance(n, ast.Name)}
+        lesson_code = [n for c in cells if '#| export' not in c for n in ast.walk(_tree(c))]
+        lesson_names = {n.id for n in lesson_code if isinstance(n, ast.Name)}
+        methods = {n.attr for n in lesson_code if isinstance(n, ast.Attribute)}
         for source in counted:
             code = [line for line in source.splitlines() if line.strip() and not line.lstrip().startswith('#|')]
             lines += code
@@ -180,8 +182,10 @@ def code_style(paths, exported: bool) -> dict:
             tree = _tree(source)
             comprehensions += sum(isinstance(n, kinds) for n in ast.walk(tree))
             if not exported: continue
-            names = [n.name for n in tree.body if isinstance(n, (ast.FunctionDef, ast.ClassDef)) and not n.name.startswith('_')]
-            public, shown = public + len(names), shown + len([n for n in names if n in lesson_names])
+            named = [n for n in tree.body if isinstance(n, (ast.FunctionDef, ast.ClassDef)) and not n.name.startswith('_')]
+            patched = {n.name for n in named if any(getattr(d, 'id', '') == 'patch' for d in n.decorator_list)}
+            known = lesson_names | methods & patched
+            public, shown = public + len(named), shown + len([n for n in named if n.name in known])
     told = {'lines of code': len(lines), 'over 100 characters, %': 100 * sum(len(line) > 100 for line in lines) / len(lines),
             'over 120 characters': sum(len(line) > 120 for line in lines),
             'comprehensions per 100 lines': 100 * comprehensions / len(lines), 'cell, median lines': statistics.median(lengths)}
