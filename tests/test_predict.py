@@ -8,11 +8,11 @@ import pytest
 import soundfile as sf
 
 import emotion_study
-from emotion_study import cli, core, predict as own
-from emotion_study.core import SettingError, parse_code
+from emotion_study import cli, predict as own
+from emotion_study.core import SettingError
 from emotion_study.corpus import find_ravdess, list_files
 from emotion_study.media import SR
-from emotion_study.predict import (CARD, CLIP_Z, MOODS, SHIPPED, Predictor, answer_columns, joint,
+from emotion_study.predict import (CARD, MOODS, SHIPPED, Predictor, answer_columns, joint,
                                    read_own_card, recordings_of, speaker_scores, stretches, words_between)
 
 COLUMNS = ('file start end answer p_neutral p_happy p_sad p_angry p_fearful p_disgust p_surprised set confidence abstained '
@@ -230,7 +230,6 @@ def test_speakers_of_a_column_are_told_and_one_has_nothing_to_do_with_the_other(
     assert np.allclose(alone.filter(like='p_').iloc[0].astype(float), both.filter(like='p_').iloc[0].astype(float))
 
 
-@pytest.mark.realdata
 def test_other_words_change_few_answers():
     "The words of 120 clips replaced by sentences with a meaning: what voice and face say stays."
     from emotion_study.words import words_probabilities
