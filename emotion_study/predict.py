@@ -187,7 +187,7 @@ def recordings_of(paths,  # files, folders and tables
         else: found.append(Recording(path, str(path), '', '' if path.is_file() else 'file missing'))
     if column and not any(r.speaker for r in found):
         raise SettingError(f'--speaker-column {column}: no speaker is named; it needs a CSV with that column filled')
-    if one_speaker: found = [r._replace(speaker='the speaker') for r in found]
+    if one_speaker: found = [r._replace(speaker='1') for r in found]
     return found, remarks
 
 # %% ../nbs/20_predict.ipynb #5a000006
@@ -734,7 +734,7 @@ def reached(sizes: dict,  # number of clips -> UAR
             clips: int) -> str:
     "What the study reached with about so many clips of a speaker."
     fits = max((int(n) for n in sizes if int(n) <= clips), default=0)
-    if not fits: return 'too few clips to adapt to'
+    if not fits: return 'the study measured nothing with so few'
     return f"with {fits} clips the study reached UAR {sizes[str(fits)]:.0f} % on corpora that taught nothing, without any {sizes['0']:.0f} %"
 
 # %% ../nbs/20_predict.ipynb #5a000026

@@ -15,6 +15,7 @@ from emotion_study.corpus import find_ravdess, list_files
 from emotion_study.predict import (
     CARD, CLIP_Z, MOODS, Predictor, SHIPPED, answer_columns, joint, read_own_card, recordings_of,
     speaker_scores, stretches, words_between)
+from emotion_study import cli, predict as own
 
 COLUMNS = ('file start end answer p_neutral p_happy p_sad p_angry p_fearful p_disgust p_surprised set confidence abstained '
            'valid_voice valid_face valid_words voice_answer face_answer words_answer weight_voice weight_face weight_words '
@@ -231,7 +232,6 @@ def test_speakers_of_a_column_are_told_and_one_has_nothing_to_do_with_the_other(
     assert np.allclose(alone.filter(like='p_').iloc[0].astype(float), both.filter(like='p_').iloc[0].astype(float))
 
 
-@pytest.mark.realdata
 def test_other_words_change_few_answers():
     "The words of 120 clips replaced by sentences with a meaning: what voice and face say stays."
     from emotion_study.text import words_probabilities
