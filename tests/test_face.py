@@ -2,7 +2,7 @@
 import json, os, signal, subprocess, sys
 from fractions import Fraction
 
-import av, cv2, numpy as np, pandas as pd, pytest
+import av, cv2, h5py, numpy as np, pandas as pd, pytest
 
 from emotion_study import corpus as C, face, features as F
 from emotion_study.core import ROOT, SettingError
