@@ -2,10 +2,11 @@
 import numpy as np, pandas as pd, pytest
 from scipy.special import softmax
 
-from emotion_study.audit import Runs, check_results, make_entry
 from emotion_study.core import label_names
-from emotion_study.metrics import (NotComputed, acted_emotions, from_others, group_quantile, of_emotions, prediction_sets, risk_area,
-                                   risk_coverage, speaker_ratio, threshold_for)
+from emotion_study.metrics import (
+    NotComputed, acted_emotions, from_others, group_quantile, of_emotions, prediction_sets,
+    risk_area, risk_coverage, speaker_ratio, threshold_for)
+from emotion_study.evidence import Runs, check_results, make_entry
 
 
 def said(speakers, clips, seed, hard=1., classes=8, shift=0., **more):
