@@ -15,7 +15,6 @@ from emotion_study.corpus import find_ravdess, list_files
 from emotion_study.predict import (
     CARD, CLIP_Z, MOODS, Predictor, SHIPPED, answer_columns, joint, read_own_card, recordings_of,
     speaker_scores, stretches, words_between)
-from emotion_study import cli, predict as own
 
 COLUMNS = ('file start end answer p_neutral p_happy p_sad p_angry p_fearful p_disgust p_surprised set confidence abstained '
            'valid_voice valid_face valid_words voice_answer face_answer words_answer weight_voice weight_face weight_words '
