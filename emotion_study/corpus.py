@@ -5,16 +5,17 @@
 # %% auto #0
 __all__ = ['AUDIO', 'TABLES', 'WORKBOOKS', 'RATE', 'MARKS', 'CODE_PAGES', 'SEPARATORS', 'SEXES', 'WHEEL', 'SAMPLES', 'LICENCE',
            'ARCHIVES', 'FILM_RECORD', 'RECORD_API', 'ZENODO', 'SOURCES', 'MANIFEST_COLUMNS', 'SIGHT', 'FaceSources',
-           'Corpus', 'list_files', 'writable_name', 'file_kind', 'survey', 'has_speech', 'find_ravdess', 'find_faces',
-           'same_sound', 'duplicates', 'ravdess_notice', 'read_ravdess', 'twin_corpus', 'load_corpus', 'odd_words',
-           'check_sound', 'check_files', 'by_problem', 'same_recordings', 'counts', 'spread', 'face_counts',
-           'grid_audit', 'audit', 'write_audit', 'audit_table', 'audit_lines', 'RowProblem', 'likely_encodings',
-           'manifest_texts', 'known_columns', 'manifest_header', 'text_rows', 'composed', 'as_on_disk', 'find_file',
-           'manifest_rows', 'place_of', 'manifest_id', 'row_fault', 'manifest_clip', 'read_manifest', 'problem_lines',
-           'manifest_remark', 'manifest_corpus', 'samples_ready', 'unpack_samples', 'fetch_samples', 'read_samples',
-           'best_overlap', 'film_archives', 'chosen_archives', 'download_ravdess', 'Source', 'read_name',
-           'told_elsewhere', 'with_told', 'is_pointer', 'name_rows', 'write_manifest', 'stated_size', 'fetch_unsized',
-           'sighted', 'note_sight', 'fetch_sighted', 'is_there', 'install', 'download_corpus']
+           'Corpus', 'list_files', 'writable_name', 'file_kind', 'survey', 'has_speech', 'find_ravdess',
+           'find_face_sources', 'same_sound', 'duplicates', 'ravdess_notice', 'read_ravdess', 'twin_corpus',
+           'load_corpus', 'odd_words', 'check_sound', 'check_files', 'by_problem', 'same_recordings', 'counts',
+           'summary_values', 'face_counts', 'grid_audit', 'audit_corpus', 'write_audit', 'audit_table', 'audit_lines',
+           'RowProblem', 'likely_encodings', 'manifest_texts', 'known_columns', 'manifest_header', 'text_rows',
+           'composed', 'as_on_disk', 'find_file', 'manifest_rows', 'place_of', 'manifest_id', 'row_fault',
+           'manifest_clip', 'read_manifest', 'problem_lines', 'manifest_remark', 'manifest_corpus', 'samples_ready',
+           'unpack_samples', 'fetch_samples', 'read_samples', 'best_overlap', 'film_archives', 'chosen_archives',
+           'download_ravdess', 'Source', 'read_name', 'told_elsewhere', 'with_told', 'is_pointer', 'name_rows',
+           'write_manifest', 'stated_size', 'fetch_unsized', 'sighted', 'note_sight', 'fetch_sighted', 'is_there',
+           'install', 'download_corpus']
 
 # %% ../nbs/03_corpus.ipynb #f3227743
 import csv, filecmp, hashlib, io, json, os, re, tempfile, time, unicodedata, zipfile
@@ -127,7 +128,7 @@ def find_ravdess(env: dict = None,  # environment to read, `os.environ` by defau
     return found
 
 # %% ../nbs/03_corpus.ipynb #e2f3e835
-def find_faces(root, files: pd.DataFrame = None  # what `survey` says, to spare a second walk
+def find_face_sources(root, files: pd.DataFrame = None  # what `survey` says, to spare a second walk
                ) -> FaceSources:
     "The face sources of a RAVDESS folder."
     root, files = Path(root), survey(root) if files is None else files
@@ -177,7 +178,7 @@ def read_ravdess(root) -> Corpus:
     speech = files[files.kind == 'speech'].drop_duplicates('clip').sort_values('clip')
     if speech.empty: raise SettingError(f"{relative(root)} holds no RAVDESS speech clip (03-01-….wav or .flac)")
     rows = [describe(parse_code(c)) | dict(path=str(root / f)) for c, f in zip(speech['clip'], speech.file)]
-    return Corpus('ravdess', pd.DataFrame(rows), root, faces=find_faces(root, files),
+    return Corpus('ravdess', pd.DataFrame(rows), root, faces=find_face_sources(root, files),
                   notice=ravdess_notice(speech['clip'], duplicates(root, files)))
 
 # %% ../nbs/03_corpus.ipynb #615ebd03
@@ -260,7 +261,7 @@ def counts(values) -> dict:
     "How often each value occurs, as JSON can hold it."
     return {str(k): int(n) for k, n in sorted(Counter(values).items())}
 
-def spread(x) -> dict:
+def summary_values(x) -> dict:
     "Smallest, middle, largest and sum of a column; empty when nothing was measured."
     x = pd.Series(x).dropna()
     return {k: round(float(getattr(x, k)()), 6) for k in ('min', 'median', 'max', 'sum')} if len(x) else {}
@@ -287,7 +288,7 @@ def grid_audit(corpus: Corpus) -> dict:
                 other_files=others, faces=face_counts(corpus.faces))
 
 # %% ../nbs/03_corpus.ipynb #e30a5e71
-def audit(corpus: Corpus, jobs: int = -1  # threads; -1: one per processor
+def audit_corpus(corpus: Corpus, jobs: int = -1  # threads; -1: one per processor
           ) -> tuple:  # (one row per clip, JSON-able summary)
     "Check every clip of a corpus and the corpus as a whole."
     if corpus.synthetic: raise SettingError("the synthetic twin has no files to audit: name ravdess, samples or a CSV")
@@ -298,7 +299,7 @@ def audit(corpus: Corpus, jobs: int = -1  # threads; -1: one per processor
                    emotions=counts(clips.emotion), intensities=counts(clips.intensity.replace('', 'not given')),
                    actors=counts(clips.actor.replace('', 'not given')),
                    rates=counts(table.rate.dropna()), channels=counts(table.channels.dropna()),
-                   seconds=spread(table.seconds), peak=spread(table.peak),
+                   seconds=summary_values(table.seconds), peak=summary_values(table.peak),
                    sounds=text_digest(sorted(zip(table['clip'], table.sound))))
     return table, summary | (grid_audit(corpus) if corpus.name == 'ravdess' else {})
 

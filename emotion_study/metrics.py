@@ -8,7 +8,7 @@ __all__ = ['METRICS', 'FEWEST', 'DIALOGUE_MEASURES', 'NotComputed', 'hits', 'con
            'bootstrap_weights', 'spread', 'from_others', 'group_quantile', 'prediction_sets', 'risk_coverage',
            'risk_area', 'threshold_for', 'speaker_ratio', 'acted_emotions', 'of_emotions', 'protocol_name', 'run_name',
            'with_folds', 'finite', 'no_interval', 'result_entries', 'save_results', 'readable', 'text_table', 'recalls',
-           'weighted_f1', 'numbers_of', 'dialogue_counts', 'dialogue_scores', 'dialogue_gain']
+           'tempered', 'weighted_f1', 'numbers_of', 'dialogue_counts', 'dialogue_scores', 'dialogue_gain']
 
 # %% ../nbs/11_metrics.ipynb #a10a4405
 import json
@@ -322,6 +322,15 @@ def recalls(predictions: pd.DataFrame  # one run
     C, names = confusion_by_actor(predictions).sum(0), hits(predictions)[2]
     acted = C.sum(1)
     return pd.Series(100 * np.diag(C)[acted > 0] / acted[acted > 0], index=np.array(names)[acted > 0])
+
+# %% ../nbs/11_metrics.ipynb #3874dcc3
+def tempered(p: np.ndarray, temperature: float,  # (..., K) probabilities
+             least: float = 1e-9  # what a smaller one counts as
+             ) -> np.ndarray:  # (..., K), rows sum to one
+    "Probabilities at another temperature."
+    q = np.clip(p, least, 1) ** (1 / temperature)
+    return q / q.sum(axis=-1, keepdims=True)
+
 
 # %% ../nbs/11_metrics.ipynb #4b938a3e
 def weighted_f1(C: np.ndarray  # (..., K, K) counts, rows truth

@@ -7,8 +7,9 @@ __all__ = ['STYLE', 'SYNTHETIC', 'RESULT_KEYS', 'GROUPS', 'respell', 'outline', 
            'for_reading', 'exporter', 'picture_files', 'mend_links', 'style_sheet', 'banners', 'framed', 'made_by',
            'read_results', 'in_unit', 'interval', 'result_row', 'results_of', 'index_body', 'question_of',
            'corpus_words', 'report_title', 'clear_pages', 'page_name', 'report_parts', 'build_report',
-           'interval_picture', 'claims_page', 'write_ledger', 'codes_of', 'document_facts', 'figure_text', 'share',
-           'price', 'leakage_sheet', 'reforms', 'model_card', 'datasheet', 'documents', 'write_documents']
+           'interval_picture', 'claims_page', 'write_ledger', 'codes_of', 'document_facts', 'figure_text',
+           'share_words', 'shortcut_words', 'leakage_sheet', 'reforms', 'model_card', 'datasheet', 'documents',
+           'write_documents']
 
 # %% ../nbs/19_site.ipynb #fe6b8057
 import base64, functools, hashlib, html, json, math, re
@@ -538,11 +539,11 @@ def figure_text(facts: dict, metric: str, about: dict, *more) -> str:
     if e is None: return 'not part of this run'
     return f"{e['value']:.1f} %" + (f" ({e['lo']:.1f} to {e['hi']:.1f})" if e['lo'] is not None else '')
 
-def share(facts: dict, name: str, digits: int = 0) -> str:
+def share_words(facts: dict, name: str, digits: int = 0) -> str:
     "A share of clips, or that no fold of this run says it."
     return f"{facts[name]:.{digits}f} %" if name in facts else '(not part of this run)'
 
-def price(facts: dict, words: str) -> str:
+def shortcut_words(facts: dict, words: str) -> str:
     "What a shortcut adds, from the leakage audit."
     found = [e for e in facts['entries'].values() if e['metric'] == 'accuracy_difference' and words in e['model'] + e['protocol'] + e['scope']]
     if not found: return 'not measured in this run'
@@ -559,23 +560,23 @@ def leakage_sheet(f: dict) -> list:  # (question, answer)
                         f"{f['runs']} runs."),
         ('L1.2 Is preprocessing fitted on training clips only?', f"In scope `inductive`, yes, and `normalise` raises "
                         f"otherwise. A scaler fitted on all clips would change accuracy by "
-                        f"{price(f, 'scaler on all')}. In scope `adapted` each speaker is standardised by their own "
+                        f"{shortcut_words(f, 'scaler on all')}. In scope `adapted` each speaker is standardised by their own "
                         "unlabelled clips; this is stated with every figure."),
         ('L1.3 Are features selected on training clips only?', f"Nothing selects columns in the reported models. "
                         f"The list of features was settled in trials on these clips; selecting 100 columns with all "
-                        f"labels would add {price(f, 'columns by all')}."),
+                        f"labels would add {shortcut_words(f, 'columns by all')}."),
         ('L1.4 Are there duplicates between training and test?', f"Identical recordings under two codes: {same}. On "
-                        f"random splits {share(f, 'random_other_take_seen_percent', 1)} of test clips have their other take "
+                        f"random splits {share_words(f, 'random_other_take_seen_percent', 1)} of test clips have their other take "
                         f"in training (mean over {f.get('random_seeds', 1)} split(s)), on speaker splits "
-                        f"{share(f, 'actor_other_take_seen_percent', 1)}."),
+                        f"{share_words(f, 'actor_other_take_seen_percent', 1)}."),
         ('L2 Are all features legitimate?', 'Voice and face columns are measured from the clip. Words are the '
                                             'script of the corpus, the same two sentences for every emotion. File '
                                             'names, which state the label, are never an input.'),
         ('L3.1 Is any test clip older than training?', 'Time plays no part: the corpus was recorded once.'),
         ('L3.2 Are test and training clips independent?', f"On random splits not: "
-                                                          f"{share(f, 'random_speaker_seen_percent')} of test clips have "
+                                                          f"{share_words(f, 'random_speaker_seen_percent')} of test clips have "
                                                           f"their speaker in training. On speaker splits "
-                                                          f"{share(f, 'actor_speaker_seen_percent')}. All intervals draw "
+                                                          f"{share_words(f, 'actor_speaker_seen_percent')}. All intervals draw "
                                                           "actors, not clips."),
         ('L3.3 Is the test distribution the one of interest?', f"No. {f['actors']} professional actors, "
                         f"{f['sentences']} sentences, acted emotion, one studio, North American English. No figure "
@@ -583,7 +584,7 @@ def leakage_sheet(f: dict) -> list:  # (question, answer)
         ('Is the test set used for choices?', f"Constants and epochs are chosen on validation clips of each fold; a validation "
                                               "actor of one fold is a test actor of another. "
                                               f"Choosing a constant on test clips would add "
-                                              f"{price(f, 'C by test')}, an epoch {price(f, 'epoch by test')}. "
+                                              f"{shortcut_words(f, 'C by test')}, an epoch {shortcut_words(f, 'epoch by test')}. "
                                               "Architecture and features were settled on folds of the same corpus "
                                               "before the full run, so all figures may be somewhat optimistic.")]
 

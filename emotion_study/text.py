@@ -9,7 +9,7 @@ __all__ = ['VOSK_FILES', 'VOSK_REMEDY', 'VOSK_EN', 'NO_SPEECH', 'LOOP', 'WHISPER
            'load_vosk', 'vosk_words', 'load_whisper', 'whisper_words', 'load_pocketsphinx', 'pocketsphinx_words',
            'lacking', 'choose_engine', 'speech_probability', 'transcribe', 'engine_id', 'transcript_entry',
            'transcribe_clips', 'download_vosk', 'shipped_transcripts', 'normalise_text', 'fetch_minilm',
-           'minilm_folder', 'encoder_source', 'load_encoder', 'pooled', 'embed', 'text_features', 'find_meld',
+           'minilm_folder', 'encoder_source', 'load_bert', 'pool_tokens', 'embed', 'text_features', 'find_meld',
            'read_part', 'read_meld', 'WordsHead', 'fit_head', 'kept_vectors', 'save_head', 'load_head', 'no_answer',
            'words_probabilities', 'Vocabulary', 'vocabulary', 'misheard']
 
@@ -353,7 +353,7 @@ def encoder_source(model: str = '',  # folder or hub name; '' is the packaged Mi
 
 # %% ../nbs/08_text.ipynb #1cbfca5c
 @lru_cache(maxsize=2)
-def load_encoder(model: str = '', revision: str = ''  # as in `encoder_source`
+def load_bert(model: str = '', revision: str = ''  # as in `encoder_source`
                  ):  # tokenizer and TensorFlow model
     "A BERT encoder in TensorFlow."
     source, commit = encoder_source(model, revision)
@@ -372,7 +372,7 @@ def load_encoder(model: str = '', revision: str = ''  # as in `encoder_source`
 # %% ../nbs/08_text.ipynb #53ffda91
 POOLING = ('mean', 'cls')
 
-def pooled(tokens: np.ndarray,  # (n, T, d) last layer
+def pool_tokens(tokens: np.ndarray,  # (n, T, d) last layer
            mask: np.ndarray,  # (n, T) one for tokens, zero for padding
            pooling: str = 'mean') -> np.ndarray:  # (n, d) float32, rows of length one
     "Sentence vectors from token vectors."
@@ -389,7 +389,7 @@ def embed(sentences,  # list of str
           ) -> np.ndarray:  # (n, d) float32, rows of length one
     "BERT's vector of each sentence."
     sentences = list(sentences)
-    tokenizer, encoder = load_encoder(model, revision)
+    tokenizer, encoder = load_bert(model, revision)
     distinct = sorted(set(sentences))
     lengths = [len(ids) for ids in tokenizer(distinct, verbose=False)['input_ids']] if distinct else []
     most = min(tokenizer.model_max_length, encoder.config.max_position_embeddings)
@@ -400,7 +400,7 @@ def embed(sentences,  # list of str
     for i in range(0, len(order), batch):
         x = tokenizer(order[i:i + batch], padding=True, truncation=True, max_length=most, return_tensors='tf')
         tokens = encoder(**x, training=False).last_hidden_state.numpy()
-        vectors[i:i + batch] = pooled(tokens, x['attention_mask'].numpy(), pooling)
+        vectors[i:i + batch] = pool_tokens(tokens, x['attention_mask'].numpy(), pooling)
     where = {s: i for i, s in enumerate(order)}
     return vectors[[where[s] for s in sentences]]
 

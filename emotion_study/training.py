@@ -4,17 +4,17 @@
 
 # %% auto #0
 __all__ = ['MODELS', 'EXPERT_MODELS', 'POOLS', 'CLIP', 'COMPONENTS', 'SHARE_MIX', 'SHARE_COLUMNS', 'SHARE_CHANNELS', 'BATCH',
-           'RATE', 'DECAY', 'TEMPERATURES', 'STACK', 'PULL', 'KEYS', 'run_list', 'possible_runs', 'feature_parts',
-           'fold_features', 'late_groups', 'expert_answers', 'class_numbers', 'fold_clips', 'run_pool', 'components',
-           'network_columns', 'copied_features', 'network_features', 'presence', 'uniform', 'altered', 'NetworkStack',
-           'network_stack', 'stopping_epoch', 'best_temperature', 'tempered', 'StackData', 'stack_data', 'fit_stack',
-           'stack_outputs', 'network_of', 'predictions_rows', 'transfer_rows', 'network_seed', 'run_experts',
-           'run_stack', 'is_labelled', 'unmeasured_reasons', 'learnable', 'packed', 'unpacked', 'looked_up',
-           'asked_rows', 'saved_run', 'saved_runs', 'cross_validate', 'EnrolledPart', 'enrolled_features', 'trusted',
-           'enrolled_answers', 'enrolled_name', 'run_enrolled', 'cross_enrol', 'save_predictions', 'save_network',
-           'train_folds', 'checked_request', 'train_models', 'save_training', 'read_card', 'load_network',
-           'lacking_channels', 'apply_scaler', 'network_inputs', 'saved_cards', 'joined_card', 'why_not_judged',
-           'evaluate_models', 'evaluation_lines', 'label_map', 'has_other_sound']
+           'LEARNING_RATE', 'DECAY', 'TEMPERATURES', 'STACK', 'PULL', 'KEYS', 'run_list', 'possible_runs',
+           'feature_parts', 'fold_features', 'late_groups', 'expert_answers', 'class_numbers', 'fold_clips', 'run_pool',
+           'components', 'network_columns', 'copied_features', 'network_features', 'presence', 'uniform', 'altered',
+           'NetworkStack', 'network_stack', 'stopping_epoch', 'best_temperature', 'StackData', 'stack_data',
+           'fit_stack', 'stack_outputs', 'network_of', 'predictions_rows', 'transfer_rows', 'network_seed',
+           'run_experts', 'run_stack', 'is_labelled', 'unmeasured_reasons', 'learnable', 'packed', 'unpacked',
+           'looked_up', 'asked_rows', 'saved_run', 'saved_runs', 'cross_validate', 'EnrolledPart', 'enrolled_features',
+           'trusted', 'enrolled_answers', 'enrolled_name', 'run_enrolled', 'cross_enrol', 'save_predictions',
+           'save_network', 'train_folds', 'checked_request', 'train_models', 'save_training', 'read_card',
+           'load_network', 'lacking_channels', 'apply_scaler', 'network_inputs', 'saved_cards', 'joined_card',
+           'why_not_judged', 'evaluate_models', 'evaluation_lines', 'label_map', 'has_other_sound']
 
 # %% ../nbs/14_training.ipynb #7c5614ba
 import io, json, os, tempfile
@@ -38,7 +38,7 @@ from emotion_study.protocols import (
     Fold, LeakageError, PROTOCOLS, SCOPES, SealedLabels, check_enrolled, draw_enrolled,
     enrolled_moments, labels_of, make_folds, moments, need_speakers, normalise, speaker_prior,
     standardise)
-from .metrics import with_folds
+from .metrics import tempered, with_folds
 from .pool import (
     Clips, Crossing, ENOUGH, Voices, log_pool, pool_weights, pooled, self_trained, sentence_centre)
 
@@ -189,7 +189,7 @@ def altered(x: dict,  # channel -> (R, B, d)
     return x, tf.where(tf.reduce_sum(kept, 2, keepdims=True) > 0, kept, present), target
 
 # %% ../nbs/14_training.ipynb #23f11949
-BATCH, RATE, DECAY = 64, 3e-3, 1e-3
+BATCH, LEARNING_RATE, DECAY = 64, 3e-3, 1e-3
 
 def _loss(out, target, present, channels, classes):  # (R,)
     "Mean loss of each network over its batch."
@@ -295,12 +295,6 @@ def best_temperature(p: np.ndarray,  # (R, n, K) probabilities at temperature 1
     loss = -np.take_along_axis(logs, truth[None, ..., None], -1).mean(axis=(2, 3))
     return TEMPERATURES[loss.argmin(axis=0)]
 
-
-def tempered(p: np.ndarray, temperature: float) -> np.ndarray:  # (n, K), rows sum to one
-    "Probabilities at another temperature."
-    q = np.clip(p, 1e-9, 1) ** (1 / temperature)
-    return q / q.sum(axis=-1, keepdims=True)
-
 # %% ../nbs/14_training.ipynb #c73b5680
 @dataclass
 class StackData:
@@ -344,7 +338,7 @@ def _train(stack, tensors, rows: list, lengths: np.ndarray, seeds, shifts, after
     rngs, size = [np.random.default_rng([int(s), len(r)]) for s, r in zip(seeds, rows)], min(BATCH, min(map(len, rows)))
     steps = max(map(len, rows)) // size
     for e in range(int(lengths.max())):
-        stack.rate.assign((RATE * .5 * (1 + np.cos(np.pi * np.minimum(e / lengths, 1)))).astype('float32'))
+        stack.rate.assign((LEARNING_RATE * .5 * (1 + np.cos(np.pi * np.minimum(e / lengths, 1)))).astype('float32'))
         order = np.stack([_dealt(g, r, (steps, size), shifts) for g, r in zip(rngs, rows)], 1)
         stack.epoch(*tensors, stack.tf.constant(order, stack.tf.int32))
         if after: after()

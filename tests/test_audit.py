@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from emotion_study import evidence, protocols
-from emotion_study.core import ROOT, RUN, SettingError, describe, expected_codes, label_names
+from emotion_study.core import ROOT, SettingError, describe, expected_codes, label_names
 from emotion_study.metrics import METRICS, NotComputed, result_entries
 from emotion_study.training import save_predictions
 

@@ -1,5 +1,5 @@
 """The command line for real: what a user types, what comes out, and a study on the twin from end to end."""
-import json, os, re, shutil, subprocess, sys, time
+import json, os, re, subprocess, sys, time
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote

@@ -98,7 +98,7 @@ def test_other_files_are_counted_not_used(tmp_path):
     (tmp_path / 'Actor_01/03-01-01-01-01-02-01.wav.part').write_text('x')
     for m in ('02', '01'): (tmp_path / f'Actor_01/{m}-01-01-01-01-01-01.mp4').write_text('x')
     corpus = C.read_ravdess(tmp_path)
-    _, summary = C.audit(corpus)
+    _, summary = C.audit_corpus(corpus)
     assert list(corpus.clips['clip']) == ['03-01-01-01-01-01-01']
     assert summary['extra'] == ['Actor_01/03-01-01-02-01-01-01.wav', 'Actor_01/take 7.flac']
     assert summary['other_files'] == {'other': 1, 'song': 1, 'video': 2}
@@ -182,7 +182,7 @@ def test_face_sources(tmp_path):
     for f in ('video/02-01-01-01-01-01-01.mp4', 'video/01-01-01-01-01-01-01.mp4',
               'Video_Speech_Actor_02/Actor_02/02-01-01-01-01-01-02.mp4'):
         (tmp_path / f).parent.mkdir(parents=True, exist_ok=True); (tmp_path / f).write_text('x')
-    faces = C.find_faces(tmp_path)
+    faces = C.find_face_sources(tmp_path)
     assert faces.mini_means is None and faces.openface_frames == tmp_path / 'FacialTracking_Actors_01-24'
     assert {c: p.name for c, p in faces.video.items()} == {
         '03-01-01-01-01-01-01': '01-01-01-01-01-01-01.mp4', '03-01-01-01-01-01-02': '02-01-01-01-01-01-02.mp4'}
@@ -197,7 +197,7 @@ def test_same_sound_in_two_forms_is_harmless(tmp_path):
     for f in (f'a/{name}.wav', f'a/b/{name}.flac'):
         (tmp_path / f).parent.mkdir(exist_ok=True, parents=True); sf.write(tmp_path / f, x, 48000)
     corpus = C.read_ravdess(tmp_path)
-    _, summary = C.audit(corpus)
+    _, summary = C.audit_corpus(corpus)
     assert len(corpus) == 1 and corpus.clips.path[0].endswith('.wav')
     assert summary['duplicates'] == {name: dict(files=[f'a/{name}.wav', f'a/b/{name}.flac'], same=True)}
     assert 'different sound' not in corpus.notice
@@ -241,7 +241,7 @@ def test_without_ravdess(monkeypatch, tmp_path):
     with pytest.raises(SettingError, match='emotion-study data ravdess'): C.load_corpus('ravdess')
     with pytest.raises(SettingError, match='emotion-study data samples'): C.load_corpus('samples')
     with pytest.raises(SettingError, match='unknown corpus'): C.load_corpus('crema')
-    with pytest.raises(SettingError, match='no files to audit'): C.audit(C.load_corpus('twin'))
+    with pytest.raises(SettingError, match='no files to audit'): C.audit_corpus(C.load_corpus('twin'))
 
 
 # ---------------------------------------------------------------- the audit
@@ -297,7 +297,7 @@ def test_own_clips_may_have_other_rates(tmp_path):
 def test_audit_is_the_same_for_any_number_of_workers(tmp_path):
     for k, c in enumerate(CODES[:12]): tone(tmp_path / f'{c}.wav', 200 + k, channels=1 + k % 2)
     corpus = C.read_ravdess(tmp_path)
-    (one, s1), (many, s2) = C.audit(corpus, jobs=1), C.audit(corpus, jobs=4)
+    (one, s1), (many, s2) = C.audit_corpus(corpus, jobs=1), C.audit_corpus(corpus, jobs=4)
     pd.testing.assert_frame_equal(one, many)
     assert s1 == s2 and s1['usable'] == 12 and len(s1['problems']['stereo']) == 6 and s1['channels'] == {'1': 6, '2': 6}
     records = [C.write_audit(s, tmp_path / f'r{k}.json').read_bytes() for k, s in enumerate((s1, s2))]
@@ -308,7 +308,7 @@ def test_audit_is_the_same_for_any_number_of_workers(tmp_path):
 
 def test_audit_of_nothing_but_rubbish(tmp_path):
     for c in CODES[:3]: (tmp_path / f'{c}.wav').write_text('x')
-    _, summary = C.audit(C.read_ravdess(tmp_path))
+    _, summary = C.audit_corpus(C.read_ravdess(tmp_path))
     assert summary['usable'] == 0 and summary['same_recordings'] == [] and summary['seconds'] == {}
     C.audit_table(summary)
 
@@ -318,7 +318,7 @@ def test_same_recording_under_two_names(tmp_path):
     for name, y in ((f'{CODES[0]}.wav', x), (f'{CODES[5]}.flac', x), (f'{CODES[9]}.wav', x + 1)):
         sf.write(tmp_path / name, y, 48000)
     for c in CODES[20:22]: tone(tmp_path / f'{c}.wav', gain=0)  # silence is not a recording
-    _, summary = C.audit(C.read_ravdess(tmp_path))
+    _, summary = C.audit_corpus(C.read_ravdess(tmp_path))
     assert summary['same_recordings'] == [[CODES[0], CODES[5]]]
 
 
@@ -326,7 +326,7 @@ def test_same_recording_under_two_names(tmp_path):
 @needs_ravdess
 def test_ravdess_as_published():
     corpus = C.load_corpus('ravdess')
-    table, summary = C.audit(corpus)
+    table, summary = C.audit_corpus(corpus)
     if corpus.notice: pytest.skip(f'this copy is not complete: {corpus.notice}')
     assert summary['found'] == summary['usable'] == 1440 and not summary['missing'] and not summary['extra']
     assert summary['emotions'] == {e: 96 if e == 'neutral' else 192 for e in sorted(EMOTIONS)}
@@ -350,7 +350,7 @@ def test_audit_finds_what_we_break(tmp_path):
     x, rate = sf.read(paths[2]); paths[2].unlink(); sf.write(paths[2], 0 * x, rate)
     x, rate = sf.read(paths[3]); paths[3].unlink(); sf.write(paths[3], x, 22050)
     paths[4].unlink(); shutil.copy(paths[5], paths[4])
-    table, summary = C.audit(C.read_ravdess(tmp_path))
+    table, summary = C.audit_corpus(C.read_ravdess(tmp_path))
     names = list(clips['clip'])
     assert names[0] in summary['missing'] and len(summary['missing']) == 1381 and summary['usable'] == 57
     assert summary['problems'] == {'odd rate': [names[3]], 'silent': [names[2]], 'undecodable': [names[1]]}
@@ -462,7 +462,7 @@ def test_ids_do_not_depend_on_other_rows_or_the_place(mine, tmp_path):
 
 def test_manifest_audit(mine, tmp_path):
     tone(tmp_path / 'takes/a.wav', gain=0)
-    table, summary = C.audit(C.load_corpus(mine(GOOD)))
+    table, summary = C.audit_corpus(C.load_corpus(mine(GOOD)))
     assert summary['problems'] == {'silent': [c for c in table['clip'] if c.startswith('a-')]}
     assert 'expected' not in summary, 'a table of own clips has no grid'
     C.audit_table(summary)
@@ -540,7 +540,7 @@ def test_a_damaged_sample_is_noticed(samples, monkeypatch, tmp_path):
 def test_samples_as_a_corpus(samples):
     corpus = C.read_samples(samples)
     assert list(corpus.clips.emotion) == ['neutral', 'neutral', 'angry', 'fearful'] and set(corpus.clips.actor) == {1, 4}
-    table, summary = C.audit(corpus)
+    table, summary = C.audit_corpus(corpus)
     assert summary['usable'] == 4 and summary['rates'] == {'48000': 4} and table.seconds.between(3, 5).all()
     assert 'Attribution-NonCommercial-ShareAlike 4.0' in (samples / 'LICENSE-RAVDESS.txt').read_text()
 

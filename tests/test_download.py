@@ -85,7 +85,7 @@ def test_whole_download_becomes_a_corpus(server, tmp_path):
     said = []
     root = get(server, tmp_path / 'ravdess', ('audio', 'tracking'), say=said.append)
     corpus = C.read_ravdess(root)
-    assert list(corpus.clips['clip']) == sorted(map(str, CLIPS)) and not C.audit(corpus)[1]['problems']
+    assert list(corpus.clips['clip']) == sorted(map(str, CLIPS)) and not C.audit_corpus(corpus)[1]['problems']
     assert corpus.faces.openface_frames == root / 'FacialTracking_Actors_01-24'
     assert sorted(p.name for p in root.iterdir()) == sorted(a.rsplit('.', 1)[0] for a in (AUDIO, TRACKING))
     assert 'BY-NC-SA 4.0' in said[0] and 'disk needed' in said[0]
@@ -229,7 +229,7 @@ def test_films_of_one_actor(server, tmp_path):
     server.files |= {'record': record(), 'Video_Speech_Actor_04.zip': FILM_ZIP}
     root = get(server, tmp_path, 'video', actors=[4], api_url=f'{server.url}/record')
     assert (root / 'Video_Speech_Actor_04/Actor_04/01-01-06-02-01-02-04.mp4').read_bytes() == b'film'
-    assert C.find_faces(root).video['03-01-06-02-01-02-04'].name == '01-01-06-02-01-02-04.mp4'
+    assert C.find_face_sources(root).video['03-01-06-02-01-02-04'].name == '01-01-06-02-01-02-04.mp4'
 
 
 def test_films_with_another_checksum(server, tmp_path):

@@ -1,6 +1,5 @@
 """Enrolment: the first clips of a new speaker; what no clip and many clips give, and what must never be looked at."""
 import numpy as np
-import pandas as pd
 import pytest
 
 from emotion_study import training

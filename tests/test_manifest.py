@@ -11,7 +11,7 @@ from emotion_study.core import EMOTIONS, EMOTION_NAMES, SettingError, read_emoti
 from emotion_study.corpus import load_corpus, read_manifest
 from emotion_study.features import copies_notice, feature_table, recordings
 from emotion_study.protocols import LeakageError, PROTOCOLS, check_fold, make_folds
-from emotion_study.predict import clip_names, clip_table, predict
+from emotion_study.predict import clip_table, predict
 from test_pipeline import GRID, toy_table
 
 RATE = 16000

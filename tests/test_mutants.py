@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from emotion_study import fusion, media, pool, speech, training
-from emotion_study.core import SettingError, describe, expected_codes, file_digest, label_names
+from emotion_study.core import SettingError, describe, expected_codes, file_digest
 from emotion_study.protocols import Fold, make_folds
 from test_pipeline import toy_table
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings, strategies as st
 from emotion_study import face, media, protocols, speech
 from emotion_study.core import ROOT, SettingError, describe, expected_codes, label_names
 from emotion_study.features import (
-    feature_columns, feature_table, join_channels, read_table, voice_features, write_table)
+    feature_columns, feature_table, read_table, voice_features, write_table)
 from emotion_study.metrics import METRICS, confusion_by_actor, measures
 from emotion_study.training import cross_validate, evaluate_models, load_network, train_models
 

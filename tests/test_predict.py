@@ -8,12 +8,12 @@ import pytest
 import soundfile as sf
 
 import emotion_study
-from emotion_study import cli, core, predict as own
-from emotion_study.core import SettingError, parse_code
+from emotion_study import cli, predict as own
+from emotion_study.core import SettingError
 from emotion_study.media import SR
 from emotion_study.corpus import find_ravdess, list_files
 from emotion_study.predict import (
-    CARD, CLIP_Z, MOODS, Predictor, SHIPPED, answer_columns, joint, read_own_card, recordings_of,
+    CARD, MOODS, Predictor, SHIPPED, answer_columns, joint, read_own_card, recordings_of,
     speaker_scores, stretches, words_between)
 
 COLUMNS = ('file start end answer p_neutral p_happy p_sad p_angry p_fearful p_disgust p_surprised set confidence abstained '

@@ -3,7 +3,6 @@ import ast, hashlib, json, os, re, shutil, subprocess, sys
 from pathlib import Path
 
 import nbformat, nbformat.v4 as v4
-import numpy as np
 import pandas as pd
 import pytest
 

@@ -233,7 +233,7 @@ def test_tempering_changes_no_answer_and_learns_from_other_actors():
     rng = np.random.default_rng(3)
     p = rng.dirichlet(np.full(8, .3), 1440)
     truth, actor = np.array([rng.choice(8, p=row) for row in p]), np.repeat(np.arange(24), 60)
-    loud = tests.tempered(p, .5)
+    loud = metrics.tempered(p, .5, tests.LEAST)
     q = tests.temper_across(loud, truth, actor)
     assert (q.argmax(1) == loud.argmax(1)).all() and np.allclose(q.sum(1), 1)
     turned = np.where(actor == 0, (truth + 1) % 8, truth)

@@ -243,7 +243,7 @@ def test_vectors_do_not_depend_on_batches_or_order():
 
 def test_mean_is_over_tokens_and_cls_is_the_first():
     tokens, mask = RNG.normal(size=(2, 5, 3)), np.array([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]])
-    mean, cls = text.pooled(tokens, mask), text.pooled(tokens, mask, 'cls')
+    mean, cls = text.pool_tokens(tokens, mask), text.pool_tokens(tokens, mask, 'cls')
     expected = tokens[0, :3].mean(0)
     assert np.allclose(mean[0], expected / np.linalg.norm(expected)) and np.allclose(cls[1], tokens[1, 0] / np.linalg.norm(tokens[1, 0]))
 

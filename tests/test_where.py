@@ -1,6 +1,5 @@
 """Where it runs: from a wheel, beside other people's set-up, and where little can be written."""
-import configparser, hashlib, json, os, re, shlex, shutil, subprocess, sys, zipfile
-from pathlib import Path
+import configparser, json, os, re, shlex, shutil, subprocess, sys, zipfile
 
 import numpy as np
 import pytest

@@ -131,9 +131,9 @@ def test_no_word_is_replaced_by_itself_and_rates_are_checked():
 
 
 def test_what_was_said_before_ends_with_the_dialogue(meld):
-    from emotion_study.text import load_encoder
+    from emotion_study.text import load_bert
     read_lines = definitions('18_words_that_mean_something').read_lines
-    tokenizer, table = load_encoder()[0], words.read_meld(meld)['train']
+    tokenizer, table = load_bert()[0], words.read_meld(meld)['train']
     told = [tokenizer.decode(ids) for ids, _ in read_lines(table, tokenizer)]
     starts = table['line'].to_numpy() == 0
     assert [text.count('[SEP]') for text in told] == [1 if first else 2 for first in starts]
