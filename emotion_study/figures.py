@@ -17,35 +17,75 @@ import seaborn as sns
 from .core import EMOTIONS, check_open
 
 # %% ../nbs/18_figures.ipynb #499e3c9c
-EMOTION_COLOURS = dict(zip(EMOTIONS, ('#8c8c8c', '#56b4e9', '#f0c419', '#0072b2', '#d55e00', '#7b4fa3', '#009e73', '#cc79a7')))
-CHANNEL_COLOURS = {'voice': '#1b6ca8', 'face': '#c8553d', 'words': '#6a994e', 'voice+face': '#7a4d8b',
-                   'voice+face+words': '#222222'}
+EMOTION_COLOURS = dict(
+    zip(
+        EMOTIONS,
+        ('#8c8c8c', '#56b4e9', '#f0c419', '#0072b2', '#d55e00', '#7b4fa3', '#009e73', '#cc79a7'),
+    )
+)
+CHANNEL_COLOURS = {
+    'voice': '#1b6ca8',
+    'face': '#c8553d',
+    'words': '#6a994e',
+    'voice+face': '#7a4d8b',
+    'voice+face+words': '#222222',
+}
 
 def set_style():
     "The study's plot style."
-    sns.set_theme(style='whitegrid', context='notebook', rc={
-        'figure.dpi': 110, 'savefig.dpi': 110, 'axes.titlesize': 12, 'axes.titlelocation': 'left', 'axes.labelsize': 10,
-        'xtick.labelsize': 9, 'ytick.labelsize': 9, 'legend.fontsize': 9, 'figure.constrained_layout.use': True,
-        'grid.color': '#e6e6e6', 'axes.edgecolor': '#999999'})
+    sns.set_theme(
+        style='whitegrid',
+        context='notebook',
+        rc={
+            'figure.dpi': 110,
+            'savefig.dpi': 110,
+            'axes.titlesize': 12,
+            'axes.titlelocation': 'left',
+            'axes.labelsize': 10,
+            'xtick.labelsize': 9,
+            'ytick.labelsize': 9,
+            'legend.fontsize': 9,
+            'figure.constrained_layout.use': True,
+            'grid.color': '#e6e6e6',
+            'axes.edgecolor': '#999999',
+        },
+    )
 
 # %% ../nbs/18_figures.ipynb #551224dd
 def with_palette(data: bytes) -> bytes:
     "A PNG of at most 256 colours, or the data as they are when that saves nothing."
     from PIL import Image
     made = io.BytesIO()
-    Image.open(io.BytesIO(data)).convert('RGB').quantize(256, dither=Image.Dither.NONE).save(made, 'PNG', optimize=True)
+    Image.open(io.BytesIO(data)).convert('RGB').quantize(256, dither=Image.Dither.NONE).save(
+        made, 'PNG', optimize=True)
     return min(data, made.getvalue(), key=len)
 
+# %% ../nbs/18_figures.ipynb #f631ffee
 def save_figure(fig, folder, name: str, caption: str, synthetic: bool = False) -> Path:
     "Write `<folder>/figures/<name>.png` and note its caption."
     if synthetic:
-        fig.text(.5, .5, 'SYNTHETIC', fontsize=44, color='#b00020', alpha=.16, ha='center', va='center', rotation=20, zorder=99)
+        fig.text(
+            0.5,
+            0.5,
+            'SYNTHETIC',
+            fontsize=44,
+            color='#b00020',
+            alpha=0.16,
+            ha='center',
+            va='center',
+            rotation=20,
+            zorder=99,
+        )
         caption = 'SYNTHETIC: ' + caption
     target = check_open(folder) / 'figures'
     target.mkdir(parents=True, exist_ok=True)
-    fig.savefig(drawn := io.BytesIO(), metadata={'Software': None}, bbox_inches='tight', pad_inches=.08)
+    fig.savefig(
+        drawn := io.BytesIO(), metadata={'Software': None}, bbox_inches='tight', pad_inches=0.08)
     (target / f'{name}.png').write_bytes(with_palette(drawn.getvalue()))
-    known = json.loads((target / 'captions.json').read_text(encoding='utf-8')) if (target / 'captions.json').exists() else {}
+    known = (
+        json.loads((target / 'captions.json').read_text(encoding='utf-8'))
+        if (target / 'captions.json').exists()
+        else {})
     captions = dict(sorted((known | {f'{name}.png': caption}).items()))
     (target / 'captions.json').write_text(json.dumps(captions, indent=1) + '\n', encoding='utf-8')
     return target / f'{name}.png'
@@ -58,8 +98,9 @@ def plot_confusion(C: np.ndarray,  # (classes, classes) counts, rows truth
     share = 100 * C / np.maximum(C.sum(1, keepdims=True), 1)
     label = np.where(share >= .5, np.char.mod('%.0f', share), '')
     rows = [f'{n} ({int(k)})' for n, k in zip(names, C.sum(1))]
-    sns.heatmap(share, annot=label, fmt='', cmap='Blues', vmin=0, vmax=100, square=True, linewidths=.5, cbar=False,
-                xticklabels=names, yticklabels=rows, ax=ax, annot_kws={'size': 9})
+    sns.heatmap(
+        share, annot=label, fmt='', cmap='Blues', vmin=0, vmax=100, square=True, linewidths=0.5,
+        cbar=False, xticklabels=names, yticklabels=rows, ax=ax, annot_kws={'size': 9})
     ax.set(xlabel='answered', ylabel='acted (clips)', title=title)
     ax.tick_params(axis='x', rotation=45)
     return ax
@@ -76,13 +117,23 @@ def plot_intervals(rows,  # DataFrame: model, modalities, value, lo, hi (percent
         ax.plot([r.lo, r.hi], [i, i], color=colour, lw=2.2, solid_capstyle='butt')
         end = r.hi if np.isfinite(r.hi) else r.value  # too few speakers have no interval
         ax.plot(r.value, i, 'D' if r.model == 'network' else 'o', color=colour, ms=7)
-        ax.annotate(f'{r.value:.1f}', (end, i), xytext=(5, 0), textcoords='offset points', va='center', fontsize=8.5)
+        ax.annotate(
+            f'{r.value:.1f}', (end, i), xytext=(5, 0), textcoords='offset points', va='center',
+            fontsize=8.5)
     ax.set_yticks(range(len(rows)), [f'{r.model}  {r.modalities}' for r in rows.itertuples()])
     ax.invert_yaxis()
     if chance: ax.axvline(chance, color='#999999', ls=':', lw=1.2)
     for name, x in (reference or {}).items():
         ax.axvline(x, color='#b00020', ls='--', lw=1.2)
-        ax.annotate(name, (x, -.6), xytext=(-3, 0), textcoords='offset points', color='#b00020', fontsize=8.5, ha='right')
+        ax.annotate(
+            name,
+            (x, -0.6),
+            xytext=(-3, 0),
+            textcoords='offset points',
+            color='#b00020',
+            fontsize=8.5,
+            ha='right',
+        )
     ax.set_ylim(len(rows) - .4, -1.0)
     low, high = ax.get_xlim()
     ax.set_xlim(low, high + .08 * (high - low))
@@ -97,15 +148,31 @@ def plot_claim(values: dict,  # name -> accuracies in percent, one per split
     rng = np.random.default_rng(0)
     for i, (name, v) in enumerate(values.items()):
         v = np.asarray(v)
-        ax.plot(v, i + rng.uniform(-.16, .16, len(v)), 'o', ms=5, alpha=.65, color=CHANNEL_COLOURS.get(name.split('  ')[-1], '#444444'))
+        ax.plot(
+            v,
+            i + rng.uniform(-0.16, 0.16, len(v)),
+            'o',
+            ms=5,
+            alpha=0.65,
+            color=CHANNEL_COLOURS.get(name.split('  ')[-1], '#444444'),
+        )
         ax.plot([v.mean()] * 2, [i - .3, i + .3], color='black', lw=2)
-        ax.annotate(f'mean {v.mean():.1f}, sd {v.std(ddof=1):.1f}' if len(v) > 1 else f'{v.mean():.1f}', (v.min(), i - .34),
-                    fontsize=8.5, va='bottom')
+        ax.annotate(
+            f'mean {v.mean():.1f}, sd {v.std(ddof=1):.1f}' if len(v) > 1 else f'{v.mean():.1f}',
+            (v.min(), i - 0.34), fontsize=8.5, va='bottom')
     ax.axvline(claim, color='#b00020', ls='--', lw=1.4)
     ax.set_yticks(range(len(values)), list(values))
     ax.set_ylim(len(values) - .5, -1.0)
-    ax.annotate(claim_name, (claim, -.85), xytext=(-4, 0), textcoords='offset points', color='#b00020', fontsize=8.5, ha='right',
-                va='top')
+    ax.annotate(
+        claim_name,
+        (claim, -0.85),
+        xytext=(-4, 0),
+        textcoords='offset points',
+        color='#b00020',
+        fontsize=8.5,
+        ha='right',
+        va='top',
+    )
     ax.margins(x=.12)
     ax.set(xlabel='accuracy in percent, one point per split', title=title)
     return ax
@@ -121,8 +188,16 @@ def plot_voice(audio, axes=None):
     t = np.arange(len(f0)) * 2 * speech.HOP / audio.rate
     axes[1].plot(t, np.where(voiced, f0, np.nan), '.', ms=4, color=CHANNEL_COLOURS['voice'])
     extent = (0, s.log_mel.shape[1] * speech.HOP / audio.rate, 0, s.log_mel.shape[0])
-    axes[2].imshow(s.log_mel, origin='lower', aspect='auto', extent=extent, cmap='magma', vmin=s.log_mel.max() - 70)
-    for ax in axes: ax.axvspan(s.active.start * speech.HOP / audio.rate, s.active.stop * speech.HOP / audio.rate, color='#56b4e9', alpha=.08)
+    axes[2].imshow(
+        s.log_mel, origin='lower', aspect='auto', extent=extent, cmap='magma',
+        vmin=s.log_mel.max() - 70)
+    for ax in axes:
+        ax.axvspan(
+            s.active.start * speech.HOP / audio.rate,
+            s.active.stop * speech.HOP / audio.rate,
+            color='#56b4e9',
+            alpha=0.08,
+        )
     for ax, label in zip(axes, ('amplitude', 'F0 in Hz', 'mel band')): ax.set_ylabel(label)
     axes[2].set_xlabel('seconds (shaded: the active part)'); axes[2].grid(False)
     return axes
@@ -130,7 +205,10 @@ def plot_voice(audio, axes=None):
 # %% ../nbs/18_figures.ipynb #3944cb88
 def plot_frames(times, frames, axes=None):
     "A strip of video frames with their times."
-    axes = axes if axes is not None else plt.subplots(1, len(frames), figsize=(2 * len(frames), 1.6))[1]
+    axes = (
+        axes
+        if axes is not None
+        else plt.subplots(1, len(frames), figsize=(2 * len(frames), 1.6))[1])
     for ax, t, f in zip(np.atleast_1d(axes), times, frames):
         ax.imshow(f); ax.set_title(f'{t:.1f} s', fontsize=9); ax.axis('off')
     return axes
@@ -145,7 +223,10 @@ def plot_face_scores(frames,  # DataFrame: frame and the seven scores
     "Expression scores over time, in the colours of the emotions."
     ax = ax or plt.subplots(figsize=(8, 2.6))[1]
     for key, emotion in _FACE_EMOTION.items():
-        ax.plot(frames['frame'] / rate, frames[key], lw=1.8, color=EMOTION_COLOURS[emotion], label=key)
+        ax.plot(
+            frames['frame'] / rate, frames[key], lw=1.8, color=EMOTION_COLOURS[emotion], label=key)
     ax.set(xlabel='seconds', ylabel='score', ylim=(0, 1))
-    ax.legend(ncol=7, loc='upper center', bbox_to_anchor=(.5, 1.22), frameon=False, columnspacing=1, handlelength=1.2)
+    ax.legend(
+        ncol=7, loc='upper center', bbox_to_anchor=(0.5, 1.22), frameon=False, columnspacing=1,
+        handlelength=1.2)
     return ax

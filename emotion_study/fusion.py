@@ -27,7 +27,9 @@ def make_expert(kind: str, C=None, probabilities: bool = True):  # a scikit-lear
     if kind == 'linear': return LogisticRegression(C=C, max_iter=300)
     if kind == 'lda': return LinearDiscriminantAnalysis(solver='lsqr', shrinkage='auto')
     if kind != 'svm': raise SettingError(f"expert {kind!r} is not one of {', '.join(EXPERTS)}")
-    return SVC(C=C, kernel='precomputed', random_state=0, **(dict(probability=True) if probabilities else {}))
+    return SVC(
+        C=C, kernel='precomputed', random_state=0,
+        **(dict(probability=True) if probabilities else {}))
 
 # %% ../nbs/12_fusion.ipynb #654ca1cf
 def design(kind: str, Z: np.ndarray, rows) -> np.ndarray:  # (n, d) features, or (n, rows) kernel values
@@ -55,7 +57,8 @@ def expert_probabilities(kind: str,  # one of `EXPERTS`
                          ) -> np.ndarray:  # (test rows, classes)
     "Choose C on the validation rows, refit on the whole training part, answer for the test rows."
     model, X = make_expert(kind, choose_C(kind, Z, y, fold)), design(kind, Z, fold.fit)
-    with warnings.catch_warnings(action='ignore', category=FutureWarning): model.fit(X[fold.fit], y[fold.fit])
+    with warnings.catch_warnings(action='ignore', category=FutureWarning):
+        model.fit(X[fold.fit], y[fold.fit])
     p = np.zeros((len(fold.test), classes))
     p[:, model.classes_] = model.predict_proba(X[fold.test])
     return p
@@ -79,7 +82,8 @@ from keras import layers, ops
 _register = keras.saving.register_keras_serializable(package='emotion_study')
 
 # %% ../nbs/12_fusion.ipynb #969e0800
-UPPER_FACE = (1, 2, 4, 5, 6, 7, 45)  # action units of brows and eyes; all others are of nose, mouth and chin
+UPPER_FACE = (
+    1, 2, 4, 5, 6, 7, 45)  # action units of brows and eyes; all others are of nose, mouth and chin
 
 def _token_of(name):
     "What token a column belongs to, and whether it is a step of a course."
@@ -87,6 +91,7 @@ def _token_of(name):
     part = (int(feature[2:4]) in UPPER_FACE) if family == 'au' else None
     return (family, part), statistic[0] == 't' and statistic[1:].isdigit()
 
+# %% ../nbs/12_fusion.ipynb #5aff931d
 def token_groups(columns  # names `family.feature.statistic`
                  ) -> list:  # (column numbers, steps) of each family
     "Which columns of a channel make up a token, or a token per step over time."
@@ -108,7 +113,8 @@ class FamilyTokens(layers.Layer):
         self.project = [layers.Dense(width, name=f'project{i}') for i in range(len(self.groups))]
 
     def build(self, shape):
-        for (numbers, steps), dense in zip(self.groups, self.project): dense.build((shape[0], len(numbers) // steps))
+        for (numbers, steps), dense in zip(self.groups, self.project):
+            dense.build((shape[0], len(numbers) // steps))
         self.mark = self.add_weight(shape=(self.size, self.width), initializer='zeros', name='mark')
 
     def call(self, x):
@@ -118,7 +124,10 @@ class FamilyTokens(layers.Layer):
     def _steps(self, x, numbers, steps):
         "(B, steps, columns): key by key in the table, step by step here."
         a, n = numbers[0], len(numbers)
-        own = x[:, a:a + n] if numbers == list(range(a, a + n)) else ops.take(x, np.array(numbers), axis=1)
+        own = (
+            x[:, a : a + n]
+            if numbers == list(range(a, a + n))
+            else ops.take(x, np.array(numbers), axis=1))
         return ops.transpose(ops.reshape(own, (-1, n // steps, steps)), (0, 2, 1))
 
     def compute_output_shape(self, shape): return (shape[0], self.size, self.width)
@@ -135,7 +144,8 @@ class CrossModalAttention(layers.Layer):
 
     def build(self, summaries_shape, tokens_shape, visible_shape):
         C, d = summaries_shape[1:]
-        weight = lambda name, *shape: self.add_weight(shape=shape, initializer='glorot_uniform', name=name)
+        weight = lambda name, *shape: self.add_weight(
+            shape=shape, initializer='glorot_uniform', name=name)
         self.query, self.out = weight('query', C, d, self.heads * self.key), weight('out', C, d, d)
         self.keys, self.values = weight('keys', d, self.heads * self.key), weight('values', d, d)
         self.norm = layers.LayerNormalization()
@@ -144,9 +154,11 @@ class CrossModalAttention(layers.Layer):
 
     def call(self, summaries, tokens, visible):
         C, d, F, H = *summaries.shape[1:], tokens.shape[1], self.heads
-        by_head = lambda x, n: ops.transpose(ops.reshape(x, (-1, n, H, x.shape[-1] // H)), (0, 2, 1, 3))
+        by_head = lambda x, n: ops.transpose(
+            ops.reshape(x, (-1, n, H, x.shape[-1] // H)), (0, 2, 1, 3))
         q = by_head(ops.einsum('bcd,cdk->bck', summaries, self.query), C)
-        k, v = by_head(ops.matmul(tokens, self.keys), F), by_head(ops.matmul(tokens, self.values), F)
+        k, v = by_head(ops.matmul(tokens, self.keys), F), by_head(
+            ops.matmul(tokens, self.values), F)
         mask = (self.others * visible[:, None])[:, None]
         scores = ops.matmul(q, ops.transpose(k, (0, 1, 3, 2))) * self.key ** -.5
         weights = ops.softmax(scores + (mask - 1) * 1e9) * mask
@@ -154,9 +166,11 @@ class CrossModalAttention(layers.Layer):
         return self.norm(summaries + ops.einsum('bcd,cde->bce', read, self.out)), weights
 
     def compute_output_shape(self, summaries_shape, tokens_shape, visible_shape):
-        return summaries_shape, (summaries_shape[0], self.heads, summaries_shape[1], tokens_shape[1])
+        return summaries_shape, (
+            summaries_shape[0], self.heads, summaries_shape[1], tokens_shape[1])
 
-    def get_config(self): return super().get_config() | dict(owner=self.owner, heads=self.heads, key=self.key)
+    def get_config(self):
+        return super().get_config() | dict(owner=self.owner, heads=self.heads, key=self.key)
 
 # %% ../nbs/12_fusion.ipynb #4f7369f5
 @_register
@@ -168,14 +182,18 @@ class GatedFusion(layers.Layer):
 
     def build(self, summaries_shape, present_shape):
         C, d = summaries_shape[1:]
-        self.value = self.add_weight(shape=(C, d, self.width), initializer='glorot_uniform', name='value')
+        self.value = self.add_weight(
+            shape=(C, d, self.width), initializer='glorot_uniform', name='value')
         self.gate = self.add_weight(shape=(C * d, C * self.width), initializer='zeros', name='gate')
 
     def call(self, summaries, present):
         C, d, here = *summaries.shape[1:], present[:, :, None]
-        a = ops.reshape(ops.matmul(ops.reshape(summaries * here, (-1, C * d)), self.gate), (-1, C, self.width))
+        a = ops.reshape(
+            ops.matmul(ops.reshape(summaries * here, (-1, C * d)), self.gate), (-1, C, self.width))
         gates = ops.softmax(a + (here - 1) * 1e9, axis=1) * here
-        return ops.sum(gates * ops.tanh(ops.einsum('bcd,cdw->bcw', summaries, self.value)), axis=1), gates
+        return (
+            ops.sum(gates * ops.tanh(ops.einsum('bcd,cdw->bcw', summaries, self.value)), axis=1),
+            gates)
 
     def compute_output_shape(self, summaries_shape, present_shape):
         return (summaries_shape[0], self.width), (*summaries_shape[:2], self.width)
@@ -187,14 +205,16 @@ class GatedFusion(layers.Layer):
 class LogMean(layers.Layer):
     "Normalised geometric mean of heads (B, M, classes), weighted by presence (B, M), at a temperature."
     def build(self, heads_shape, present_shape):
-        self.temperature = self.add_weight(shape=(), initializer='ones', trainable=False, name='temperature')
+        self.temperature = self.add_weight(
+            shape=(), initializer='ones', trainable=False, name='temperature')
 
     def call(self, heads, present):
         logs = ops.sum(ops.log(ops.clip(heads, 1e-6, 1.0)) * present[:, :, None], axis=1)
         voters = ops.maximum(ops.sum(present, axis=1, keepdims=True), 1.)
         return ops.softmax(logs / voters / self.temperature, axis=-1)
 
-    def compute_output_shape(self, heads_shape, present_shape): return (heads_shape[0], heads_shape[2])
+    def compute_output_shape(self, heads_shape, present_shape):
+        return (heads_shape[0], heads_shape[2])
 
 # %% ../nbs/12_fusion.ipynb #c53d1ec6
 FUSIONS = ('mean', 'concat', 'gates', 'attention', 'both')
@@ -220,18 +240,22 @@ def build_fusion(columns: dict,  # channel -> its column names, in order
                  width: int = 32, heads: int = 4
                  ) -> keras.Model:
     "The fusion network. Inputs: the channels and `present`; outputs: `fused`, `joint`, a head per channel, `gates`, `attention`."
-    if fusion not in FUSIONS: raise SettingError(f"fusion {fusion!r} is not one of {', '.join(FUSIONS)}")
+    if fusion not in FUSIONS:
+        raise SettingError(f"fusion {fusion!r} is not one of {', '.join(FUSIONS)}")
     check_libraries()
     names = list(columns)
     present = keras.Input((len(names),), name='present')
     inputs = {c: keras.Input((len(columns[c]),), name=c) for c in names}
-    tokens = {c: FamilyTokens(token_groups(columns[c]), width, name=f'{c}_tokens')(x) for c, x in inputs.items()}
+    tokens = {
+        c: FamilyTokens(token_groups(columns[c]), width, name=f'{c}_tokens')(x)
+        for c, x in inputs.items()}
     head = lambda x, name: layers.Dense(classes, activation='softmax', name=f'{name}_head')(x)
     out = {c: head(layers.Flatten(name=f'{c}_flat')(t), c) for c, t in tokens.items()}
     heads_of, voters = list(out.values()), present
     if fusion != 'mean':
         joint, readable = _joint(tokens, present, fusion, width, heads)
         out |= readable | {'joint': head(joint, 'joint')}
-        heads_of, voters = [out['joint'], *heads_of], ops.concatenate([ops.ones_like(present[:, :1]), present], axis=1)
+        heads_of, voters = [out['joint'], *heads_of], ops.concatenate(
+            [ops.ones_like(present[:, :1]), present], axis=1)
     out['fused'] = LogMean(name='fused')(ops.stack(heads_of, axis=1), voters)
     return keras.Model(inputs | {'present': present}, out, name='fusion')

@@ -49,10 +49,12 @@ def kind_of(phrase: str) -> str:
     "The kind of a reason or note: what stands before its particulars."
     return phrase.split(':')[0]
 
+# %% ../nbs/02_media.ipynb #a3ed6b35
 def is_passing(reason: str) -> bool:
     "Is a reason about this moment instead of the content? Then it must not be kept."
     return kind_of(reason) in ('unreadable', 'file missing', 'failed')
 
+# %% ../nbs/02_media.ipynb #3d8241ab
 def failure(error: Exception) -> str:
     "An error that came up inside of a clip, as the clip's reason."
     if isinstance(error, MediaError): return error.reason
@@ -70,12 +72,16 @@ def open_file(path):
     try:
         with open(path, 'rb', buffering=0) as file: yield file
     except MemoryError:
-        raise MediaError(f'{name}: not enough memory to decode it; cut it into shorter files', 'unreadable: not enough memory') from None
-    except FileNotFoundError: raise MediaError(f'{name}: file missing; check the path', 'file missing') from None
+        raise MediaError(
+            f'{name}: not enough memory to decode it; cut it into shorter files',
+            'unreadable: not enough memory') from None
+    except FileNotFoundError:
+        raise MediaError(f'{name}: file missing; check the path', 'file missing') from None
     except OSError as error:
         why = f'unreadable: {error.strerror or error}'
         raise MediaError(f'{name}: {why}; check the disk and the permissions', why) from None
 
+# %% ../nbs/02_media.ipynb #63199ff4
 def content_digest(path) -> str:
     "SHA-256 of a file, by which caches know a clip whatever its name; raises `MediaError`."
     with open_file(path): return file_digest(path)
@@ -93,6 +99,7 @@ def raise_if_passing(error: Exception):
     if isinstance(error, OSError) and not isinstance(error, av.FFmpegError): raise error
     if getattr(error, 'code', 0) == 17: raise MemoryError from None  # libsndfile's number for it
 
+# %% ../nbs/02_media.ipynb #9f412b39
 def why_not_decoded(seconds: float, rate: float, channels: int,
                     longest: float = LONGEST) -> str:  # '' when it can be
     "Why a sound is not decoded, from its header."
@@ -105,6 +112,7 @@ def why_not_decoded(seconds: float, rate: float, channels: int,
     if samples <= MOST_SAMPLES: return ''
     return f'too large: {samples:,.0f} samples, where {MOST_SAMPLES:,} are read; cut it into clips'
 
+# %% ../nbs/02_media.ipynb #73d6ab8a
 def check_size(*header):
     "Raise `MediaError` where `why_not_decoded` has a reason."
     if reason := why_not_decoded(*header): raise MediaError(reason)
@@ -130,7 +138,9 @@ class Sound:
     def seconds(self): return len(self.samples) / self.rate
 
 # %% ../nbs/02_media.ipynb #4fa0558f
-UNKNOWN_LENGTH = 0x7FFFF000  # bytes; programs that write into a pipe put this or more, since they can't know
+UNKNOWN_LENGTH = (
+    0x7FFFF000  # bytes; programs that write into a pipe put this or more, since they can't know
+)
 
 def wav_lengths(file) -> tuple:  # place of the samples, bytes promised, bytes there; None for what is no WAV
     "What the header of a WAV says about its samples, and what is there."
@@ -156,6 +166,7 @@ def is_unfinished(file, place: int, promised: int, there: int) -> bool:
     is_chunk = all(32 <= c < 127 for c in name) and length <= rest - 8
     return not is_chunk
 
+# %% ../nbs/02_media.ipynb #4929f67e
 def mend_header(file, place: int, there: int) -> io.BytesIO:
     "A copy of a WAV whose header says how long it is."
     file.seek(0)
@@ -173,6 +184,7 @@ def cut_note(seconds: float, promised: float,
     "A note when there is less than a header promises."
     return [f'cut off: {seconds:.1f} of {promised:.1f} s'] if promised - seconds > slack else []
 
+# %% ../nbs/02_media.ipynb #86ac08e2
 def _promised_by_box(file) -> float:
     "The seconds that FFmpeg reads from a header; 0 where it can't."
     with suppress(av.FFmpegError, IndexError), open_box(file) as box:
@@ -180,6 +192,7 @@ def _promised_by_box(file) -> float:
         return float((stream.duration or 0) * (stream.time_base or 0))
     return 0.
 
+# %% ../nbs/02_media.ipynb #73f8768a
 def decode_by_soundfile(file, longest: float = LONGEST) -> Sound:
     "Decode what libsndfile knows; raises its error for what it doesn't."
     lengths, source, notes = wav_lengths(file), file, []
@@ -188,7 +201,8 @@ def decode_by_soundfile(file, longest: float = LONGEST) -> Sound:
         if there > 8 * MOST_SAMPLES:
             raise MediaError(f'too large: {there:,} bytes of sound; cut it into clips')
         source = mend_header(file, place, there)
-        notes = [f'unfinished header: it names {promised:,} bytes of sound where there are {there:,}']
+        notes = [
+            f'unfinished header: it names {promised:,} bytes of sound where there are {there:,}']
     source.seek(0)
     with sf.SoundFile(source.fileno() if source is file else source, closefd=False) as f:
         header, form, rate = f.frames, f'{f.format} {f.subtype}', f.samplerate
@@ -196,13 +210,16 @@ def decode_by_soundfile(file, longest: float = LONGEST) -> Sound:
         else: raise sf.SoundFileRuntimeError('length unknown')
         samples = f.read(dtype='float32', always_2d=True)
     promised = header / rate
-    if lengths and not notes and lengths[2] < lengths[1] < UNKNOWN_LENGTH: promised *= lengths[1] / max(lengths[2], 1)
+    if lengths and not notes and lengths[2] < lengths[1] < UNKNOWN_LENGTH:
+        promised *= lengths[1] / max(lengths[2], 1)
     if form.split()[0] in ('AIFF', 'AU', 'RF64'): promised = max(promised, _promised_by_box(file))
     return Sound(samples, rate, form, notes + cut_note(len(samples) / rate, promised))
 
 # %% ../nbs/02_media.ipynb #5195d3cd
 COUNTED = ('flac', 'wav', 'aiff', 'au', 'caf', 'w64')  # formats whose header counts samples
-GUESSED = ('aac', 'mp3', 'mp2', 'ac3', 'eac3', 'amr', 'amrnb', 'amrwb', 'dts', 'mpeg', 'mpegts', 'loas')  # no length in the header
+GUESSED = (
+    'aac', 'mp3', 'mp2', 'ac3', 'eac3', 'amr', 'amrnb', 'amrwb', 'dts', 'mpeg', 'mpegts',
+    'loas')  # no length in the header
 
 def _frames(box, stream, lost: list, packets_of=iter):  # decoded; what fails goes into `lost`
     packets = packets_of(box.demux(stream))
@@ -214,10 +231,12 @@ def _frames(box, stream, lost: list, packets_of=iter):  # decoded; what fails go
         except EOFError: return
         except (av.FFmpegError, ValueError) as error: _lose(lost, error)
 
+# %% ../nbs/02_media.ipynb #ec4a34f6
 def _lose(lost, error):
     raise_if_passing(error)
     lost.append(error)
 
+# %% ../nbs/02_media.ipynb #32cda7c2
 def _as_float(frames, notes: list):  # (channels, n) float32 at the rate and in the layout of the first frame
     first = before = tool = None
     for frame in frames:
@@ -248,14 +267,18 @@ def sound_track(box) -> tuple:  # stream, notes
     if not tracks: raise MediaError('no sound track')
     chosen = next((s for s in tracks if s.disposition & Disposition.default), tracks[0])
     if len(tracks) == 1: return chosen, []
-    return chosen, [f'several sound tracks: number {list(tracks).index(chosen) + 1} of {len(tracks)} is used']
+    return chosen, [
+        f'several sound tracks: number {list(tracks).index(chosen) + 1} of {len(tracks)} is used']
 
+# %% ../nbs/02_media.ipynb #03c0e181
 def decode_by_pyav(file, longest: float = LONGEST) -> Sound:
     "Decode the sound track of anything that FFmpeg knows; raises its error for what it doesn't."
     with open_box(file) as box:
         stream, notes = sound_track(box)
         lost, changes, rate, parts, n = [], [], stream.rate, [], 0
-        promised = float((stream.duration or 0) * (stream.time_base or 0)) or (box.duration or 0) / av.time_base
+        promised = (
+            float((stream.duration or 0) * (stream.time_base or 0))
+            or (box.duration or 0) / av.time_base)
         if rate: check_size(promised, rate, stream.channels, longest)
         for frame in _as_float(_frames(box, stream, lost), changes):
             rate, n = frame.sample_rate, n + frame.samples
@@ -264,9 +287,15 @@ def decode_by_pyav(file, longest: float = LONGEST) -> Sound:
         samples, known = stack(parts), box.format.name not in GUESSED
     seconds = len(samples) / (rate or SR)
     if not len(samples) and lost: raise lost[0]
-    notes += changes + cut_note(seconds, promised, FEWER if box.format.name in COUNTED else max(.15, .03 * promised)) * known
+    notes += (
+        changes
+        + cut_note(
+            seconds, promised, FEWER if box.format.name in COUNTED else max(0.15, 0.03 * promised))
+        * known
+    )
     if lost and not any(n.startswith('cut off') for n in notes):
-        notes.append(f'damaged: {len(lost)} piece(s) of the sound are left out, {seconds:.1f} s are there')
+        notes.append(
+            f'damaged: {len(lost)} piece(s) of the sound are left out, {seconds:.1f} s are there')
     return Sound(samples, rate or SR, stream.codec.name, notes)
 
 # %% ../nbs/02_media.ipynb #c6ef803e
@@ -274,9 +303,11 @@ def why_undecodable(file) -> str:
     "A reason for a file that neither decoder knows."
     file.seek(0)
     head, film = file.read(12), file.read()
-    if head[4:8] == b'ftyp' and b'moov' not in film: return 'undecodable: a film without its index, as after a recording that broke off'
+    if head[4:8] == b'ftyp' and b'moov' not in film:
+        return 'undecodable: a film without its index, as after a recording that broke off'
     return 'undecodable: unknown format, or damaged'
 
+# %% ../nbs/02_media.ipynb #7346917c
 def _first(file, longest) -> Sound:
     "What libsndfile makes of a file; asked twice where the system refused, as that may pass."
     for again in (True, False):
@@ -285,6 +316,7 @@ def _first(file, longest) -> Sound:
             raise_if_passing(error)
             if getattr(error, 'code', 0) != 2 or not again: return None
 
+# %% ../nbs/02_media.ipynb #d4b73af9
 def _either(file, longest=LONGEST) -> Sound:
     sound = _first(file, longest)
     if sound and len(sound.samples): return sound
@@ -295,6 +327,7 @@ def _either(file, longest=LONGEST) -> Sound:
         if sound: return sound
         raise MediaError(why_undecodable(file)) from None
 
+# %% ../nbs/02_media.ipynb #e9419240
 def decode_audio(path, longest: float = LONGEST  # seconds
                  ) -> Sound:
     "Decode the sound of any file, by its content; raises `MediaError`."
@@ -302,7 +335,8 @@ def decode_audio(path, longest: float = LONGEST  # seconds
         try:
             if not file.seek(0, 2): raise MediaError('empty')
             return _either(file, longest)
-        except MediaError as error: raise MediaError(f'{Path(path).name}: {error.reason}', error.reason) from None
+        except MediaError as error:
+            raise MediaError(f'{Path(path).name}: {error.reason}', error.reason) from None
 
 # %% ../nbs/02_media.ipynb #bb7e8550
 @dataclass
@@ -343,18 +377,30 @@ HOT, LOUDEST = 1.5, 8.  # peaks from which a sound is flagged, and refused
 
 def _is_whole(x: np.ndarray, piece: int = 1 << 20) -> bool:
     "Are all samples whole numbers?"
-    return all(np.array_equal(x[i:i + piece], np.rint(x[i:i + piece])) for i in range(0, len(x), piece))
+    return all(
+        np.array_equal(x[i : i + piece], np.rint(x[i : i + piece])) for i in range(0, len(x), piece)
+    )
 
+# %% ../nbs/02_media.ipynb #ad64826b
 def settle_scale(x: np.ndarray  # (n, channels), finite
                  ) -> tuple:  # the same at full scale 1, reason, notes
     "Bring samples to full scale 1 where that can be done surely."
     peak = float(max(x.max(), -x.min()))
     if peak <= HOT and not (peak > 1 and _is_whole(x)): return x, '', []
     full = next((s for s in FULL_SCALES if peak <= s), 0)
-    if full and _is_whole(x): return x / np.float32(full), '', [f'rescaled: whole numbers up to {peak:,.0f}, divided by {full:,}']
+    if full and _is_whole(x):
+        return (
+            x / np.float32(full), '',
+            [f'rescaled: whole numbers up to {peak:,.0f}, divided by {full:,}'])
     if peak <= LOUDEST: return x, '', [f'over full scale: the peak is {peak:.1f}']
     remedy = f'divide them by {full:,}' if full else 'divide them by their full scale'
-    return x, f'out of range: samples reach {peak:,.6g} where full scale is 1 ({remedy} and save the file again)', []
+    return (
+        x,
+        (
+            f'out of range: samples reach {peak:,.6g} where full scale is 1 ({remedy} and save the'
+            ' file again)'),
+        [],
+    )
 
 # %% ../nbs/02_media.ipynb #b3dff84a
 OPPOSED = -.5  # correlation below which two channels cancel out
@@ -369,20 +415,26 @@ def covariance(x: np.ndarray,  # (n, channels)
         total += part.T @ part
     return total / len(x)
 
+# %% ../nbs/02_media.ipynb #cee46a4a
 def mix(x: np.ndarray  # (n, channels)
         ) -> tuple:  # (n,) mono, notes
     "The mean of the channels that hold the voice."
     if x.shape[1] == 1: return x[:, 0], []
     alive = np.array([not audio_reason(c, 0) for c in x.T])
-    notes = [f'dead channel: {(~alive).sum()} of {len(alive)} is silent and left out'] if 0 < alive.sum() < len(alive) else []
+    notes = (
+        [f'dead channel: {(~alive).sum()} of {len(alive)} is silent and left out']
+        if 0 < alive.sum() < len(alive)
+        else [])
     if notes: x = x[:, alive]
     if not alive.any(): return x.mean(axis=1), []
     spread = covariance(x)
-    loudest = int((spread.diagonal() > .9 * spread.diagonal().max()).argmax())  # the first of equals
+    loudest = int(
+        (spread.diagonal() > 0.9 * spread.diagonal().max()).argmax())  # the first of equals
     r = spread[loudest] / np.sqrt(spread[loudest, loudest] * spread.diagonal())
     if r.min() >= OPPOSED: return x.mean(axis=1), notes
     which = np.flatnonzero(alive)[loudest] + 1
-    return x[:, loudest], notes + [f'stereo cancels out: channels in opposite phase, number {which} is used']
+    return x[:, loudest], notes + [
+        f'stereo cancels out: channels in opposite phase, number {which} is used']
 
 # %% ../nbs/02_media.ipynb #7403e969
 OFFSET = .1       # of the rest's root mean square
@@ -397,10 +449,12 @@ def take_out_offset(y: np.ndarray) -> tuple:  # (n,), notes
     if abs(mean) <= OFFSET * spread: return y, []
     return y - np.float32(mean), [f'constant offset: {abs(mean):.2%} of full scale, taken out']
 
+# %% ../nbs/02_media.ipynb #585612c1
 def quality_notes(y: np.ndarray, rate: int, form: str = '') -> list:
     "Flags of a sound that can be measured."
     clipped = float(np.mean(np.abs(y) >= TOP))
-    notes = [f'clipped: {clipped:.1%} of the samples are at full scale'] if clipped > CLIPPED else []
+    notes = (
+        [f'clipped: {clipped:.1%} of the samples are at full scale'] if clipped > CLIPPED else [])
     if set(form.split()) & set(EIGHT_BIT): notes.append('8-bit')
     if rate < LOW_RATE: notes.append(f'low rate: {rate:,} Hz, nothing above {rate / 2000:g} kHz')
     return notes
@@ -415,7 +469,9 @@ def judge(sound: Sound) -> Audio:  # mono, at the rate of its file
     y, mixed = mix(x)
     if reason := audio_reason(y, sound.rate): return refuse(reason)
     y, shifted = take_out_offset(y)
-    return Audio(y, sound.rate, '', (*sound.notes, *scaled, *mixed, *shifted, *quality_notes(y, sound.rate, sound.form)))
+    return Audio(
+        y, sound.rate, '',
+        (*sound.notes, *scaled, *mixed, *shifted, *quality_notes(y, sound.rate, sound.form)))
 
 # %% ../nbs/02_media.ipynb #bd213425
 def read_audio(path,
@@ -427,7 +483,8 @@ def read_audio(path,
     try: audio = judge(decode_audio(path, longest))
     except MediaError as error: return Audio(np.zeros(0, 'float32'), rate, error.reason)
     if not audio.valid: return Audio(audio.samples, rate, audio.reason, audio.notes)
-    samples = soxr.resample(audio.samples, audio.rate, rate, quality='HQ').astype('float32', copy=False)
+    samples = soxr.resample(audio.samples, audio.rate, rate, quality='HQ').astype(
+        'float32', copy=False)
     return Audio(samples, rate, '', audio.notes)
 
 # %% ../nbs/02_media.ipynb #1ecd0633
@@ -443,6 +500,7 @@ def _check_pixels(name, track):
     if width * height > MOST_PIXELS: raise FilmError(f'{name}: {why}; make it smaller', why)
     track.codec_context.options = {'max_pixels': str(MOST_PIXELS)}
 
+# %% ../nbs/02_media.ipynb #2fd8109c
 @contextmanager
 def open_film(path):
     "A film and its picture track; raises `FilmError` where there is none."
@@ -463,6 +521,7 @@ def open_film(path):
                 why = 'no picture track' + ': only a cover' * bool(box.streams.video)
                 raise FilmError(f'{name}: {why}; name a film, or leave the face channel out', why)
 
+# %% ../nbs/02_media.ipynb #6caf945d
 def film_reason(path) -> str:  # '' when there is a picture track
     "Why a file is no film."
     try:
@@ -484,9 +543,11 @@ class Film:
         if not Path(self.path).is_file(): raise FileNotFoundError(f'{self.path}: no such file')
         with open_film(self.path) as (box, stream):
             stream.thread_type, n, lost, self.packets = 'AUTO', 0, [], 0
-            if self.rate and self.rate * 2.5 < float(stream.average_rate or 0): stream.codec_context.skip_frame = 'NONREF'
+            if self.rate and self.rate * 2.5 < float(stream.average_rate or 0):
+                stream.codec_context.skip_frame = 'NONREF'
             for k, frame in enumerate(_frames(box, stream, lost, self._counted)):
-                self.seconds = frame.time if frame.time is not None else k / float(stream.average_rate or 25)
+                self.seconds = (
+                    frame.time if frame.time is not None else k / float(stream.average_rate or 25))
                 if self.rate and self.seconds < n / self.rate - 1e-6: continue
                 n = int(self.seconds * self.rate + 1e-6) + 1
                 yield self.seconds, _picture(frame)
@@ -499,7 +560,9 @@ class Film:
             yield packet
 
     def _judge(self, box, stream, lost):
-        promised = float((stream.duration or 0) * (stream.time_base or 0)) or (box.duration or 0) / av.time_base
+        promised = (
+            float((stream.duration or 0) * (stream.time_base or 0))
+            or (box.duration or 0) / av.time_base)
         rate = float(stream.average_rate or 25)
         cut = cut_note(self.seconds + 1 / rate, promised, max(.3, .04 * promised))
         if not cut and stream.frames - self.packets > max(2, .04 * stream.frames):
@@ -515,4 +578,5 @@ def sample_frames(path,
     with open_film(path) as (box, stream): frames = [(f.time, f) for f in _frames(box, stream, [])]
     if not frames: raise FilmError(f'{Path(path).name}: no frames; fetch it again', 'no frames')
     pick = np.unique(np.linspace(0, len(frames) - 1, n + 2).round().astype(int)[1:-1])
-    return np.array([frames[i][0] for i in pick]), np.stack([_picture(frames[i][1])[..., ::-1] for i in pick])
+    return np.array([frames[i][0] for i in pick]), np.stack(
+        [_picture(frames[i][1])[..., ::-1] for i in pick])

@@ -32,6 +32,7 @@ def _named(row):
     run = [f'{k} {row[k]}' for k in known if k in row]
     return ', '.join([*run, f"clip {row['clip']}" if 'clip' in row else 'a clip without a name'])
 
+# %% ../nbs/11_metrics.ipynb #ca6ba4fc
 def hits(predictions: pd.DataFrame  # rows of the predictions table, one value of `classes`
          ) -> tuple:  # truth (n,), answer (n,) as class indices, names
     "True and predicted class of each row; `NotComputed` where a probability is missing."
@@ -64,6 +65,7 @@ def _share(part, whole):
     "A part of a whole; NaN where there is no whole."
     return np.where(whole > 0, part / np.where(whole > 0, whole, 1), np.nan)
 
+# %% ../nbs/11_metrics.ipynb #4c103e18
 def measures(C: np.ndarray  # (..., K, K) counts
              ) -> dict:  # each measure, shape (...); NaN where there is no clip
     "Accuracy, UAR, macro precision and macro F1 of confusion matrices."
@@ -89,6 +91,7 @@ def jackknife_error(found: np.ndarray  # (actors + 1, ...): of all speakers, the
     rest = found[1:]
     return np.sqrt((len(rest) - 1) / len(rest) * ((rest - rest.mean(0)) ** 2).sum(0))
 
+# %% ../nbs/11_metrics.ipynb #c59d031e
 def _clopper_pearson(share, n):
     "The exact interval of a share of n independent answers."
     k = share * n
@@ -127,6 +130,7 @@ def counts_by_seed(predictions: pd.DataFrame  # one run, any number of seeds
     flat = np.ravel_multi_index((s, a, truth, answer), shape)
     return np.bincount(flat, minlength=int(np.prod(shape))).reshape(shape).astype(float)
 
+# %% ../nbs/11_metrics.ipynb #838b0e92
 def measured(C: np.ndarray  # (seeds, actors, K, K) counts
              ) -> dict:  # each measure under the weights of `without_each`, mean over seeds
     "Measures of all speakers, then without each of them."
@@ -134,16 +138,19 @@ def measured(C: np.ndarray  # (seeds, actors, K, K) counts
     found = measures(np.concatenate([C.sum(1, keepdims=True), rest], axis=1))
     return {m: found[m].mean(0) for m in METRICS}
 
+# %% ../nbs/11_metrics.ipynb #3cac541e
 def summary_of(C: np.ndarray  # (seeds, actors, K, K) counts
                ) -> pd.DataFrame:  # as `summary`
     "What `summary` says, from counts."
     each, found, n, rows = measures(C.sum(1)), measured(C), int(C[0].sum()), {}
     for m in METRICS:
         lo, hi = speaker_interval(found[m], n)
-        rows[m] = dict(value=each[m].mean(), lo=lo, hi=hi, sd=each[m].std(ddof=1) if len(C) > 1 else np.nan,
-                       n=n, actors=C.shape[1], seeds=len(C))
+        rows[m] = dict(
+            value=each[m].mean(), lo=lo, hi=hi, sd=each[m].std(ddof=1) if len(C) > 1 else np.nan,
+            n=n, actors=C.shape[1], seeds=len(C))
     return pd.DataFrame(rows).T.rename_axis('metric')
 
+# %% ../nbs/11_metrics.ipynb #474317ff
 def summary(predictions: pd.DataFrame  # one run, any number of seeds
             ) -> pd.DataFrame:  # index metric; value, lo, hi (95 %), sd over seeds, n, actors, seeds
     "Measures averaged over seeds with intervals over speakers."
@@ -156,6 +163,7 @@ def bootstrap_weights(actors: int, draws: int = 2000, seed: int = 0
     rng = np.random.default_rng(seed)
     return rng.multinomial(actors, np.full(actors, 1 / actors), size=draws).astype(float)
 
+# %% ../nbs/11_metrics.ipynb #1a720113
 def spread(drawn: np.ndarray,  # (draws,) resampled values
            speakers: int) -> tuple:  # lo, hi; NaN for too few speakers
     "The 95 % percentile interval of resampled values."
@@ -187,6 +195,7 @@ def group_quantile(scores: np.ndarray,  # (n,) how far each clip's right answer 
     enough = np.cumsum(weights[order]) >= level - 1e-9
     return float(np.asarray(scores)[order][enough.argmax()]) if enough.any() else np.inf
 
+# %% ../nbs/11_metrics.ipynb #21b49883
 def prediction_sets(p: np.ndarray,  # (n, K) probabilities
                     quantile  # a number, or one for each row (n,)
                     ) -> np.ndarray:  # (n, K) True where a class is in the set
@@ -202,11 +211,13 @@ def risk_coverage(confidence, right  # (n,) largest probability, 0/1
     n, wrong = given['size'].to_numpy(), given['sum'].to_numpy()
     return pd.DataFrame(dict(threshold=given.index, coverage=n / n[-1], risk=wrong / n))
 
+# %% ../nbs/11_metrics.ipynb #479d58d9
 def risk_area(curve: pd.DataFrame  # what `risk_coverage` returned
               ) -> float:
     "Mean risk over all coverages."
     return float((curve['risk'] * np.diff(curve['coverage'], prepend=0)).sum())
 
+# %% ../nbs/11_metrics.ipynb #e3cfca27
 def threshold_for(curve: pd.DataFrame,  # what `risk_coverage` returned
                   target: float = .9,  # share of given answers that shall be right
                   least: float = .05  # share of clips to answer; fewer may be right by luck
@@ -233,6 +244,7 @@ def acted_emotions(predictions: pd.DataFrame) -> list:
     acted = {to_label(e, k) for e in predictions['emotion'].unique()}
     return [n for n in label_names(k) if n in acted]
 
+# %% ../nbs/11_metrics.ipynb #5ce81c13
 def of_emotions(predictions: pd.DataFrame,  # one value of `classes`
                 emotions=None  # names of seven or eight classes; those that are acted by default
                 ) -> tuple:  # truth (m,) places in `emotions`, p (m, K), actors (m,)
@@ -251,16 +263,23 @@ def of_emotions(predictions: pd.DataFrame,  # one value of `classes`
 def protocol_name(about: dict) -> str:
     "A protocol, with its number of folds where that is not the usual one."
     folds, usual = about.get('folds'), FOLDS.get(about['protocol'])
-    return about['protocol'] if None in (folds, usual) or int(folds) == usual else f"{about['protocol']} in {int(folds)} folds"
+    return (
+        about['protocol']
+        if None in (folds, usual) or int(folds) == usual
+        else f"{about['protocol']} in {int(folds)} folds")
 
 def run_name(about: dict) -> str:
     "How ids name a run, such as actor/8/inductive/late/voice."
     return '/'.join([protocol_name(about), *(str(about[k]) for k in RUN[1:-1])])
 
+# %% ../nbs/11_metrics.ipynb #985dd983
 def with_folds(predictions: pd.DataFrame) -> pd.DataFrame:
     "Predictions with the column `folds`; where an older table lacks it, folds are counted."
     if 'folds' in predictions: return predictions
-    counted = predictions.groupby([*RUN[:-1], 'seed'], observed=True)['fold'].transform('nunique').astype('int16')
+    counted = (
+        predictions.groupby([*RUN[:-1], 'seed'], observed=True)['fold']
+        .transform('nunique')
+        .astype('int16'))
     predictions = predictions.copy()
     predictions.insert(list(predictions).index('modalities') + 1, 'folds', counted)
     return predictions
@@ -277,6 +296,7 @@ def no_interval(actors: int, lo: float = 0.) -> dict:  # empty, or the reason
     alone = 'no interval: without one of the speakers no clip is left'
     return {} if np.isfinite(lo) else dict(reason=alone)
 
+# %% ../nbs/11_metrics.ipynb #4babd525
 def result_entries(predictions: pd.DataFrame, notebook: str) -> list:  # list of dicts
     "Entries of results.json for each run of a predictions table."
     entries = []
@@ -310,18 +330,21 @@ def readable(table: pd.DataFrame, digits: int = 1, absent: str = '–') -> pd.Da
     def shown(x): return absent if pd.isna(x) else f'{x:.{digits}f}' if isinstance(x, float) else x
     return short.astype(object).map(shown)
 
+# %% ../nbs/11_metrics.ipynb #012e763b
 def text_table(table: pd.DataFrame):  # what a notebook shows
     "A table of words for a page: no row numbers, cells that wrap."
     from IPython.display import HTML
     told = table.astype(object).where(table.notna(), '')
     return HTML(told.to_html(index=False, classes='words', border=0))
 
+# %% ../nbs/11_metrics.ipynb #dc2db30f
 def recalls(predictions: pd.DataFrame  # one run
             ) -> pd.Series:  # index class, percent; classes with clips only
     "Recall of each class over all speakers and seeds."
     C, names = confusion_by_actor(predictions).sum(0), hits(predictions)[2]
     acted = C.sum(1)
-    return pd.Series(100 * np.diag(C)[acted > 0] / acted[acted > 0], index=np.array(names)[acted > 0])
+    return pd.Series(
+        100 * np.diag(C)[acted > 0] / acted[acted > 0], index=np.array(names)[acted > 0])
 
 # %% ../nbs/11_metrics.ipynb #3874dcc3
 def tempered(p: np.ndarray, temperature: float,  # (..., K) probabilities
@@ -341,6 +364,7 @@ def weighted_f1(C: np.ndarray  # (..., K, K) counts, rows truth
     f1 = 2 * right / np.where(both > 0, both, 1)
     return (f1 * truth).sum(-1) / truth.sum(-1)
 
+# %% ../nbs/11_metrics.ipynb #4758a689
 def numbers_of(emotions  # names, of `label_names(7)`
                ) -> np.ndarray:  # (n,) their numbers
     "Emotions as the numbers of their columns."
@@ -358,6 +382,7 @@ def dialogue_counts(truth, answer,  # (n,) class numbers
     np.add.at(C, (d, truth, answer), 1)
     return C
 
+# %% ../nbs/11_metrics.ipynb #064e85fa
 def dialogue_scores(truth, answer, dialogues  # as in `dialogue_counts`
            ) -> pd.DataFrame:  # index measure; value, lo, hi (percent), n, dialogues
     "Weighted F1 and UAR with intervals over dialogues."

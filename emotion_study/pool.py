@@ -51,11 +51,14 @@ def _spread(p, found, of, classes):
     np.add.at(out.T, of[found], p.T)
     return out
 
+# %% ../nbs/13_pool.ipynb #353f60dd
 def _ridge(K, fit, ask, targets, penalty):
     "Kernel ridge regression on class indicators; `K` (n, fit rows)."
-    model = KernelRidge(alpha=penalty, kernel='precomputed').fit(K[fit], targets - 1 / targets.shape[1])
+    model = KernelRidge(alpha=penalty, kernel='precomputed').fit(
+        K[fit], targets - 1 / targets.shape[1])
     return softmax(8 * model.predict(K[ask]), axis=1)
 
+# %% ../nbs/13_pool.ipynb #eeed0f3b
 def shared_and_own(K: np.ndarray,  # (n, rows) kernel values
                    speakers, rows,  # (n,) and the columns' rows
                    known: bool  # may a test clip's speaker be known?
@@ -74,6 +77,7 @@ def _shrinkage(Z: np.ndarray) -> tuple:  # share of the target, its level
     noise = min(((np.diag(G) ** 2).sum() / n - square) / (n * d), far)
     return (noise / far if noise > 0 else 0.), level
 
+# %% ../nbs/13_pool.ipynb #23485ea7
 class ShrinkageLDA(LinearDiscriminantAnalysis):
     "`LinearDiscriminantAnalysis(solver='lsqr', shrinkage='auto')`, fitted by fewer sums where there are more columns than clips of a class."
     def fit(self, X, y):
@@ -91,7 +95,8 @@ class ShrinkageLDA(LinearDiscriminantAnalysis):
         self.covariance_ = rows.T @ rows + np.diag(diagonal)
         self.coef_ = solve(self.covariance_, self.means_.T, assume_a='pos').T
         self.intercept_ = np.log(self.priors_) - (self.means_ * self.coef_).sum(axis=1) / 2
-        if len(self.classes_) == 2: self.coef_, self.intercept_ = np.diff(self.coef_, axis=0), np.diff(self.intercept_)
+        if len(self.classes_) == 2:
+            self.coef_, self.intercept_ = np.diff(self.coef_, axis=0), np.diff(self.intercept_)
         return self
 
 # %% ../nbs/13_pool.ipynb #b620cbb4
@@ -138,27 +143,39 @@ class Clips:
         groups = None if self.groups is None else self.groups[:rows]
         return replace(self, speakers=self.speakers[:rows], groups=groups)
 
-def _of_all_copies(rows, copies: int, n: int): return (np.arange(copies)[:, None] * n + rows).ravel()
+# %% ../nbs/13_pool.ipynb #11e1f8a4
+def _of_all_copies(rows, copies: int, n: int):
+    return (np.arange(copies)[:, None] * n + rows).ravel()
 
 def _together(p, copies: int):
     "One answer of an expert's answers to the copies of a clip."
-    return log_pool(p.reshape(copies, -1, p.shape[1]).swapaxes(0, 1), np.full(copies, 1 / copies)) if copies > 1 else p
+    return (
+        log_pool(p.reshape(copies, -1, p.shape[1]).swapaxes(0, 1), np.full(copies, 1 / copies))
+        if copies > 1
+        else p)
 
+# %% ../nbs/13_pool.ipynb #536536de
 def opinions(X: np.ndarray,  # (copies, n, d) features of one part
              kinds, clips: Clips, fit, ask) -> list:  # of (len(ask), classes)
     "What experts fitted on rows `fit` say of rows `ask`."
     from emotion_study.fusion import make_expert  # not at the top: it brings Keras along
     copies, n, _ = X.shape
     X = np.vstack([centred(x, clips.groups, fit) for x in X]).astype('float64')
-    y, fine, speakers = np.tile(clips.y[fit], copies), np.tile(clips.fine[fit], copies), np.tile(clips.speakers, copies)
+    y, fine, speakers = (
+        np.tile(clips.y[fit], copies), np.tile(clips.fine[fit], copies),
+        np.tile(clips.speakers, copies))
     fit, ask = _of_all_copies(fit, copies, n), _of_all_copies(ask, copies, n)
     size, same = (X[fit] ** 2).sum(axis=1).mean() or 1.0, np.arange(clips.classes)
     def answer(kind):
-        if kind == 'ridge': return _ridge(rbf_kernel(X, X[fit], gamma=1 / size), fit, ask, np.eye(clips.classes)[y], .03)
+        if kind == 'ridge':
+            return _ridge(
+                rbf_kernel(X, X[fit], gamma=1 / size), fit, ask, np.eye(clips.classes)[y], 0.03)
         if kind == 'speaker':
-            K = shared_and_own(linear_kernel(X, X[fit]) / size, speakers, fit, clips.groups is not None)
+            K = shared_and_own(
+                linear_kernel(X, X[fit]) / size, speakers, fit, clips.groups is not None)
             return _ridge(K, fit, ask, np.eye(clips.classes)[y], .1)
-        if kind not in POOL_EXPERTS: raise SettingError(f"expert {kind!r} is not one of {', '.join(POOL_EXPERTS)}")
+        if kind not in POOL_EXPERTS:
+            raise SettingError(f"expert {kind!r} is not one of {', '.join(POOL_EXPERTS)}")
         labels, of = (fine, clips.of) if kind == 'subclass' else (y, same)
         model = make_expert('linear', 4 / size) if kind == 'linear' else ShrinkageLDA()
         model.fit(X[fit], labels)
@@ -178,24 +195,29 @@ def spanned(X: np.ndarray,  # (copies, n, d)
     pca = PCA(kept, svd_solver='full').fit(X[0, fit])
     return np.stack([pca.transform(x) @ rotation for x in X])
 
+# %% ../nbs/13_pool.ipynb #87d3c8a6
 def evened(X: np.ndarray,  # (copies, n, d)
            fit) -> np.ndarray:  # (copies, n, d)
     "Features whose training rows have a root mean square length of one."
     return X / np.sqrt((X[:, fit] ** 2).sum(axis=2).mean() or 1.0)
 
+# %% ../nbs/13_pool.ipynb #66cd4835
 def pool_parts(Z: dict,  # name -> (n, d) normalised features: channels, blocks and their copies
                channels, fit) -> list:  # (name, (copies, n, d'), kinds)
     "What the experts of a pool are fitted on."
     blocks = [f for f in EXTENDED if f in Z] if 'voice' in channels else []
     parts = {c: Z[c][None] for c in channels}
-    if len(channels) > 1: parts['+'.join(channels)] = np.concatenate([parts[c] for c in channels], axis=2)
+    if len(channels) > 1:
+        parts['+'.join(channels)] = np.concatenate([parts[c] for c in channels], axis=2)
     copied = {f: np.stack([Z[f + copy] for copy in SPEEDS if f + copy in Z]) for f in blocks}
     if blocks:
         heard = parts['whisper'] = spanned(np.concatenate([copied[f] for f in blocks], axis=2), fit)
         again = lambda x: np.repeat(x, len(heard), axis=0)  # the other channels have one copy
-        together = [*(evened(again(parts[c]), fit) for c in channels), ENCODER_SCALE * evened(heard, fit)]
+        together = [
+            *(evened(again(parts[c]), fit) for c in channels), ENCODER_SCALE * evened(heard, fit)]
         parts['+'.join([*channels, 'whisper'])] = spanned(np.concatenate(together, axis=2), fit)
-    return [(name, X, POOL_EXPERTS) for name, X in parts.items()] + [(f, X, ('subclass',)) for f, X in copied.items()]
+    return [(name, X, POOL_EXPERTS) for name, X in parts.items()] + [
+        (f, X, ('subclass',)) for f, X in copied.items()]
 
 # %% ../nbs/13_pool.ipynb #fa644521
 INNER = 5
@@ -203,8 +225,10 @@ INNER = 5
 def inner_folds(fold: Fold, y, speakers, k: int = INNER) -> list:  # (rows to fit on, rows to judge)
     "The training part of a fold, cut up for cross-fitting."
     rows = fold.fit
-    if fold.protocol in SPEAKER_DISJOINT: cut = GroupKFold(min(k, len(np.unique(speakers[rows])))).split(rows, groups=speakers[rows])
-    else: cut = StratifiedKFold(k, shuffle=True, random_state=fold.seed).split(rows, y[rows])
+    if fold.protocol in SPEAKER_DISJOINT:
+        cut = GroupKFold(min(k, len(np.unique(speakers[rows])))).split(rows, groups=speakers[rows])
+    else:
+        cut = StratifiedKFold(k, shuffle=True, random_state=fold.seed).split(rows, y[rows])
     return [(rows[a], rows[b]) for a, b in cut]
 
 # %% ../nbs/13_pool.ipynb #9a43d03c
@@ -218,18 +242,23 @@ class Judged:
     said: np.ndarray   # (n, M, classes)
 
     def add(self, more: np.ndarray):  # with the opinions of more experts
-        return Judged(self.cut, self.rows, self.inner, self.y, np.concatenate([self.said, more], axis=1))
+        return Judged(
+            self.cut, self.rows, self.inner, self.y, np.concatenate([self.said, more], axis=1))
 
+# %% ../nbs/13_pool.ipynb #c797f89f
 def ask_all(parts, clips: Clips, fit, rows) -> np.ndarray:  # (len(rows), M, classes)
     "What every expert of every part, fitted on rows `fit`, says of some rows."
-    return np.stack([p for _, X, kinds in parts for p in opinions(X, kinds, clips, fit, rows)], axis=1)
+    return np.stack(
+        [p for _, X, kinds in parts for p in opinions(X, kinds, clips, fit, rows)], axis=1)
 
+# %% ../nbs/13_pool.ipynb #2c144048
 def cross_fitted(parts, clips: Clips, fold: Fold) -> Judged:
     "The training part judged by experts that were not fitted on what they judge."
     cut = inner_folds(fold, clips.y, clips.speakers)
     rows = np.concatenate([b for _, b in cut])
-    return Judged(cut, rows, np.repeat(np.arange(len(cut)), [len(b) for _, b in cut]), clips.y[rows],
-                  np.concatenate([ask_all(parts, clips, a, b) for a, b in cut]))
+    return Judged(
+        cut, rows, np.repeat(np.arange(len(cut)), [len(b) for _, b in cut]), clips.y[rows],
+        np.concatenate([ask_all(parts, clips, a, b) for a, b in cut]))
 
 # %% ../nbs/13_pool.ipynb #1eadf035
 PULLS = (.003, .03, .3)
@@ -245,9 +274,11 @@ def pool_weights(parts: np.ndarray,  # (n, M, classes) probabilities
         scores = np.einsum('m,nmk->nk', w, logs)
         total = logsumexp(scores, axis=1)
         slope = np.einsum('nk,nmk->m', np.exp(scores - total[:, None]), logs) / n - said
-        return total.mean() - w @ said + pull * ((w - 1 / M) ** 2).sum(), slope + 2 * pull * (w - 1 / M)
+        return total.mean() - w @ said + pull * ((w - 1 / M) ** 2).sum(), slope + 2 * pull * (
+            w - 1 / M)
     return minimize(loss, np.full(M, 1 / M), jac=True, bounds=[(0, None)] * M, method='L-BFGS-B').x
 
+# %% ../nbs/13_pool.ipynb #cc8d71ff
 def choose_pull(parts: np.ndarray, y: np.ndarray, inner: np.ndarray  # (n,) number of the inner fold
                 ) -> float:
     "The pull with the least cross-entropy on inner folds left out one by one."
@@ -268,12 +299,16 @@ class Pooled:
     val: np.ndarray     # (validation rows, classes), by experts that were not fitted on them
     weights: pd.Series  # of each (part, expert)
 
+# %% ../nbs/13_pool.ipynb #44d791a4
 def _answer(parts, kinds, judged: Judged, of_test, fold) -> Pooled:
     weights = pool_weights(judged.said, judged.y, choose_pull(judged.said, judged.y, judged.inner))
     at = pd.Series(np.arange(len(judged.rows)), judged.rows)[fold.val].to_numpy()
-    names = pd.MultiIndex.from_tuples([(name, k) for name, _, own in parts for k in own] + kinds, names=['part', 'expert'])
-    return Pooled(log_pool(of_test, weights), log_pool(judged.said[at], weights), pd.Series(weights, names))
+    names = pd.MultiIndex.from_tuples(
+        [(name, k) for name, _, own in parts for k in own] + kinds, names=['part', 'expert'])
+    return Pooled(
+        log_pool(of_test, weights), log_pool(judged.said[at], weights), pd.Series(weights, names))
 
+# %% ../nbs/13_pool.ipynb #dd36c8f2
 def pooled(Z: dict,  # name -> (n, d) normalised features: channels, blocks
            channels, clips: Clips, fold: Fold,
            rows: int = None  # of the table, where more follow that are only asked about
@@ -292,10 +327,15 @@ def taught(X: np.ndarray,  # (copies, n, d) features of one part
     "What the expert `speaker` says of each row of `ask`, having learnt the rows `fit` and the guesses about the others."
     copies, n, _ = X.shape
     X = np.vstack([centred(x, clips.groups, fit) for x in X]).astype('float64')
-    first, rows = copies * len(fit), np.concatenate([_of_all_copies(r, copies, n) for r in (fit, ask)])
+    first, rows = copies * len(fit), np.concatenate(
+        [_of_all_copies(r, copies, n) for r in (fit, ask)])
     X, speakers = X[rows], np.tile(clips.speakers, copies)[rows]
     size = (X[:first] ** 2).sum(axis=1).mean() or 1.0
-    Y = np.eye(clips.classes)[np.concatenate([np.tile(clips.y[fit], copies), np.tile(guess, copies)])] - 1 / clips.classes
+    Y = (
+        np.eye(clips.classes)[
+            np.concatenate([np.tile(clips.y[fit], copies), np.tile(guess, copies)])]
+        - 1 / clips.classes
+    )
     K = shared_and_own(linear_kernel(X) / size, speakers, np.arange(len(X)), True)
     G = np.linalg.inv(K + .1 * np.eye(len(K)))
     B = first + np.arange(len(ask))[:, None] + len(ask) * np.arange(copies)
@@ -306,20 +346,33 @@ def taught(X: np.ndarray,  # (copies, n, d) features of one part
 def self_trained(Z: dict, channels, clips: Clips, fold: Fold) -> Pooled:
     "The pool with experts that have also learnt the pool's answers about the test clips of known speakers."
     if clips.groups is None or fold.protocol in SPEAKER_DISJOINT:
-        raise SettingError('self-training needs unlabelled clips of known speakers: protocol random, scope adapted')
+        raise SettingError(
+            'self-training needs unlabelled clips of known speakers: protocol random, scope adapted'
+        )
     least = min((clips.groups[fold.fit] == g).sum() for g in np.unique(clips.groups[fold.test]))
-    if least < ENOUGH: raise SettingError(f'self-training needs {ENOUGH} training clips of each speaker and sentence, one has {least}: use model pool')
+    if least < ENOUGH:
+        raise SettingError(
+            f'self-training needs {ENOUGH} training clips of each speaker and sentence, one has'
+            f' {least}: use model pool')
     parts = pool_parts(Z, channels, fold.fit)
     judged, of_test = cross_fitted(parts, clips, fold), ask_all(parts, clips, fold.fit, fold.test)
     wide = [(name, X) for name, X, kinds in parts if 'speaker' in kinds]
-    again = lambda fit, rows, guess: np.stack([taught(X, clips, fit, rows, guess) for _, X in wide], axis=1)
+    again = lambda fit, rows, guess: np.stack(
+        [taught(X, clips, fit, rows, guess) for _, X in wide], axis=1)
     pull, guesses = choose_pull(judged.said, judged.y, judged.inner), []
     for i in range(len(judged.cut)):
         out = judged.inner == i
-        guesses.append(log_pool(judged.said[out], pool_weights(judged.said[~out], judged.y[~out], pull)).argmax(1))
+        guesses.append(
+            log_pool(
+                judged.said[out], pool_weights(judged.said[~out], judged.y[~out], pull)
+            ).argmax(1)
+        )
     more = np.concatenate([again(a, b, g) for (a, b), g in zip(judged.cut, guesses)])
-    last = again(fold.fit, fold.test, log_pool(of_test, pool_weights(judged.said, judged.y, pull)).argmax(1))
-    return _answer(parts, [(name, 'taught') for name, _ in wide], judged.add(more), np.concatenate([of_test, last], axis=1), fold)
+    last = again(
+        fold.fit, fold.test, log_pool(of_test, pool_weights(judged.said, judged.y, pull)).argmax(1))
+    return _answer(
+        parts, [(name, 'taught') for name, _ in wide], judged.add(more),
+        np.concatenate([of_test, last], axis=1), fold)
 
 # %% ../nbs/13_pool.ipynb #439b24f9
 CLASSES = label_names(7)
@@ -361,6 +414,7 @@ def numbered(actors: pd.Series, first: int) -> np.ndarray:
     if pd.api.types.is_integer_dtype(actors): return actors.to_numpy()
     return first + np.unique(actors.astype(str), return_inverse=True)[1]
 
+# %% ../nbs/13_pool.ipynb #fe410486
 def gather(tables: dict,  # corpus -> feature table
            parts=block_means  # of a table: part -> names of columns
            ) -> Voices:
@@ -393,6 +447,7 @@ class Crossing:
     @property
     def name(self): return f"{'+'.join(self.train)} to {self.target}"
 
+# %% ../nbs/13_pool.ipynb #35193d0a
 def crossing(voices: Voices, train, target: str, protocol: str = 'transfer') -> Crossing:
     "The rows of one pair; raises where no two classes are in common."
     y, teach, ask = voices.y, voices.rows(*train), voices.rows(target)
@@ -421,6 +476,7 @@ def check_crossing(pair: Crossing, voices: Voices):
         copy = voices.clips['clip'].iloc[[i, heard[X[i].tobytes()]]].tolist()
         raise LeakageError(f'{pair.name}: {copy[0]} is the recording {copy[1]}, which teaches')
 
+# %% ../nbs/13_pool.ipynb #1f2528f5
 def crossings(voices: Voices, protocol: str) -> list:  # of `Crossing`
     "Every pair of a protocol."
     names = voices.corpora
@@ -442,6 +498,7 @@ def even_weights(y: np.ndarray, corpus: np.ndarray) -> np.ndarray:
     n = np.bincount(kinds)
     return (len(y) / len(n) / n)[kinds]
 
+# %% ../nbs/13_pool.ipynb #f85ebb4c
 def z_scores(X: np.ndarray, base=None,  # the rows whose moments count; all by default
              weights=None  # of those rows
              ) -> np.ndarray:
@@ -455,6 +512,7 @@ def z_scores(X: np.ndarray, base=None,  # the rows whose moments count; all by d
     scale = np.where(scale > 1e-6 * (1 + np.abs(mean)), scale, 1.)
     return np.nan_to_num((X - mean) / scale, nan=0.)
 
+# %% ../nbs/13_pool.ipynb #4f1b9fb8
 @dataclass
 class Sides:
     "What teaches and what is asked, standardised, part by part."
@@ -467,10 +525,12 @@ class Sides:
     @property
     def weights(self): return even_weights(self.y, self.corpus)
 
+# %% ../nbs/13_pool.ipynb #aa404a83
 def prepare(voices: Voices, pair: Crossing, scope: str, parts=()  # all by default
             ) -> Sides:
     "The two sides of a pair, standardised as the scope says."
-    if scope not in CROSSING_SCOPES: raise SettingError(f"scope {scope!r} is not one of {', '.join(CROSSING_SCOPES)}")
+    if scope not in CROSSING_SCOPES:
+        raise SettingError(f"scope {scope!r} is not one of {', '.join(CROSSING_SCOPES)}")
     fit, ask = pair.fold.train, pair.fold.test
     if scope != 'inductive' and len(ask) < FEWEST_OF_A_SET:
         raise SettingError(f'scope {scope} needs {FEWEST_OF_A_SET} clips of {pair.target}, '
@@ -483,6 +543,7 @@ def prepare(voices: Voices, pair: Crossing, scope: str, parts=()  # all by defau
         else: sides.parts.append(tuple(z_scores(X[r], X[fit], sides.weights) for r in (fit, ask)))
     return sides
 
+# %% ../nbs/13_pool.ipynb #a12a05f6
 def by_corpus(A: np.ndarray, sides: Sides) -> np.ndarray:
     "Training rows standardised corpus by corpus."
     Z = np.zeros(A.shape)
@@ -502,6 +563,7 @@ def fit_linear(X: np.ndarray, y: np.ndarray, c: float, weights: np.ndarray):
     size = (X ** 2).sum(axis=1).mean() or 1.
     return LogisticRegression(C=c / size, max_iter=300).fit(X, y, sample_weight=weights)
 
+# %% ../nbs/13_pool.ipynb #42ea792d
 def pooled_scores(parts: list,  # of (rows that teach, rows that are asked)
                   y: np.ndarray, c: float, weights: np.ndarray) -> np.ndarray:  # (asked, classes)
     "The mean of what one model per part says."
@@ -543,6 +605,7 @@ class Variances:
     @property
     def total(self): return self.emotion + self.speaker + self.within
 
+# %% ../nbs/13_pool.ipynb #d0775e03
 def variance_parts(S: np.ndarray,  # (n, classes) scores by models that did not learn these clips
                    y: np.ndarray, speaker: np.ndarray) -> Variances:
     "Between emotions, between speakers, and within both; unbiased as in an analysis of variance."
@@ -563,6 +626,7 @@ def dimensions(S: np.ndarray) -> float:
     roots = np.linalg.eigvalsh(np.cov(S.T))
     return float(roots.sum() ** 2 / (roots ** 2).sum())
 
+# %% ../nbs/13_pool.ipynb #60cbfa9e
 def emotions_heard(S: np.ndarray,  # (n, classes) scores of a recording set
                    speaker: np.ndarray, known: Variances) -> dict:  # speaker -> share
     "What share of the emotions' variance lies within the clips of each speaker; no label is used."
@@ -575,6 +639,7 @@ def emotions_heard(S: np.ndarray,  # (n, classes) scores of a recording set
         share[a] = float(np.clip((varied - known.within) / known.emotion, 0, 1))
     return share
 
+# %% ../nbs/13_pool.ipynb #02e602e4
 def belief(f: float,  # share of the emotions heard
            n: int,    # clips
            known: Variances) -> float:
@@ -582,6 +647,7 @@ def belief(f: float,  # share of the emotions heard
     doubt = known.within / n + known.emotion * (1 - f + f / n)
     return f * known.speaker / (known.speaker + doubt) if known.speaker else 0.
 
+# %% ../nbs/13_pool.ipynb #84a80f7b
 def without_voice(X: np.ndarray,  # (n, d) of one recording set
                   speaker: np.ndarray, beliefs: dict) -> np.ndarray:
     "Columns without what is believed of each speaker's mean, standardised anew."
@@ -600,6 +666,7 @@ class Recipe:
     c: float
     rounds: int = ROUNDS
 
+# %% ../nbs/13_pool.ipynb #3590dca6
 def cross_scores(sides: Sides, c: float) -> np.ndarray:  # (n, classes)
     "Scores of the training clips, by models that were fitted on other speakers."
     found = len(np.unique(sides.speaker))
@@ -611,6 +678,7 @@ def cross_scores(sides: Sides, c: float) -> np.ndarray:  # (n, classes)
         S[b] = pooled_scores([(A[a], A[b]) for A, _ in sides.parts], sides.y[a], c, weights)
     return S
 
+# %% ../nbs/13_pool.ipynb #3f4bda54
 def taught_without_voice(A: np.ndarray, sides: Sides, known: Variances) -> np.ndarray:
     "Training rows of one part without the voices; the emotions of these clips are known."
     A, known = A.copy(), replace(known, emotion=0.)
@@ -622,6 +690,7 @@ def taught_without_voice(A: np.ndarray, sides: Sides, known: Variances) -> np.nd
             A[kinds[own]] -= belief(1., int(own.sum()), known) * rest[own].mean(axis=0)
     return by_corpus(A, sides)
 
+# %% ../nbs/13_pool.ipynb #65a5064f
 def without_voices(sides: Sides, c: float, S: np.ndarray  # (m, classes) scores of the target
                    ) -> Sides:
     "Both sides without the speakers' voices, as far as each mean is believed."
@@ -634,6 +703,7 @@ def without_voices(sides: Sides, c: float, S: np.ndarray  # (m, classes) scores 
         parts.append((A, T))
     return replace(sides, parts=parts)
 
+# %% ../nbs/13_pool.ipynb #a1c80ddb
 def carry_over(voices: Voices, pair: Crossing, scope: str, recipe: Recipe
                ) -> np.ndarray:  # (m, 7) probabilities
     "What a model of the training corpora says of the target's clips, whose labels stay sealed."
@@ -662,6 +732,7 @@ def inner_tasks(voices: Voices, pair: Crossing,
         tasks.append(_parted(voices, judged, rows[a], rows[b], pair.fold.protocol))
     return tasks
 
+# %% ../nbs/13_pool.ipynb #f56d17c3
 def _parted(voices, judged, fit, ask, protocol):
     "Some clips of a corpus as a corpus of their own, and others as another one."
     said = voices.clips['statement'].to_numpy(str)
@@ -687,6 +758,7 @@ def first_answers(voices: Voices, pair: Crossing, scope: str, recipes
     pooled = [np.mean([said[part, r.c] for part in r.parts], axis=0) for r in recipes]
     return [uar(spread_out(S, pair.classes), voices.y[pair.fold.test]) for S in pooled]
 
+# %% ../nbs/13_pool.ipynb #45bbc032
 def choose_recipe(voices: Voices, pair: Crossing, scope: str,  # 'inductive' or 'set'
                   recipes, copies=()) -> tuple:  # Recipe, DataFrame of UAR (recipes x tasks)
     "The recipe with the best mean UAR on tasks among the training corpora; the first of equals."

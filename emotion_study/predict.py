@@ -56,12 +56,16 @@ def clip_words(clips: pd.DataFrame,  # `LABEL_COLUMNS`
                ) -> tuple:  # columns (index clip), reasons, texts
     "Words of a few clips: the script where the name states it, else a transcript."
     from emotion_study import text
-    said = pd.Series([text.script_of(s) if s in (1, 2) else '' for s in clips['statement']], index=paths.index, dtype=object)
+    said = pd.Series(
+        [text.script_of(s) if s in (1, 2) else '' for s in clips['statement']], index=paths.index,
+        dtype=object)
     reason, unknown = pd.Series('', index=paths.index, dtype=object), paths[(said == '').to_numpy()]
     try: heard = text.transcribe_clips(unknown, engine)
     except SettingError as error: reason[unknown.index] = str(error)
     else: said[unknown.index], reason[unknown.index] = heard['text'], heard['reason']
-    return (text.text_features(said) if (said != '').any() else pd.DataFrame(index=paths.index)), reason, said
+    return (
+        (text.text_features(said) if (said != '').any() else pd.DataFrame(index=paths.index)),
+        reason, said)
 
 # %% ../nbs/20_predict.ipynb #a66576c6
 def clip_names(paths) -> list:  # one text per path, all different
@@ -73,6 +77,7 @@ def clip_names(paths) -> list:  # one text per path, all different
         ids = ['/'.join(p[-depth:]) if n in twice else n for n, p in zip(ids, parts)]
     return [n if n not in ids[:i] else f'{n} #{ids[:i].count(n) + 1}' for i, n in enumerate(ids)]
 
+# %% ../nbs/20_predict.ipynb #a09361e4
 def _is_code(name):
     try: return bool(parse_code(name))
     except CodeError: return False
@@ -90,11 +95,15 @@ def clip_table(paths,  # sound files or videos with sound
     files = pd.Series(paths, index=names)
     voice, reason = voice_features(files, jobs)
     words, silent, said = clip_words(clips, files, engine)
-    seen = face_features(faces or FaceSources()).reindex([clip_id(p.name) for p in paths]).set_axis(names)
+    seen = (
+        face_features(faces or FaceSources())
+        .reindex([clip_id(p.name) for p in paths])
+        .set_axis(names))
     table = join_channels(clips, voice, reason, seen, words, silent)
     table.attrs['transcripts'] = said.to_dict()
     return table
 
+# %% ../nbs/20_predict.ipynb #3ec5cc1a
 def _labels(path):
     try: return describe(parse_code(path.name))
     except CodeError: return dict.fromkeys(LABEL_COLUMNS, '')
@@ -124,8 +133,9 @@ def answer_columns(classes=MOODS) -> list:
     "The columns of `predict`, in order."
     each = [f'{kind}_{c}' if kind in ('valid', 'weight') else f'{c}_{kind}'
             for kind in ('valid', 'answer', 'weight') for c in OWN_CHANNELS]
-    return ['file', 'start', 'end', 'answer', *(f'p_{c}' for c in classes), 'set', 'confidence', 'abstained',
-            *each, 'speaker', 'transcript', 'reason']
+    return [
+        'file', 'start', 'end', 'answer', *(f'p_{c}' for c in classes), 'set', 'confidence',
+        'abstained', *each, 'speaker', 'transcript', 'reason']
 
 # %% ../nbs/20_predict.ipynb #5a000003
 class Recording(NamedTuple):
@@ -135,9 +145,12 @@ class Recording(NamedTuple):
     speaker: str = ''  # '' where it is not known
     fault: str = ''    # why the row of a table names no file
 
-MEDIA = tuple('.wav .flac .ogg .oga .opus .mp3 .m4a .aac .wma .amr .aif .aiff .au .caf .w64 .mka .mp2 .ac3 '
-              '.mp4 .m4v .mov .mkv .webm .avi .flv .wmv .mpg .mpeg .ts .mts .m2ts .3gp .3g2 .ogv .vob'.split())
+MEDIA = tuple(
+    '.wav .flac .ogg .oga .opus .mp3 .m4a .aac .wma .amr .aif .aiff .au .caf .w64 .mka .mp2 .ac3 '
+    '.mp4 .m4v .mov .mkv .webm .avi .flv .wmv .mpg .mpeg .ts .mts .m2ts .3gp .3g2 .ogv .vob'.split()
+)
 
+# %% ../nbs/20_predict.ipynb #1acd76f2
 def files_in(folder: Path) -> tuple:  # recordings, how many other files there are
     "Sounds and films below a folder, by their endings."
     every = list_files(folder)
@@ -158,6 +171,7 @@ def table_column(path: Path, encoding: str, column: str) -> list:
     at = names.index(column)
     return [row[at].strip() if at < len(row) else '' for row in rows if any(v.strip() for v in row)]
 
+# %% ../nbs/20_predict.ipynb #5c2f4113
 def files_of_table(path: Path, column: str = ''  # that names the speaker
                    ) -> list:  # of `Recording`
     "The recordings that a CSV lists; of its other columns none is read."
@@ -180,13 +194,18 @@ def recordings_of(paths,  # files, folders and tables
     for path in map(Path, [paths] if isinstance(paths, (str, Path)) else paths):
         if path.is_dir():
             own, others = files_in(path)
-            if others: remarks.append(f'{path.name}: {others:,} file(s) are no sound or film by their names; left alone')
+            if others:
+                remarks.append(
+                    f'{path.name}: {others:,} file(s) are no sound or film by their names; left'
+                    ' alone')
             if not own: remarks.append(f'{path.name}: no sound or film in this folder')
             found += own
         elif path.suffix.lower() in TABLES and path.is_file(): found += files_of_table(path, column)
         else: found.append(Recording(path, str(path), '', '' if path.is_file() else 'file missing'))
     if column and not any(r.speaker for r in found):
-        raise SettingError(f'--speaker-column {column}: no speaker is named; it needs a CSV with that column filled')
+        raise SettingError(
+            f'--speaker-column {column}: no speaker is named; it needs a CSV with that column'
+            ' filled')
     if one_speaker: found = [r._replace(speaker='1') for r in found]
     return found, remarks
 
@@ -214,6 +233,7 @@ def is_long(path) -> bool:
     "Is a file to be decoded as a stream? One of few bytes never is, whatever its header says."
     return min(length_of(path), Path(path).stat().st_size / 4000) > WHOLE
 
+# %% ../nbs/20_predict.ipynb #563ca144
 def streamed(path, window: float, hop: float):  # yields (start, end, `Audio`)
     "Windows of a sound, decoded as they are needed and judged one by one."
     with open_file(path) as file, open_box(file) as box:
@@ -230,11 +250,13 @@ def streamed(path, window: float, hop: float):  # yields (start, end, `Audio`)
         if parts and (new > .25 * rate or at == 0):
             yield at, at + have / rate, heard_piece(np.concatenate(parts), rate)
 
+# %% ../nbs/20_predict.ipynb #460434b9
 def heard_piece(samples: np.ndarray, rate: int) -> Audio:
     "A stretch of a sound by the rules of [media](02_media.ipynb)."
     audio = judge(Sound(samples, rate))
     if not audio.valid: return audio
-    return Audio(soxr.resample(audio.samples, rate, SR).astype('float32', copy=False), SR, '', audio.notes)
+    return Audio(
+        soxr.resample(audio.samples, rate, SR).astype('float32', copy=False), SR, '', audio.notes)
 
 # %% ../nbs/20_predict.ipynb #5a000008
 def sound_windows(path, window: float = 0, hop: float = 0):  # yields (start, end, `Audio`)
@@ -251,7 +273,8 @@ def sound_windows(path, window: float = 0, hop: float = 0):  # yields (start, en
             yield a, b, Audio(cut, SR, audio_reason(cut), audio.notes)
 
 # %% ../nbs/20_predict.ipynb #5a000009
-VOICE_BLOCKS = ('whisper_tiny_2', 'whisper_tiny_3', 'whisper_base_2', 'whisper_base_3', 'whisper_base_4')
+VOICE_BLOCKS = (
+    'whisper_tiny_2', 'whisper_tiny_3', 'whisper_base_2', 'whisper_base_3', 'whisper_base_4')
 SPEECH = .15  # of `speech_probability` at a peak of one half, below which nobody speaks
 
 def voice_means(samples: np.ndarray,  # (n,) at `SR` Hz, at most 30 s
@@ -263,6 +286,7 @@ def voice_means(samples: np.ndarray,  # (n,) at `SR` Hz, at most 30 s
     said = {name: encoder_blocks(cut, name) for name in dict.fromkeys(n for n, _ in wanted)}
     return np.concatenate([said[n][int(i) - 1, frames].mean(axis=0) for n, i in wanted])
 
+# %% ../nbs/20_predict.ipynb #40820c76
 def voice_reason(audio: Audio) -> str:  # '' when there is a voice
     "Why a sound holds no voice that could be judged."
     from emotion_study.text import speech_probability
@@ -279,17 +303,25 @@ def voice_rows(path, window: float = 0, hop: float = 0, blocks=VOICE_BLOCKS) -> 
         notes += [n for n in audio.notes if n not in notes]
         rows.append((start, end, None if why else voice_means(audio.samples, blocks), why))
     width = next((len(x) for *_, x, _ in rows if x is not None), 0)
-    X = np.array([np.full(width, np.nan) if x is None else x for *_, x, _ in rows], 'float32').reshape(len(rows), width)
-    found = dict(start=[r[0] for r in rows], end=[r[1] for r in rows], X=X, reason=[r[3] for r in rows], notes=notes)
+    X = np.array(
+        [np.full(width, np.nan) if x is None else x for *_, x, _ in rows], 'float32'
+    ).reshape(len(rows), width)
+    found = dict(
+        start=[r[0] for r in rows], end=[r[1] for r in rows], X=X, reason=[r[3] for r in rows],
+        notes=notes)
     return found if window or len(rows) < 2 else averaged(found)
 
+# %% ../nbs/20_predict.ipynb #a5664a24
 def averaged(rows: dict) -> dict:
     "The stretches of a long recording as one row."
     heard = [r == '' for r in rows['reason']]
     X = rows['X'][heard].mean(axis=0, keepdims=True) if any(heard) else rows['X'][:1]
-    note = f"long: the mean of {sum(heard)} pieces of {PIECE:g} s with speech; --window gives a timeline"
-    return dict(start=[0.], end=rows['end'][-1:], X=X, reason=[''] if any(heard) else rows['reason'][:1],
-                notes=[*rows['notes'], note])
+    note = (
+        f"long: the mean of {sum(heard)} pieces of {PIECE:g} s with speech; --window gives a"
+        " timeline")
+    return dict(
+        start=[0.0], end=rows['end'][-1:], X=X, reason=[''] if any(heard) else rows['reason'][:1],
+        notes=[*rows['notes'], note])
 
 # %% ../nbs/20_predict.ipynb #5a000011
 RATE = 6.  # frames a second
@@ -314,6 +346,7 @@ def face_rows(path, rate: float = RATE) -> dict:
                 thumb=np.array(thumb, 'uint8').reshape(-1, 48, 48), seconds=film.seconds,
                 reason=reason or ('' if t else film.reason or 'no face'), note=film.note)
 
+# %% ../nbs/20_predict.ipynb #f8e63e08
 def _film(path, rate):
     from emotion_study.media import Film
     return Film(Path(path), rate)
@@ -335,8 +368,10 @@ def word_rows(path, engine: str = 'auto') -> dict:
         why = why or heard.reason
         words += [(w.text, at + w.start, at + w.end, w.confidence) for w in heard.words]
     text, start, end, sure = map(list, zip(*words)) if words else ([], [], [], [])
-    return dict(text=text, start=start, end=end, sure=sure, reason='' if words else why or 'no words heard')
+    return dict(
+        text=text, start=start, end=end, sure=sure, reason='' if words else why or 'no words heard')
 
+# %% ../nbs/20_predict.ipynb #397db0d8
 def words_between(said: dict, start: float, end: float) -> tuple:  # text, why it does not count ('' when it does)
     "The words whose middle lies in a stretch."
     from emotion_study.text import no_answer
@@ -355,8 +390,10 @@ class Measured(NamedTuple):
     face: dict
     words: dict
 
-MADE_BY = {'voice': ('media', 'speech', 'whisper'), 'face': ('media', 'face'), 'words': ('media', 'text')}
+MADE_BY = {
+    'voice': ('media', 'speech', 'whisper'), 'face': ('media', 'face'), 'words': ('media', 'text')}
 
+# %% ../nbs/20_predict.ipynb #54514df0
 def _entry(path, channel, asked):
     code = code_digest(*MADE_BY[channel])
     name = text_digest(content_digest(path), channel, asked, code, VERSION)[:32]
@@ -364,9 +401,12 @@ def _entry(path, channel, asked):
 
 def _load(entry):
     try:
-        with np.load(entry, allow_pickle=False) as kept: return {k: v.tolist() if v.dtype.kind == 'U' or v.ndim == 0 else v for k, v in kept.items()}
+        with np.load(entry, allow_pickle=False) as kept:
+            return {
+                k: v.tolist() if v.dtype.kind == 'U' or v.ndim == 0 else v for k, v in kept.items()}
     except (OSError, ValueError, EOFError): return None
 
+# %% ../nbs/20_predict.ipynb #cbfee08b
 VERSION = 1  # of what is kept
 
 def measured(path, channel: str, **asked) -> dict:
@@ -379,16 +419,25 @@ def measured(path, channel: str, **asked) -> dict:
     except SettingError as error: return nothing(channel, getattr(error, 'reason', str(error)))
     except Exception as error: return nothing(channel, f'failed: {type(error).__name__}: {error}')
     def write(part):
-        with open(part, 'wb') as file: np.savez(file, **{k: np.asarray(v, str if k in ('reason', 'notes', 'text', 'note') else None) for k, v in found.items()})
+        with open(part, 'wb') as file:
+            np.savez(
+                file,
+                **{
+                    k: np.asarray(v, str if k in ('reason', 'notes', 'text', 'note') else None)
+                    for k, v in found.items()},)
     with suppress(SettingError): keep(entry, write)
     return _load(entry) or found
 
+# %% ../nbs/20_predict.ipynb #e1c9b623
 def nothing(channel: str, why: str) -> dict:
     "A channel of which nothing could be measured."
     none = np.zeros(0)
-    if channel == 'voice': return dict(start=[0.], end=[0.], X=np.zeros((1, 0), 'float32'), reason=[why], notes=[])
+    if channel == 'voice':
+        return dict(start=[0.0], end=[0.0], X=np.zeros((1, 0), 'float32'), reason=[why], notes=[])
     if channel == 'words': return dict(text=[], start=none, end=none, sure=none, reason=why)
-    return dict(t=none, logs=np.zeros((0, 7)), thumb=np.zeros((0, 48, 48), 'uint8'), seconds=0., reason=why, note='')
+    return dict(
+        t=none, logs=np.zeros((0, 7)), thumb=np.zeros((0, 48, 48), 'uint8'), seconds=0.0,
+        reason=why, note='')
 
 # %% ../nbs/20_predict.ipynb #5a000014
 CARD = packaged('models', 'own_recordings.json')
@@ -404,16 +453,20 @@ class OwnCard:
 
     def scope(self, name): return self.about['scopes'][name]
 
+# %% ../nbs/20_predict.ipynb #24997098
 def read_own_card(path=CARD) -> OwnCard:
     "A card with its numbers; raises where a file is missing or is another one."
     from safetensors.numpy import load_file
     path = Path(path)
     try: about = json.loads(path.read_text(encoding='utf-8'))
-    except (OSError, ValueError): raise SettingError(f'{relative(path)}: not a model card') from None
+    except (OSError, ValueError):
+        raise SettingError(f'{relative(path)}: not a model card') from None
     weights = path.with_suffix('.safetensors')
-    if not weights.is_file(): raise SettingError(f'{relative(weights)} is missing: it lies beside its card')
+    if not weights.is_file():
+        raise SettingError(f'{relative(weights)} is missing: it lies beside its card')
     if file_digest(weights) != about.get('sha256'):
-        raise SettingError(f'{relative(weights)} is not the file that the card describes: fetch both anew')
+        raise SettingError(
+            f'{relative(weights)} is not the file that the card describes: fetch both anew')
     return OwnCard(about, load_file(weights))
 
 # %% ../nbs/20_predict.ipynb #5a000015
@@ -421,6 +474,7 @@ def levelled(X: np.ndarray) -> np.ndarray:
     "Each row with mean 0 and spread 1 over its units: what a recording does to all units is gone."
     return (X - X.mean(axis=1, keepdims=True)) / np.maximum(X.std(axis=1, keepdims=True), 1e-9)
 
+# %% ../nbs/20_predict.ipynb #3235e7c2
 def block_parts(X: np.ndarray,  # (n, d), block by block
                 widths,  # of the blocks
                 use,  # numbers of the blocks that are read
@@ -430,37 +484,52 @@ def block_parts(X: np.ndarray,  # (n, d), block by block
     parts = [X[:, edges[i]:edges[i + 1]] for i in use]
     return [levelled(part) for part in parts] if level else parts
 
+# %% ../nbs/20_predict.ipynb #73f5e268
 def voice_scores(parts: list,  # of (n, width), standardised
                  models: list  # of (weights (7, width), bias (7,))
                  ) -> np.ndarray:  # (n, 7)
     "The mean over blocks of what each linear model says, as log-probabilities of mean zero."
     said = []
     for Z, (W, bias) in zip(parts, models):
-        log = np.maximum(log_softmax(np.clip(Z, -CLIP_Z, CLIP_Z) @ W.T + bias, axis=1), np.log(1e-6))
+        log = np.maximum(
+            log_softmax(np.clip(Z, -CLIP_Z, CLIP_Z) @ W.T + bias, axis=1), np.log(1e-6))
         said.append(log - log.mean(axis=1, keepdims=True))
     return np.mean(said, axis=0)
 
+# %% ../nbs/20_predict.ipynb #7ffb0dc6
 CLIP_Z = 5.  # standardised columns are cut there
 
 # %% ../nbs/20_predict.ipynb #5a000016
 def speaker_of_card(card: OwnCard) -> SpeakerPrior:
     "What the training speakers tell about a new one."
-    kept = {k.removeprefix('prior.'): v.astype('float64') for k, v in card.numbers.items() if k.startswith('prior.')}
+    kept = {
+        k.removeprefix('prior.'): v.astype('float64')
+        for k, v in card.numbers.items()
+        if k.startswith('prior.')}
     return SpeakerPrior(**kept)
 
+# %% ../nbs/20_predict.ipynb #c3d88edc
 def models_of(card: OwnCard, name: str) -> list:  # of (weights, bias)
     "The linear models of a scope."
     count = len(card.scope(name)['use'])
-    return [(card.numbers[f'{name}.{i}.weights'], card.numbers[f'{name}.{i}.bias']) for i in range(count)]
+    return [
+        (card.numbers[f'{name}.{i}.weights'], card.numbers[f'{name}.{i}.bias'])
+        for i in range(count)]
 
+# %% ../nbs/20_predict.ipynb #85ac9616
 def scope_scores(card: OwnCard, name: str, X: np.ndarray,  # (n, d)
                  mean=None, scale=None  # (d,); those of the card by default
                  ) -> np.ndarray:  # (n, 7), divided by the temperature
     "What the models of a scope say of standardised rows."
     about = card.scope(name)
     parts = block_parts(X, card.about['widths'], about['use'], about['level'])
-    if mean is None: base = [(card.numbers[f'{name}.{i}.mean'], card.numbers[f'{name}.{i}.scale']) for i in range(len(parts))]
-    else: base = zip(*(block_parts(v[None], card.about['widths'], about['use']) for v in (mean, scale)))
+    if mean is None:
+        base = [
+            (card.numbers[f'{name}.{i}.mean'], card.numbers[f'{name}.{i}.scale'])
+            for i in range(len(parts))]
+    else:
+        base = zip(
+            *(block_parts(v[None], card.about['widths'], about['use']) for v in (mean, scale)))
     Z = [(part - m) / s for part, (m, s) in zip(parts, base)]
     return voice_scores(Z, models_of(card, name)) / about['temperature']
 
@@ -475,15 +544,19 @@ def emotions_shown(S: np.ndarray,  # (n, 7) scores of one speaker's clips, relat
     caution = max(0., 1 - np.sqrt(1 / ((len(S) - 1) * ways)))
     return float(np.clip((S.var(axis=0, ddof=1).sum() * caution - within) / emotion, 0, 1))
 
+# %% ../nbs/20_predict.ipynb #ff24f78f
 def speaker_trust(card: OwnCard, enrolled: np.ndarray) -> tuple:  # mean (d,), scale (d,), trust from 0 to 1
     "Mean and scale of a speaker, and how far they are to be believed."
     prior, known = speaker_of_card(card), card.about['shown']
     mean, scale, trust = enrolled_moments(enrolled, prior)
     if not len(enrolled): return mean, scale, 0.
-    centred_scores = scope_scores(card, 'adapted', enrolled, enrolled.mean(axis=0), np.sqrt(prior.within)) * card.scope('adapted')['temperature']
+    centred_scores = (
+        scope_scores(card, 'adapted', enrolled, enrolled.mean(axis=0), np.sqrt(prior.within))
+        * card.scope('adapted')['temperature'])
     share = emotions_shown(centred_scores, known['within'], known['emotion'])
     return mean, scale, float(min(1, known['firm'] * np.sqrt(np.sqrt(trust.mean()) * share)))
 
+# %% ../nbs/20_predict.ipynb #7e26a112
 def speaker_scores(card: OwnCard, X: np.ndarray,  # (n, d) clips of one speaker to be judged
                    enrolled: np.ndarray = None  # (m, d) clips that tell about the speaker; X by default
                    ) -> tuple:  # scores (n, 7), trust from 0 to 1
@@ -495,10 +568,13 @@ def alone_scores(card: OwnCard, X: np.ndarray) -> np.ndarray:
     "Scores by nothing but the clip."
     return scope_scores(card, 'inductive', X)
 
+# %% ../nbs/20_predict.ipynb #a9745a8e
 def set_scores(card: OwnCard, X: np.ndarray) -> np.ndarray:
     "Scores relative to the mean and spread of all recordings."
     if len(X) < FEWEST_OF_A_SET:
-        raise SettingError(f'--adapt-to-set needs {FEWEST_OF_A_SET} recordings or windows with a voice, there are {len(X)}')
+        raise SettingError(
+            f'--adapt-to-set needs {FEWEST_OF_A_SET} recordings or windows with a voice, there are'
+            f' {len(X)}')
     return scope_scores(card, 'set', X, *moments(X.astype('float64')))
 
 # %% ../nbs/20_predict.ipynb #5a000018
@@ -514,6 +590,7 @@ def face_order() -> list:
     names = {'fearful': 'fear', 'surprised': 'surprise'}
     return [FACE_KEYS.index(names.get(m, m)) for m in MOODS]
 
+# %% ../nbs/20_predict.ipynb #dbdf3263
 def prediction_set(p: np.ndarray,  # (K,)
                    least: float,  # probability from which an emotion is in the set
                    names=MOODS) -> str:
@@ -540,11 +617,14 @@ def rows_of(m: Measured, window: float, hop: float) -> list:  # of (start, end)
     "The stretches of a recording: those of its sound, or of its film where there is none or it goes on."
     heard = list(zip(m.voice['start'], m.voice['end'])) if m.voice else []
     heard = [(float(a), float(b)) for a, b in heard if b > 0]
-    length = max([m.face['seconds']] if m.face else [0.]) or (m.words['end'][-1] if m.words and len(m.words['end']) else 0.)
+    length = max([m.face['seconds']] if m.face else [0.0]) or (
+        m.words['end'][-1] if m.words and len(m.words['end']) else 0.0)
     if not heard: return stretches(float(length), window, hop)
-    if window and length > heard[-1][1] + hop: return heard + [r for r in stretches(float(length), window, hop) if r[0] > heard[-1][0]]
+    if window and length > heard[-1][1] + hop:
+        return heard + [r for r in stretches(float(length), window, hop) if r[0] > heard[-1][0]]
     return heard
 
+# %% ../nbs/20_predict.ipynb #1320aea0
 def channel_views(card: OwnCard, m: Measured, rows: list) -> dict:  # channel -> (values per row, reasons per row)
     "What each channel has for each stretch: voice means, face logs, texts."
     views = {}
@@ -553,15 +633,19 @@ def channel_views(card: OwnCard, m: Measured, rows: list) -> dict:  # channel ->
         width = sum(card.about['widths'])
         if X.shape[1] != width: X = np.full((len(why), width), np.nan, 'float32')
         more = len(rows) - len(why)
-        views['voice'] = np.vstack([X, np.full((max(more, 0), width), np.nan)])[:len(rows)], (why + ['no sound here'] * max(more, 0))[:len(rows)]
+        views['voice'] = (
+            np.vstack([X, np.full((max(more, 0), width), np.nan)])[: len(rows)],
+            (why + ['no sound here'] * max(more, 0))[: len(rows)])
     if m.face: views['face'] = _face_view(m.face, rows)
     if m.words: views['words'] = tuple(zip(*[words_between(m.words, a, b) for a, b in rows]))
     return views
 
+# %% ../nbs/20_predict.ipynb #41dfd227
 def _face_view(face, rows):
     logs, why = np.full((len(rows), 7), np.nan), []
     for i, (a, b) in enumerate(rows):
-        here = (face['t'] >= a) & (face['t'] < b) if len(rows) > 1 else np.ones(len(face['t']), bool)
+        here = (
+            (face['t'] >= a) & (face['t'] < b) if len(rows) > 1 else np.ones(len(face['t']), bool))
         if here.any(): logs[i] = face['logs'][here].mean(axis=0)
         why.append('' if here.any() else face['reason'] or 'no face')
     return logs, why
@@ -573,6 +657,7 @@ def voice_asked(blocks, window: float = 0, hop: float = 1) -> dict:
     "What decides about measuring a voice; without windows there is no hop."
     return dict(window=float(window), hop=float(hop if window else 0), blocks=tuple(blocks))
 
+# %% ../nbs/20_predict.ipynb #86b72286
 @dataclass
 class Predictor:
     "Models that stay loaded; call it with recordings, or let it `hear` a chunk of sound."
@@ -588,11 +673,18 @@ class Predictor:
 
     def __post_init__(self):
         unknown = [c for c in self.channels if c not in OWN_CHANNELS]
-        if unknown or not self.channels: raise SettingError(f"channels {','.join(self.channels) or 'none'}: name some of {', '.join(OWN_CHANNELS)}")
+        if unknown or not self.channels:
+            raise SettingError(
+                f"channels {','.join(self.channels) or 'none'}: name some of"
+                f" {', '.join(OWN_CHANNELS)}")
         if self.window < 0 or (self.window and not 0 < self.hop <= self.window):
-            raise SettingError(f'--window {self.window:g} --hop {self.hop:g}: the hop must be above 0 and not above the window')
-        if 0 < self.window < .5 or self.window > LONGEST: raise SettingError(f'--window {self.window:g}: use 0.5 to {LONGEST:g} seconds')
-        if not 0 <= self.abstain <= 1: raise SettingError(f'--abstain {self.abstain:g} is not between 0 and 1')
+            raise SettingError(
+                f'--window {self.window:g} --hop {self.hop:g}: the hop must be above 0 and not'
+                ' above the window')
+        if 0 < self.window < 0.5 or self.window > LONGEST:
+            raise SettingError(f'--window {self.window:g}: use 0.5 to {LONGEST:g} seconds')
+        if not 0 <= self.abstain <= 1:
+            raise SettingError(f'--abstain {self.abstain:g} is not between 0 and 1')
         self.model = read_own_card(self.card)
 
     def asked(self, channel):
@@ -604,7 +696,10 @@ class Predictor:
         "All channels of one recording."
         found = {c: None for c in OWN_CHANNELS}
         for c in self.channels:
-            found[c] = nothing(c, recording.fault) if recording.fault else measured(recording.path, c, **self.asked(c))
+            found[c] = (
+                nothing(c, recording.fault)
+                if recording.fault
+                else measured(recording.path, c, **self.asked(c)))
         return Measured(**found)
 
 # %% ../nbs/20_predict.ipynb #5a000022
@@ -616,19 +711,23 @@ def measure_all(predictor: Predictor, recordings: list):  # yields `Measured`, i
     else:
         work = joblib.Parallel(n_jobs=predictor.jobs, return_as='generator')(
             joblib.delayed(predictor.measure)(r) for r in recordings)
-    yield from tqdm(work, total=len(recordings), desc='measuring', unit='file', disable=not predictor.progress)
+    yield from tqdm(
+        work, total=len(recordings), desc='measuring', unit='file', disable=not predictor.progress)
 
+# %% ../nbs/20_predict.ipynb #6c3e6173
 def speaker_groups(speakers: np.ndarray, there: np.ndarray) -> dict:  # speaker -> rows
     "The rows with a voice of each speaker who is named."
     return {s: np.flatnonzero((speakers == s) & there) for s in dict.fromkeys(speakers[there]) if s}
 
+# %% ../nbs/20_predict.ipynb #cd3c2986
 def voice_probabilities(card: OwnCard, X: np.ndarray,  # (n, d), NaN where there is no voice
                         speakers: np.ndarray,  # (n,) '' where not known
                         scope: str, enrolled: np.ndarray = None) -> tuple:  # (n, 7), speaker -> (clips, trust)
     "What the voice says in a scope."
     there = np.isfinite(X).all(axis=1)
     S, told = np.full((len(X), len(MOODS)), np.nan), {}
-    if there.any(): S[there] = set_scores(card, X[there]) if scope == 'set' else alone_scores(card, X[there])
+    if there.any():
+        S[there] = set_scores(card, X[there]) if scope == 'set' else alone_scores(card, X[there])
     if scope == 'adapted':
         for speaker, rows in speaker_groups(speakers, there).items():
             S[rows], trust = speaker_scores(card, X[rows], enrolled)
@@ -644,7 +743,10 @@ class Answers:
     remarks: list
     faces: dict = field(default_factory=dict)  # file -> (t, thumbs)
 
-def judge_all(predictor: Predictor, recordings: list, scope: str = 'inductive', enrolled=()) -> Answers:
+# %% ../nbs/20_predict.ipynb #1d6cce7f
+def judge_all(
+    predictor: Predictor, recordings: list, scope: str = 'inductive', enrolled=()
+) -> Answers:
     "Measure recordings and answer for each stretch."
     card, about, views, faces = predictor.model, [], [], {}
     for r, m in zip(recordings, measure_all(predictor, recordings)):
@@ -653,38 +755,53 @@ def judge_all(predictor: Predictor, recordings: list, scope: str = 'inductive', 
         said = m.words['text'] if m.words else []
         notes = '; '.join(m.voice['notes']) if m.voice else ''
         for i, (a, b) in enumerate(rows):
-            about.append(dict(file=r.name, start=round(a, 3), end=round(b, 3), speaker=r.speaker, notes=notes))
+            about.append(
+                dict(
+                    file=r.name, start=round(a, 3), end=round(b, 3), speaker=r.speaker, notes=notes)
+            )
             views.append({c: (values[i], why[i]) for c, (values, why) in view.items()})
         if m.face and len(m.face['t']):
             every = slice(None, None, max(1, len(m.face['t']) // 100))
             faces[r.name] = m.face['t'][every], m.face['thumb'][every]
-    known = [m.voice['X'][np.isfinite(m.voice['X']).all(axis=1)] for m in measure_all(predictor, list(enrolled))]
-    if enrolled and not sum(map(len, known)): raise SettingError('--enrol: no clip with a usable voice in that folder')
-    table, told = answered(predictor, pd.DataFrame(about), views, scope, np.concatenate(known) if known else None)
+    known = [
+        m.voice['X'][np.isfinite(m.voice['X']).all(axis=1)]
+        for m in measure_all(predictor, list(enrolled))]
+    if enrolled and not sum(map(len, known)):
+        raise SettingError('--enrol: no clip with a usable voice in that folder')
+    table, told = answered(
+        predictor, pd.DataFrame(about), views, scope, np.concatenate(known) if known else None)
     return Answers(table, about_lines(card, scope, told), [], faces)
 
 # %% ../nbs/20_predict.ipynb #5a000024
-def channel_answers(predictor: Predictor, about: pd.DataFrame, views: list, scope: str, enrolled) -> tuple:
+def channel_answers(
+    predictor: Predictor, about: pd.DataFrame, views: list, scope: str, enrolled
+) -> tuple:
     "Probabilities of each channel that was asked for (n, 7), and speakers' clips and trust."
     card, parts, told = predictor.model, {}, {}
     for c in predictor.channels:
         values, why = zip(*[v[c] for v in views])
         absent = np.array([w != '' for w in why])
         if c == 'voice':
-            parts[c], told = voice_probabilities(card, np.stack(values), about['speaker'].to_numpy(object), scope, enrolled)
+            parts[c], told = voice_probabilities(
+                card, np.stack(values), about['speaker'].to_numpy(object), scope, enrolled)
         elif c == 'face': parts[c] = face_probabilities(card, np.stack(values))
         else: parts[c] = _words_where(values, absent)
         parts[c][absent] = np.nan
     return parts, told
 
+# %% ../nbs/20_predict.ipynb #31523fe2
 def _words_where(texts, absent):
     "Probabilities of the texts that count."
     from emotion_study.text import words_probabilities
     p = np.full((len(texts), len(MOODS)), np.nan)
-    if not absent.all(): p[~absent] = words_probabilities([t for t, a in zip(texts, absent) if not a])
+    if not absent.all():
+        p[~absent] = words_probabilities([t for t, a in zip(texts, absent) if not a])
     return p
 
-def answered(predictor: Predictor, about: pd.DataFrame, views: list, scope: str, enrolled=None) -> tuple:
+# %% ../nbs/20_predict.ipynb #0fcd270e
+def answered(
+    predictor: Predictor, about: pd.DataFrame, views: list, scope: str, enrolled=None
+) -> tuple:
     "The table of the contract, and what was told about speakers."
     parts, told = channel_answers(predictor, about, views, scope, enrolled)
     p, share = joint(predictor.model, parts)
@@ -703,6 +820,7 @@ def answered(predictor: Predictor, about: pd.DataFrame, views: list, scope: str,
     table['reason'] = [reason_of(v, note) for v, note in zip(views, about['notes'])]
     return table[answer_columns()], told
 
+# %% ../nbs/20_predict.ipynb #d6624c5d
 def _put_channel(table, c, parts, share):
     own = np.isfinite(parts[c]).all(axis=1) if c in parts else np.zeros(len(table), bool)
     best = np.nan_to_num(parts[c]).argmax(axis=1) if c in parts else np.zeros(len(table), int)
@@ -721,30 +839,47 @@ def about_lines(card: OwnCard, scope: str, told: dict  # speaker -> (clips, trus
     "What a reader has to know before the answers."
     about, here = card.about, card.scope(scope)
     same, other = here['accuracy']['new speakers'], here['accuracy']['other corpora']
-    lines = [f"The voice model was taught {about['taught']}. It is acted speech: the labels say what was acted, not what was felt.",
-             f"In 100 clips it is right in {same['value']:.0f} for new speakers of these corpora ({same['lo']:.0f} to {same['hi']:.0f}), "
-             f"and in {other['value']:.0f} on a corpus that taught nothing ({other['lo']:.0f} to {other['hi']:.0f}). Expect the second figure.",
-             'A score is no measurement of a person. Do not use it for decisions about health, hiring, teaching, policing or credit.',
-             'Nothing is stored about who somebody is: the cache holds numbers about sound, small pictures of faces, and the words.']
+    lines = [
+        (
+            f"The voice model was taught {about['taught']}. It is acted speech: the labels say what"
+            " was acted, not what was felt."),
+        (
+            f"In 100 clips it is right in {same['value']:.0f} for new speakers of these corpora"
+            f" ({same['lo']:.0f} to {same['hi']:.0f}), and in {other['value']:.0f} on a corpus that"
+            f" taught nothing ({other['lo']:.0f} to {other['hi']:.0f}). Expect the second figure."),
+        (
+            'A score is no measurement of a person. Do not use it for decisions about health,'
+            ' hiring, teaching, policing or credit.'),
+        (
+            'Nothing is stored about who somebody is: the cache holds numbers about sound, small'
+            ' pictures of faces, and the words.'),]
     for speaker, (clips, trust) in list(told.items())[:20]:
-        lines.append(f"Speaker {speaker}: adapted by {clips} clip(s), trusted to {trust:.0%}; {reached(about['enrolment'], clips)}")
+        lines.append(
+            f"Speaker {speaker}: adapted by {clips} clip(s), trusted to {trust:.0%};"
+            f" {reached(about['enrolment'], clips)}")
     return lines
 
+# %% ../nbs/20_predict.ipynb #5fbdb51e
 def reached(sizes: dict,  # number of clips -> UAR
             clips: int) -> str:
     "What the study reached with about so many clips of a speaker."
     fits = max((int(n) for n in sizes if int(n) <= clips), default=0)
     if not fits: return 'the study measured nothing with so few'
-    return f"with {fits} clips the study reached UAR {sizes[str(fits)]:.0f} % on corpora that taught nothing, without any {sizes['0']:.0f} %"
+    return (
+        f"with {fits} clips the study reached UAR {sizes[str(fits)]:.0f} % on corpora that taught"
+        f" nothing, without any {sizes['0']:.0f} %")
 
 # %% ../nbs/20_predict.ipynb #5a000026
 def situation(column: str, one_speaker: bool, enrol, adapt_to_set: bool) -> str:
     "Which numbers of the card are asked for."
     adapted = bool(column or one_speaker or enrol)
     if adapted and adapt_to_set:
-        raise SettingError('--adapt-to-set knows no speakers: leave it out, or leave out the options about speakers')
+        raise SettingError(
+            '--adapt-to-set knows no speakers: leave it out, or leave out the options about'
+            ' speakers')
     return 'set' if adapt_to_set else 'adapted' if adapted else 'inductive'
 
+# %% ../nbs/20_predict.ipynb #e3d7ad6e
 def judge_recordings(paths, speaker_column: str = '', one_speaker: bool = False, enrol=None,
                      adapt_to_set: bool = False, **options  # of `Predictor`
                      ) -> Answers:
@@ -771,45 +906,68 @@ def harmless(cell):
     "A text that no spreadsheet takes for a formula."
     return f"'{cell}" if isinstance(cell, str) and cell[:1] in '=+-@\t\r' and cell else cell
 
+# %% ../nbs/20_predict.ipynb #99ad33f0
 def write_answers(found: Answers, out: Path):
     "Write the answers in the format that the ending names; into place when it is whole."
     out = Path(out)
-    if out.suffix not in FORMATS: raise SettingError(f"--out {out} must end in {', '.join(FORMATS)}")
+    if out.suffix not in FORMATS:
+        raise SettingError(f"--out {out} must end in {', '.join(FORMATS)}")
     table = found.table.copy()
     table.attrs = {}
     out.parent.mkdir(parents=True, exist_ok=True)
     part = out.with_name(out.name + '.part')
     if out.suffix == '.csv': table.map(harmless).to_csv(part, index=False)
-    elif out.suffix == '.jsonl': table.to_json(part, orient='records', lines=True, force_ascii=False)
+    elif out.suffix == '.jsonl':
+        table.to_json(part, orient='records', lines=True, force_ascii=False)
     elif out.suffix == '.parquet': table.to_parquet(part, index=False)
     else: part.write_text(answers_page(found), encoding='utf-8')
     part.replace(out)
 
 # %% ../nbs/20_predict.ipynb #5a000029
-COLOURS = dict(neutral='#9aa0a6', calm='#c7d0d9', happy='#f2b701', sad='#3969ac', angry='#cf1c27', fearful='#7f3c8d', disgust='#66a61e', surprised='#e68310')
+COLOURS = dict(
+    neutral='#9aa0a6',
+    calm='#c7d0d9',
+    happy='#f2b701',
+    sad='#3969ac',
+    angry='#cf1c27',
+    fearful='#7f3c8d',
+    disgust='#66a61e',
+    surprised='#e68310',
+)
 WIDE, HIGH = 900, 160  # of a picture, in pixels
 
 def moods_of(table: pd.DataFrame) -> list:
     "The classes that a table of answers has."
     return [c[2:] for c in table if c.startswith('p_')]
 
+# %% ../nbs/20_predict.ipynb #017b7fde
 def bands(rows: pd.DataFrame) -> str:
     "Stacked probabilities over time as SVG; a gap where there is no answer."
     names, rows = moods_of(rows), rows.fillna(dict(start=0., end=1.))
     length = max(float(rows['end'].max()), 1e-6)
     shapes, middle = [], ((rows['start'] + rows['end']) / 2).to_numpy()
-    edges = np.concatenate([[rows['start'].iloc[0]], (middle[1:] + middle[:-1]) / 2, [rows['end'].iloc[-1]]])
+    edges = np.concatenate(
+        [[rows['start'].iloc[0]], (middle[1:] + middle[:-1]) / 2, [rows['end'].iloc[-1]]])
     for i, row in enumerate(rows.itertuples()):
         x, width, y = edges[i] / length * WIDE, (edges[i + 1] - edges[i]) / length * WIDE, 0.
         for name in names:
             p = getattr(row, f'p_{name}')
             if not np.isfinite(p): continue
-            shapes.append(f'<rect x="{x:.2f}" y="{y * HIGH:.2f}" width="{max(width, .5):.2f}" height="{p * HIGH:.2f}" fill="{COLOURS[name]}">'
-                          f'<title>{name} {p:.0%}, {row.start:g} to {row.end:g} s</title></rect>')
+            shapes.append(
+                f'<rect x="{x:.2f}" y="{y * HIGH:.2f}" width="{max(width, .5):.2f}"'
+                f' height="{p * HIGH:.2f}" fill="{COLOURS[name]}"><title>{name} {p:.0%},'
+                f' {row.start:g} to {row.end:g} s</title></rect>')
             y += p
-    marks = ''.join(f'<text x="{WIDE * k / 4:.0f}" y="{HIGH + 16}" text-anchor="{("start", "middle", "middle", "middle", "end")[k]}">{length * k / 4:.1f} s</text>' for k in range(5))
-    return f'<svg viewBox="0 0 {WIDE} {HIGH + 22}" role="img" aria-label="probabilities over time">{"".join(shapes)}{marks}</svg>'
+    marks = ''.join(
+        f'<text x="{WIDE * k / 4:.0f}" y="{HIGH + 16}"'
+        f' text-anchor="{("start", "middle", "middle", "middle", "end")[k]}">{length * k / 4:.1f}'
+        ' s</text>'
+        for k in range(5))
+    return (
+        f'<svg viewBox="0 0 {WIDE} {HIGH + 22}" role="img" aria-label="probabilities over'
+        f' time">{"".join(shapes)}{marks}</svg>')
 
+# %% ../nbs/20_predict.ipynb #067786c2
 def thumbnails(t: np.ndarray, thumb: np.ndarray, most: int = 12) -> str:
     "Some faces of a recording as pictures inside the page."
     import base64
@@ -817,25 +975,39 @@ def thumbnails(t: np.ndarray, thumb: np.ndarray, most: int = 12) -> str:
     made = []
     for i in chosen:
         data = base64.b64encode(cv2.imencode('.png', thumb[i])[1].tobytes()).decode()
-        made.append(f'<img alt="face at {t[i]:.1f} s" title="{t[i]:.1f} s" src="data:image/png;base64,{data}">')
+        made.append(
+            f'<img alt="face at {t[i]:.1f} s" title="{t[i]:.1f} s"'
+            f' src="data:image/png;base64,{data}">')
     return f'<p class="faces">{"".join(made)}</p>'
 
 # %% ../nbs/20_predict.ipynb #5a000030
-STYLE = ('body{font:15px/1.5 system-ui,sans-serif;max-width:960px;margin:2em auto;padding:0 1em;color:#222}svg{width:100%;height:auto}svg text{font-size:12px}'
-         'table{border-collapse:collapse;font-size:13px}td,th{padding:2px 8px;border-bottom:1px solid #ddd;text-align:left}.key span{margin-right:1em}'
-         '.key i{display:inline-block;width:.9em;height:.9em;margin-right:.3em}.say{background:#f6f4ee;padding:.6em 1em}h2{font-size:1.1em;overflow-wrap:anywhere}')
-SHOWN = ('start', 'end', 'answer', 'confidence', 'set', 'abstained', 'voice_answer', 'face_answer', 'words_answer', 'transcript', 'reason')
+STYLE = (
+    'body{font:15px/1.5 system-ui,sans-serif;max-width:960px;margin:2em auto;padding:0'
+    ' 1em;color:#222}svg{width:100%;height:auto}svg'
+    ' text{font-size:12px}table{border-collapse:collapse;font-size:13px}td,th{padding:2px'
+    ' 8px;border-bottom:1px solid #ddd;text-align:left}.key span{margin-right:1em}.key'
+    ' i{display:inline-block;width:.9em;height:.9em;margin-right:.3em}.say{background:#f6f4ee;padding:.6em'
+    ' 1em}h2{font-size:1.1em;overflow-wrap:anywhere}'
+)
+SHOWN = (
+    'start', 'end', 'answer', 'confidence', 'set', 'abstained', 'voice_answer', 'face_answer',
+    'words_answer', 'transcript', 'reason')
 
 def answers_page(found: Answers) -> str:
     "All answers as one page that works without a network."
     from html import escape
     say = ''.join(f'<p>{escape(line)}</p>' for line in [*found.lines, *found.remarks])
-    key = ''.join(f'<span><i style="background:{COLOURS[n]}"></i>{n}</span>' for n in moods_of(found.table))
-    parts = [file_part(name, rows, found.faces.get(name)) for name, rows in found.table.groupby('file', sort=False)]
-    return ('<!doctype html><html lang="en"><head><meta charset="utf-8"><title>emotion-study predict</title>'
-            f'<style>{STYLE}</style></head><body><h1>Answers about recordings</h1><div class="say">{say}</div>'
-            f'<p class="key">{key}</p>{"".join(parts)}</body></html>')
+    key = ''.join(
+        f'<span><i style="background:{COLOURS[n]}"></i>{n}</span>' for n in moods_of(found.table))
+    parts = [
+        file_part(name, rows, found.faces.get(name))
+        for name, rows in found.table.groupby('file', sort=False)]
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>emotion-study'
+        f' predict</title><style>{STYLE}</style></head><body><h1>Answers about recordings</h1><div'
+        f' class="say">{say}</div><p class="key">{key}</p>{"".join(parts)}</body></html>')
 
+# %% ../nbs/20_predict.ipynb #7d8d9bfc
 def file_part(name: str, rows: pd.DataFrame, faces=None) -> str:
     "One recording of the page."
     from html import escape
@@ -851,14 +1023,16 @@ def draw_answers(found: Answers, out: Path):
     import matplotlib.pyplot as plt
     files = list(dict.fromkeys(found.table['file']))[:12]
     names = moods_of(found.table)
-    fig, axes = plt.subplots(len(files), 1, figsize=(9, 1.2 + 1.5 * len(files)), squeeze=False, layout='constrained')
+    fig, axes = plt.subplots(
+        len(files), 1, figsize=(9, 1.2 + 1.5 * len(files)), squeeze=False, layout='constrained')
     for ax, name in zip(axes[:, 0], files):
         rows = found.table[found.table['file'] == name]
         middle, p = (rows['start'] + rows['end']) / 2, rows[[f'p_{n}' for n in names]].fillna(0)
         if len(rows) == 1: ax.bar(names, p.iloc[0], color=[COLOURS[n] for n in names])
         else: ax.stackplot(middle, p.T, colors=[COLOURS[n] for n in names], labels=names)
         ax.set(title=name[-80:], ylim=(0, 1))
-    if len(files) and len(axes[0, 0].get_legend_handles_labels()[0]): fig.legend(*axes[0, 0].get_legend_handles_labels(), loc='outside right')
+    if len(files) and len(axes[0, 0].get_legend_handles_labels()[0]):
+        fig.legend(*axes[0, 0].get_legend_handles_labels(), loc='outside right')
     fig.savefig(out, dpi=120)
     plt.close(fig)
 
@@ -866,8 +1040,10 @@ def draw_answers(found: Answers, out: Path):
 def is_own_card(path) -> bool:
     "Is a card one of this chapter, and not one of `train`?"
     try: return 'blocks' in json.loads(Path(path).read_text(encoding='utf-8'))
-    except (OSError, ValueError): raise SettingError(f'{relative(path)}: not a model card') from None
+    except (OSError, ValueError):
+        raise SettingError(f'{relative(path)}: not a model card') from None
 
+# %% ../nbs/20_predict.ipynb #9b38999f
 def network_table(recordings: list, card: dict, engine: str, jobs: int) -> pd.DataFrame:
     "The feature table of recordings, with DeepFace's columns where the card has them."
     from emotion_study.face import deepface_features, face_frames
@@ -875,14 +1051,18 @@ def network_table(recordings: list, card: dict, engine: str, jobs: int) -> pd.Da
     if not any(c.startswith('deepface.') for c in card['channels'].get('face', ())): return table
     for i, r in enumerate(recordings):
         try: frames, why = face_frames(r.path)
-        except SettingError as error: frames, why = pd.DataFrame(), getattr(error, 'reason', str(error))
+        except SettingError as error:
+            frames, why = pd.DataFrame(), getattr(error, 'reason', str(error))
         found = deepface_features(frames.assign(clip=r.name)) if len(frames) else pd.DataFrame()
         for column in found: table.loc[i, column] = float(found[column].iloc[0])
-        table.loc[i, 'valid.face'], table.loc[i, 'reason.face'] = bool(len(found)), '' if len(found) else why
+        table.loc[i, 'valid.face'], table.loc[i, 'reason.face'] = bool(len(found)), (
+            '' if len(found) else why)
     return table
 
 # %% ../nbs/20_predict.ipynb #5a000033
-def network_answers(recordings: list, card: Path, abstain: float = .5, engine: str = 'auto', jobs: int = 1) -> Answers:
+def network_answers(
+    recordings: list, card: Path, abstain: float = 0.5, engine: str = 'auto', jobs: int = 1
+) -> Answers:
     "The rows of the contract by a network of `train`; it has no prediction sets."
     from emotion_study.training import lacking_channels, read_card
     about, there = read_card(card), [r for r in recordings if not r.fault]
@@ -894,38 +1074,60 @@ def network_answers(recordings: list, card: Path, abstain: float = .5, engine: s
     for r in recordings:
         if r.fault: rows.append(dict(file=r.name, speaker=r.speaker, reason=r.fault)); continue
         i = len([x for x in rows if 'i' in x])
-        rows.append(dict(i=i, file=r.name, speaker=r.speaker) | network_row(said.iloc[i], measured_table.iloc[i], names, lacking))
+        rows.append(
+            dict(i=i, file=r.name, speaker=r.speaker)
+            | network_row(said.iloc[i], measured_table.iloc[i], names, lacking))
     table = pd.DataFrame(rows)
     table['abstained'] = ~(pd.to_numeric(table.get('confidence'), errors='coerce') >= abstain)
-    return Answers(filled_up(table.reindex(columns=answer_columns(names))), network_lines(about, card), [])
+    return Answers(
+        filled_up(table.reindex(columns=answer_columns(names))), network_lines(about, card), [])
 
+# %% ../nbs/20_predict.ipynb #41fe2656
 def network_row(said: pd.Series, clip: pd.Series, names, lacking: dict) -> dict:
     "What a network says of one recording."
     p = said[[f'p_{n}' for n in names]].astype(float)
     answered = bool(np.isfinite(p).all())
     row = p.to_dict() | dict(answer=said['answer'] if answered else '', confidence=p.max())
-    why = [f"{c}: {lacking.get(c) or clip[f'reason.{c}']}" for c in OWN_CHANNELS if c in lacking or not clip[f'valid.{c}']]
+    why = [
+        f"{c}: {lacking.get(c) or clip[f'reason.{c}']}"
+        for c in OWN_CHANNELS
+        if c in lacking or not clip[f'valid.{c}']]
     for c in OWN_CHANNELS:
         own = said.get(f'{c}_alone', '')
         valid = answered and isinstance(own, str) and own != ''
-        row |= {f'valid_{c}': valid, f'{c}_answer': own if valid else '', f'weight_{c}': float(said.get(f'gate_{c}', 0) or 0) if valid else 0.}
+        row |= {
+            f'valid_{c}': valid, f'{c}_answer': own if valid else '',
+            f'weight_{c}': float(said.get(f'gate_{c}', 0) or 0) if valid else 0.0}
     return row | dict(reason='; '.join(why))
 
+# %% ../nbs/20_predict.ipynb #449e59c1
 def filled_up(table: pd.DataFrame) -> pd.DataFrame:
     "Texts that are not there are '', flags False."
     for c in table:
-        if c.startswith('valid_') or c == 'abstained': table[c] = table[c].fillna(False).astype(bool)
-        elif c.startswith('weight_'): table[c] = table[c].fillna(0.)
-        elif not c.startswith('p_') and c not in ('start', 'end', 'confidence'): table[c] = table[c].astype(object).where(table[c].notna(), '')
-        else: table[c] = table[c].astype(float)
+        if c.startswith('valid_') or c == 'abstained':
+            table[c] = table[c].fillna(False).astype(bool)
+        elif c.startswith('weight_'):
+            table[c] = table[c].fillna(0.0)
+        elif not c.startswith('p_') and c not in ('start', 'end', 'confidence'):
+            table[c] = table[c].astype(object).where(table[c].notna(), '')
+        else:
+            table[c] = table[c].astype(float)
     return table
 
+# %% ../nbs/20_predict.ipynb #b22042b8
 def network_lines(about: dict, card: Path) -> list:
     "What is known of a network of `train`."
     corpus = about.get('corpus') or 'RAVDESS'
-    return [f"The network {Path(card).name} was trained on {len(about['fit']):,} clips of {corpus} in {about['classes']} classes.",
-            'It gives no prediction sets, and nobody measured it on recordings like yours: take its answers as hints.',
-            'A score is no measurement of a person. Do not use it for decisions about health, hiring, teaching, policing or credit.']
+    return [
+        (
+            f"The network {Path(card).name} was trained on {len(about['fit']):,} clips of {corpus}"
+            f" in {about['classes']} classes."),
+        (
+            'It gives no prediction sets, and nobody measured it on recordings like yours: take its'
+            ' answers as hints.'),
+        (
+            'A score is no measurement of a person. Do not use it for decisions about health,'
+            ' hiring, teaching, policing or credit.'),]
 
 # %% ../nbs/20_predict.ipynb #5a000034
 def predict(paths,  # files, folders and tables; or a feature table
@@ -936,22 +1138,31 @@ def predict(paths,  # files, folders and tables; or a feature table
     if isinstance(paths, pd.DataFrame): return ask_network(paths, card or SHIPPED)
     return describe_answers(answers_of(paths, card, classes, **options))
 
+# %% ../nbs/20_predict.ipynb #fd506eb5
 def answers_of(paths, card=None, classes: int = 7, **options) -> Answers:
     "`predict` with all that a page needs."
     card = Path(card or CARD)
     own = is_own_card(card)
     have = 7 if own else read_classes(card)
     if classes != have:
-        raise SettingError(f'--classes {classes}: the card {card.name} has {have}; name another one with --card, such as {SHIPPED.name} for eight')
+        raise SettingError(
+            f'--classes {classes}: the card {card.name} has {have}; name another one with --card,'
+            f' such as {SHIPPED.name} for eight')
     if own: return judge_recordings(paths, card=card, **options)
     recordings, remarks = recordings_of(paths, options.get('speaker_column', ''))
     if not recordings: raise SettingError('; '.join(remarks) or 'no recording was named')
     refused = [k for k in ('window', 'enrol', 'adapt_to_set', 'one_speaker') if options.get(k)]
-    if refused: raise SettingError(f"--{refused[0].replace('_', '-')} needs a card of {CARD.name}'s kind; a network of `train` answers for whole recordings")
-    found = network_answers(recordings, card, options.get('abstain', .5), options.get('engine', 'auto'), options.get('jobs', 1))
+    if refused:
+        raise SettingError(
+            f"--{refused[0].replace('_', '-')} needs a card of {CARD.name}'s kind; a network of"
+            " `train` answers for whole recordings")
+    found = network_answers(
+        recordings, card, options.get('abstain', 0.5), options.get('engine', 'auto'),
+        options.get('jobs', 1))
     found.remarks = remarks
     return found
 
+# %% ../nbs/20_predict.ipynb #9d0b65e0
 def read_classes(card) -> int:
     "How many classes a network of `train` has."
     from emotion_study.training import read_card
@@ -975,4 +1186,5 @@ def hear(predictor: Predictor,
     X = voice_means(audio.samples[:round(LONGEST * SR)], tuple(predictor.model.blocks))[None]
     p = softmax(alone_scores(predictor.model, X), axis=1)[0]
     chosen = prediction_set(p, predictor.model.scope('inductive')['least'])
-    return dict(answer=MOODS[p.argmax()], confidence=float(p.max()), set=chosen, reason='') | {f'p_{m}': float(v) for m, v in zip(MOODS, p)}
+    return dict(answer=MOODS[p.argmax()], confidence=float(p.max()), set=chosen, reason='') | {
+        f'p_{m}': float(v) for m, v in zip(MOODS, p)}

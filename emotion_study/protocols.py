@@ -52,20 +52,28 @@ def check_fold(fold: Fold, table: pd.DataFrame):
         seen = {name: set(table[column].to_numpy()[rows]) for name, rows in sets.items()}
         for a, b in kept_apart:
             both = sorted(seen[a] & seen[b])
-            if both: raise LeakageError(f'{fold.protocol} fold {fold.fold}: {column} {both[0]} is in {a} and in {b}')
+            if both:
+                raise LeakageError(
+                    f'{fold.protocol} fold {fold.fold}: {column} {both[0]} is in {a} and in {b}')
     from emotion_study.features import recordings  # not at the top: it brings librosa along
     numbers = recordings(table)
     for a, b in pairs:
         both = np.intersect1d(numbers[sets[a]], numbers[sets[b]])
         if not both.size: continue
-        names = [table['clip'].to_numpy()[rows[numbers[rows] == both[0]]][0] for rows in (sets[a], sets[b])]
-        raise LeakageError(f'{fold.protocol} fold {fold.fold}: {names[0]} in {a} is the recording {names[1]} in {b}')
-    if min(map(len, sets.values())) == 0: raise LeakageError(f'{fold.protocol} fold {fold.fold}: an empty set')
+        names = [
+            table['clip'].to_numpy()[rows[numbers[rows] == both[0]]][0]
+            for rows in (sets[a], sets[b])]
+        raise LeakageError(
+            f'{fold.protocol} fold {fold.fold}: {names[0]} in {a} is the recording {names[1]}'
+            f' in {b}')
+    if min(map(len, sets.values())) == 0:
+        raise LeakageError(f'{fold.protocol} fold {fold.fold}: an empty set')
 
 # %% ../nbs/10_protocols.ipynb #35923e04
 class SealedLabels:
     "Labels of the training part of a fold; asking for any other row raises."
-    def __init__(self, labels: np.ndarray, fold: Fold): self._labels, self._allowed = labels, set(fold.fit.tolist())
+    def __init__(self, labels: np.ndarray, fold: Fold):
+        self._labels, self._allowed = labels, set(fold.fit.tolist())
 
     def __getitem__(self, rows):
         rows = np.asarray(rows)
@@ -78,13 +86,18 @@ def labels_of(table: pd.DataFrame, classes: int) -> np.ndarray:
     "Class names of the rows of a table."
     return np.array([to_label(e, classes) for e in table['emotion']])
 
+# %% ../nbs/10_protocols.ipynb #46d2fa17
 def random_folds(table: pd.DataFrame, classes: int, seed: int) -> list:  # one fold
     "Stratified hold-out of 20 % of the clips; an eighth of the rest validates."
     y, rows = labels_of(table, classes), np.arange(len(table))
-    share = lambda part, n: part if np.ceil(part * n) >= len(set(y)) else len(set(y))  # one clip of each class at least
+    share = lambda part, n: (
+        part if np.ceil(part * n) >= len(set(y)) else len(set(y))
+    )  # one clip of each class at least
     try:
-        fit, test = train_test_split(rows, test_size=share(.2, len(rows)), stratify=y, random_state=seed)
-        train, val = train_test_split(fit, test_size=share(.125, len(fit)), stratify=y[fit], random_state=seed)
+        fit, test = train_test_split(
+            rows, test_size=share(0.2, len(rows)), stratify=y, random_state=seed)
+        train, val = train_test_split(
+            fit, test_size=share(0.125, len(fit)), stratify=y[fit], random_state=seed)
     except ValueError as error: raise SettingError(f'random split: {error}') from None
     return [Fold('random', seed, 0, np.sort(train), np.sort(val), np.sort(test))]
 
@@ -113,6 +126,7 @@ def rotated(protocol: str, seed: int,
         folds.append(Fold(protocol, seed, i, *parts, k))
     return folds
 
+# %% ../nbs/10_protocols.ipynb #947c9871
 def actor_folds(table: pd.DataFrame, classes: int, seed: int, k: int = 6) -> list:
     "Speaker-disjoint folds; validation speakers are those of the next fold."
     k = min(k, table['actor'].nunique())
@@ -129,20 +143,29 @@ def loso_folds(table: pd.DataFrame, classes: int, seed: int) -> list:  # one per
     actor, of, folds = table['actor'].to_numpy(), table['actor'].map(group).to_numpy(), []
     for i, a in enumerate(sorted(group)):
         val = of == (group[a] + 1) % k
-        folds.append(Fold('loso', seed, i, *map(np.flatnonzero, ((actor != a) & ~val, val, actor == a)), len(group)))
+        folds.append(
+            Fold(
+                'loso', seed, i, *map(np.flatnonzero, ((actor != a) & ~val, val, actor == a)),
+                len(group)))
     return folds
 
 # %% ../nbs/10_protocols.ipynb #9f0f25ee
 def statement_folds(table: pd.DataFrame, classes: int, seed: int, k: int = 12) -> list:  # two per group of speakers
     "Train on one sentence, test new speakers on the other."
     said = sorted(table['statement'].unique())
-    if len(said) != 2: raise SettingError(f'protocol statement needs two sentences, the corpus has {len(said)}')
+    if len(said) != 2:
+        raise SettingError(f'protocol statement needs two sentences, the corpus has {len(said)}')
     of = table['statement'].to_numpy()
     def half(fold, learnt, i):
         keep = lambda rows, s: rows[of[rows] == s]
         other = said[1] if learnt == said[0] else said[0]
-        return Fold('statement', seed, i, keep(fold.train, learnt), keep(fold.val, learnt), keep(fold.test, other), 2 * fold.folds)
-    return [half(f, s, 2 * f.fold + j) for f in actor_folds(table, classes, seed, k // 2) for j, s in enumerate(said)]
+        return Fold(
+            'statement', seed, i, keep(fold.train, learnt), keep(fold.val, learnt),
+            keep(fold.test, other), 2 * fold.folds)
+    return [
+        half(f, s, 2 * f.fold + j)
+        for f in actor_folds(table, classes, seed, k // 2)
+        for j, s in enumerate(said)]
 
 # %% ../nbs/10_protocols.ipynb #8a412b20
 EMOBOX = ((1, 11, 20, 21), (4, 10, 12, 14), (8, 9, 19, 23),  # test actors of EmoBox's folds 1 to 6
@@ -154,8 +177,9 @@ def emobox_folds(table: pd.DataFrame, classes: int, seed: int) -> list:  # six
     here = set(table['actor'])
     if here != set(group):
         shared = len(here & set(group))
-        raise SettingError("protocol emobox is made of published folds of RAVDESS' actors 1 to 24; "
-                           f"the corpus has {shared} of them and {len(here) - shared} other speakers")
+        raise SettingError(
+            "protocol emobox is made of published folds of RAVDESS' actors 1 to 24; "
+            f"the corpus has {shared} of them and {len(here) - shared} other speakers")
     return rotated('emobox', seed, table['actor'].map(group).to_numpy(), len(EMOBOX))
 
 # %% ../nbs/10_protocols.ipynb #42519d08
@@ -168,15 +192,19 @@ def without_copies(fold: Fold, numbers: np.ndarray  # (n,) the recording of each
     copies = len(fold.train) - len(train) + len(fold.val) - len(val)
     return replace(fold, train=train, val=val, copies=copies) if copies else fold
 
+# %% ../nbs/10_protocols.ipynb #c070cbf5
 def need_speakers(table: pd.DataFrame, what: str):
     "Raise unless every clip names its speaker."
     blank = int((table['actor'].astype(str).str.strip() == '').sum())
-    if blank: raise SettingError(f"{what} needs the speaker of every clip, and {blank:,} of {len(table):,} name none: "
-                                 "fill the column speaker, or use protocol random and scope inductive")
+    if blank:
+        raise SettingError(
+            f"{what} needs the speaker of every clip, and {blank:,} of {len(table):,} name none: "
+            "fill the column speaker, or use protocol random and scope inductive")
 
 # %% ../nbs/10_protocols.ipynb #0d5580ff
-PROTOCOLS = {'random': random_folds, 'actor': actor_folds, 'loso': loso_folds, 'statement': statement_folds,
-             'emobox': emobox_folds}
+PROTOCOLS = {
+    'random': random_folds, 'actor': actor_folds, 'loso': loso_folds, 'statement': statement_folds,
+    'emobox': emobox_folds}
 FOLDS = {'random': 1, 'actor': 6, 'loso': 24, 'statement': 12, 'emobox': 6}  # on the whole corpus
 CHOSEN = ('actor', 'statement')  # protocols whose number of folds can be another one
 
@@ -186,27 +214,32 @@ def obstacle(table: pd.DataFrame, protocol: str, classes: int = 8) -> str:  # ''
     except ValueError as why: return str(why)  # a setting, or an empty set
     return ''
 
+# %% ../nbs/10_protocols.ipynb #ee1f59a1
 def first_folds(folds: list, table: pd.DataFrame, least: int = 3) -> list:
     "For a quick look: two folds, or as many as it takes to test some speakers."
     tested = lambda n: len({a for f in folds[:n] for a in table['actor'].iloc[f.test]})
     return next((folds[:n] for n in range(2, len(folds)) if tested(n) >= least), folds)
 
+# %% ../nbs/10_protocols.ipynb #acaa54a3
 def make_folds(table: pd.DataFrame, protocol: str, classes: int = 8, seed: int = 0,
                k: int = None  # number of folds; None: as many as the protocol has
                ) -> list:
     "The checked folds of a protocol."
-    if protocol not in PROTOCOLS: raise SettingError(f"protocol {protocol!r} is not one of {', '.join(PROTOCOLS)}")
+    if protocol not in PROTOCOLS:
+        raise SettingError(f"protocol {protocol!r} is not one of {', '.join(PROTOCOLS)}")
     if seed < 0: raise SettingError(f"seed {seed} is not a whole number from 0")
     if protocol in SPEAKER_DISJOINT: need_speakers(table, f'protocol {protocol}')
     chosen = [k] if k and protocol in CHOSEN else []
     from emotion_study.features import recordings  # not at the top: it brings librosa along
     numbers = recordings(table)
     folds = [without_copies(f, numbers) for f in PROTOCOLS[protocol](table, classes, seed, *chosen)]
-    if k and len(folds) != k: raise SettingError(f'protocol {protocol} has {len(folds)} folds here, not {k}')
+    if k and len(folds) != k:
+        raise SettingError(f'protocol {protocol} has {len(folds)} folds here, not {k}')
     for fold in folds:
         if fold.copies and not min(len(fold.train), len(fold.val)):
-            raise SettingError(f"{protocol} fold {fold.fold}: nothing to learn from is left without the copies of "
-                               "test clips: remove copies, or add clips")
+            raise SettingError(
+                f"{protocol} fold {fold.fold}: nothing to learn from is left without the copies of "
+                "test clips: remove copies, or add clips")
         check_fold(fold, table)
     return folds
 
@@ -227,6 +260,7 @@ def standardise(X, mean, scale) -> np.ndarray:
     "z-scores in float32 with missing values at 0."
     return np.nan_to_num((X - mean) / scale, nan=0.0).astype('float32')
 
+# %% ../nbs/10_protocols.ipynb #4de75335
 def normalise(X: np.ndarray,  # (n, d) raw features of the whole table
               actors: np.ndarray,  # (n,) speakers
               fold: Fold,
@@ -239,7 +273,8 @@ def normalise(X: np.ndarray,  # (n, d) raw features of the whole table
         need_speakers(pd.DataFrame({'actor': actors}), 'scope adapted')
         return _by_speaker(X.astype('float64'), actors)
     rows = fold.fit if rows is None else np.asarray(rows)
-    if np.intersect1d(rows, fold.test).size: raise LeakageError('the scaler would be fitted on test clips')
+    if np.intersect1d(rows, fold.test).size:
+        raise LeakageError('the scaler would be fitted on test clips')
     return standardise(X, *moments(X[rows].astype('float64')))
 
 # %% ../nbs/10_protocols.ipynb #b6f671af
@@ -277,6 +312,7 @@ def _by_group(X, groups):
     parts = [_counted(X[groups == g]) for g in np.unique(groups)]
     return [np.stack(p) for p in zip(*parts)]
 
+# %% ../nbs/10_protocols.ipynb #3233f76f
 def _variances(n, M, S):
     "Mean of groups' means, pooled variance within, variance between (each (d,))."
     here = n > 0
@@ -287,6 +323,7 @@ def _variances(n, M, S):
     chance = (within / np.maximum(n, 1) * here).sum(0) / count
     return mean, within, np.maximum(of_means - chance, 0)
 
+# %% ../nbs/10_protocols.ipynb #ac0c0488
 def _freedom(n, S):
     "Degrees of freedom of the typical variance, from the variance of log-variances."
     here = (n > 1) & (S > 0)
@@ -337,11 +374,13 @@ def one_sided(guesses: np.ndarray,  # (n, K) class probabilities of enrolled cli
     expected = (1 - (prior.balance ** 2).sum()) / len(guesses) + prior.astray
     return float(max(0., 1 - expected / max(distance, 1e-12)))
 
+# %% ../nbs/10_protocols.ipynb #bdde452f
 def _moderated(prior, n, squares, typical):
     "A variance as a multiple of the typical one."
     share = np.divide(squares, typical, out=np.zeros_like(typical), where=typical > 0)
     return (prior.freedom + share) / (prior.freedom + np.maximum(n - 1, 0))
 
+# %% ../nbs/10_protocols.ipynb #75a8b521
 def enrolled_moments(X: np.ndarray,  # (n, d) enrolled clips of one speaker, n from 0; may hold NaN
                      prior: SpeakerPrior,
                      guesses: np.ndarray = None  # (n, K) class probabilities of these clips
@@ -380,6 +419,7 @@ def _order(kind, emotions, rng):
     offered = ['neutral'] if kind == 'neutral' else some
     return rng.permutation(np.flatnonzero(np.isin(emotions, offered)))
 
+# %% ../nbs/10_protocols.ipynb #f73e50a8
 def draw_enrolled(table: pd.DataFrame, fold: Fold,
                   kind: str,  # one of `ENROLMENTS`
                   n: int,  # clips; as many as there are where the speaker has fewer
@@ -399,6 +439,7 @@ def draw_enrolled(table: pd.DataFrame, fold: Fold,
         chosen[i, others[_order(kind, emotion[others], rng)[:n]]] = True
     return chosen
 
+# %% ../nbs/10_protocols.ipynb #d16ca5d3
 def check_enrolled(chosen: np.ndarray, table: pd.DataFrame, fold: Fold):
     "Raise `LeakageError` unless each test clip's enrolment is other recordings of its own speaker."
     from emotion_study.features import recordings  # not at the top: it brings librosa along

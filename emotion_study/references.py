@@ -24,18 +24,22 @@ from .core import (
 # %% ../nbs/16_references.ipynb #ecdb6ede
 LISTENERS_SOURCE = 'Livingstone & Russo 2018, S1 Table, averaged by Sohail 2026'
 LISTENERS = {'overall': 62.4, 'normal': 58.0, 'strong': 67.4}  # percent named as acted, audio only
-LISTENERS_BY_EMOTION = {'neutral': 81.7, 'angry': 74.6, 'surprised': 67.9, 'fearful': 66.2, 'disgust': 51.9,
-                        'sad': 47.9, 'happy': 36.6}
+LISTENERS_BY_EMOTION = {
+    'neutral': 81.7, 'angry': 74.6, 'surprised': 67.9, 'fearful': 66.2, 'disgust': 51.9,
+    'sad': 47.9, 'happy': 36.6}
 
 # %% ../nbs/16_references.ipynb #f1a0c003
 SOHAIL = 'Sohail 2026, course report (hsn07pk on GitHub)'
 LOSO = 'leave one speaker out'
-_VOICE_ALONE = {  # UAR in percent, lo, hi: one speaker left out, 8 classes, 95 % interval over actors
-    'inductive': {'XLS-R': (81.9, 77.8, 85.9), 'WavLM-L': (81.3, 77.1, 85.2), 'Whisper-large-v3': (80.2, 75.8, 84.3),
-              'HuBERT-L': (77.8, 72.5, 82.6), 'ComParE features': (63.6, 59.0, 68.4),
-              'librosa features': (50.5, 45.6, 55.5)},
-    'adapted': {'Whisper-large-v3': (89.1, 85.2, 92.6), 'WavLM-L': (87.3, 83.9, 90.6),
-              'XLS-R': (86.8, 83.1, 90.4), 'HuBERT-L': (85.1, 81.3, 88.5)}}
+_VOICE_ALONE = (
+    {  # UAR in percent, lo, hi: one speaker left out, 8 classes, 95 % interval over actors
+        'inductive': {
+            'XLS-R': (81.9, 77.8, 85.9), 'WavLM-L': (81.3, 77.1, 85.2),
+            'Whisper-large-v3': (80.2, 75.8, 84.3), 'HuBERT-L': (77.8, 72.5, 82.6),
+            'ComParE features': (63.6, 59.0, 68.4), 'librosa features': (50.5, 45.6, 55.5)},
+        'adapted': {
+            'Whisper-large-v3': (89.1, 85.2, 92.6), 'WavLM-L': (87.3, 83.9, 90.6),
+            'XLS-R': (86.8, 83.1, 90.4), 'HuBERT-L': (85.1, 81.3, 88.5)}})
 
 def voice_alone(scope: str  # 'inductive': nothing known of the test speaker; 'adapted': unlabelled clips
                 ) -> pd.DataFrame:  # index: what heard; value, lo, hi in percent, best first
@@ -44,8 +48,9 @@ def voice_alone(scope: str  # 'inductive': nothing known of the test speaker; 'a
     return rows.sort_values('value', ascending=False).rename_axis('what')
 
 # %% ../nbs/16_references.ipynb #f1a0c006
-FIGURE_COLUMNS = ('what', 'protocol', 'classes', 'channels', 'scope', 'metric', 'value', 'source', 'fair',
-           'why', 'seen', 'lo', 'hi', 'spread')
+FIGURE_COLUMNS = (
+    'what', 'protocol', 'classes', 'channels', 'scope', 'metric', 'value', 'source', 'fair', 'why',
+    'seen', 'lo', 'hi', 'spread')
 LUNA = 'Luna-Jimenez et al. 2022'
 EMOBOX_FOLDS = "EmoBox's six folds"
 BY_ACTOR = 'new speakers, {} folds by actor'
@@ -55,6 +60,7 @@ def _figure(*values, lo=None, hi=None, spread=None):
     "A row of the table; the values are those of `COLUMNS` up to `seen`."
     return dict(zip(FIGURE_COLUMNS, (*values, lo, hi, spread)))
 
+# %% ../nbs/16_references.ipynb #6ad78e56
 _FACES = [  # figures for voice and face
     _figure('fusion network that this study re-implements',
             'not stated; 279/288 points to a random fifth', 7, 'voice+face+words', '?', 'accuracy',
@@ -100,6 +106,7 @@ _VOICES = [  # figures for the voice alone
 def _on_emobox(what, value, *source):
     return _figure(what, EMOBOX_FOLDS, 8, 'voice', 'inductive', 'uar', value, *source)
 
+# %% ../nbs/16_references.ipynb #bbcf53de
 _EMOBOX = [
     *(_on_emobox(what, value, 'Ma et al. 2024 (EmoBox)', 'partly',
                  'last layer; their code tests every epoch, the one taken was not seen',
@@ -152,14 +159,21 @@ _NS = {'m': 'http://schemas.openxmlformats.org/spreadsheetml/2006/main'}
 def _texts(archive):
     if 'xl/sharedStrings.xml' not in archive.namelist(): return []
     root = ElementTree.fromstring(archive.read('xl/sharedStrings.xml'))
-    return [''.join(t.text or '' for t in item.iterfind('.//m:t', _NS)) for item in root.iterfind('m:si', _NS)]
+    return [
+        ''.join(t.text or '' for t in item.iterfind('.//m:t', _NS))
+        for item in root.iterfind('m:si', _NS)]
 
+# %% ../nbs/16_references.ipynb #c0022809
 def _cell(cell, texts):
     value, kind = cell.find('m:v', _NS), cell.get('t')
     if kind == 'inlineStr': return ''.join(t.text or '' for t in cell.iterfind('.//m:t', _NS))
     if value is None: return None
-    return texts[int(value.text)] if kind == 's' else value.text if kind in ('str', 'e') else float(value.text)
+    return (
+        texts[int(value.text)]
+        if kind == 's'
+        else value.text if kind in ('str', 'e') else float(value.text))
 
+# %% ../nbs/16_references.ipynb #945df76f
 def _column(reference):  # 'AB12' -> 27
     letters = re.match('[A-Z]+', reference)[0]
     return sum((ord(c) - 64) * 26 ** i for i, c in enumerate(reversed(letters))) - 1
@@ -171,15 +185,25 @@ def read_sheets(path  # an xlsx file
     try:
         with zipfile.ZipFile(path) as archive:
             texts, sheets = _texts(archive), []
-            for name in sorted(n for n in archive.namelist() if re.fullmatch(r'xl/worksheets/sheet\d+\.xml', n)):
+            for name in sorted(
+                n for n in archive.namelist() if re.fullmatch(r'xl/worksheets/sheet\d+\.xml', n)
+            ):
                 rows = []
                 for row in ElementTree.fromstring(archive.read(name)).iterfind('.//m:row', _NS):
                     cells = {_column(c.get('r')): _cell(c, texts) for c in row.iterfind('m:c', _NS)}
                     rows.append([cells.get(i) for i in range(max(cells, default=-1) + 1)])
                 sheets.append(rows)
-    except (OSError, zipfile.BadZipFile, ElementTree.ParseError, ValueError, IndexError, TypeError) as error:
-        raise SettingError(f'{Path(path).name}: not a readable xlsx file ({type(error).__name__}); save it anew '
-                           'from S1 Table') from None
+    except (
+        OSError,
+        zipfile.BadZipFile,
+        ElementTree.ParseError,
+        ValueError,
+        IndexError,
+        TypeError,
+    ) as error:
+        raise SettingError(
+            f'{Path(path).name}: not a readable xlsx file ({type(error).__name__}); save it anew '
+            'from S1 Table') from None
     return sheets
 
 # %% ../nbs/16_references.ipynb #27a56d3d
@@ -191,24 +215,31 @@ def _codes(values):
 
 _SHARE = re.compile(r'accura|correct|hit|recogni', re.I)
 
+# %% ../nbs/16_references.ipynb #18cba567
 def ratings_of(rows: list, name: str) -> pd.DataFrame:  # columns clip, modality, recognised (percent)
     "Clip codes and shares of correct choices from the rows of a sheet."
-    head = next((i for i, r in enumerate(rows) if any(isinstance(v, str) and _SHARE.search(v) for v in r)), None)
-    if head is None: raise SettingError(f'{name}: no column is named for accuracy or correct choices; first row: '
-                                        f'{rows[0] if rows else "empty"}')
+    head = next(
+        (i for i, r in enumerate(rows) if any(isinstance(v, str) and _SHARE.search(v) for v in r)),
+        None)
+    if head is None:
+        raise SettingError(
+            f'{name}: no column is named for accuracy or correct choices; first row: '
+            f'{rows[0] if rows else "empty"}')
     width = len(rows[head])
     body = pd.DataFrame([[*r[:width], *[None] * (width - len(r))] for r in rows[head + 1:]])
     coded = {c: _codes(body[c]) for c in body}
     best = max(coded, key=lambda c: sum(k is not None for k in coded[c]), default=None)
     share = next(i for i, v in enumerate(rows[head]) if isinstance(v, str) and _SHARE.search(v))
-    if best is None or not any(coded[best]): raise SettingError(f'{name}: no column holds clip codes such as '
-                        f'03-01-06-01-02-01-12; columns: {rows[head]}')
+    if best is None or not any(coded[best]):
+        raise SettingError(
+            f'{name}: no column holds clip codes such as '
+            f'03-01-06-01-02-01-12; columns: {rows[head]}')
     found = [(describe(k)['clip'], k.modality, float(v)) for k, v in zip(coded[best], body[share])
              if k is not None and k.channel == 1 and isinstance(v, (int, float))]
     table = pd.DataFrame(found, columns=['clip', 'modality', 'recognised'])
     if table['recognised'].max() <= 1: table['recognised'] *= 100
-    if not table['recognised'].between(0, 100).all(): raise SettingError(f'{name}: column {rows[head][share]!r} '
-                        'holds values that are no shares')
+    if not table['recognised'].between(0, 100).all():
+        raise SettingError(f'{name}: column {rows[head][share]!r} holds values that are no shares')
     return table
 
 # %% ../nbs/16_references.ipynb #5867421f
@@ -217,10 +248,14 @@ def read_ratings(path,  # S1 Table as xlsx, or saved as CSV
                  ) -> pd.Series:  # index clip, percent of choices that named the acted emotion
     "People's accuracy on each speech clip."
     path = Path(path)
-    if not path.is_file(): raise SettingError(f'{path}: no such file; S1 Table comes with the paper (doi '
-                                              '10.1371/journal.pone.0196391)')
-    sheets = [pd.read_csv(path,
-                          header=None).to_numpy(object).tolist()] if path.suffix == '.csv' else read_sheets(path)
+    if not path.is_file():
+        raise SettingError(
+            f'{path}: no such file; S1 Table comes with the paper (doi '
+            '10.1371/journal.pone.0196391)')
+    sheets = (
+        [pd.read_csv(path, header=None).to_numpy(object).tolist()]
+        if path.suffix == '.csv'
+        else read_sheets(path))
     for rows in sorted(sheets, key=len, reverse=True):
         table = ratings_of(rows, path.name)
         table = table[table['modality'] == modality]
@@ -239,6 +274,7 @@ class Rival:
     order: tuple  # emotions of the columns embs0 to embs7
     logits: bool
 
+# %% ../nbs/16_references.ipynb #e37ae39f
 _REPOSITORY = 'data/posteriors'
 RIVALS = {
     'fusion': Rival(f'{LUNA}, fusion', 'voice+face',
@@ -259,6 +295,7 @@ def rival_file(folder: Path, rival: Rival, fold: int) -> Path:
     raise SettingError(f'{folder} has no {copied} (nor {cloned}): clone '
                        'cristinalunaj/MMEmotionRecognition and name its folder')
 
+# %% ../nbs/16_references.ipynb #b67c5c64
 def read_fold(path: Path, rival: Rival) -> pd.DataFrame:  # clip, actor, emotion, p_<emotion>
     "The answers of one fold; raises `SettingError` at the first thing that is not as it should be."
     try: rows = pd.read_csv(path, sep=';')
@@ -281,6 +318,7 @@ def read_fold(path: Path, rival: Rival) -> pd.DataFrame:  # clip, actor, emotion
     if rival.more: _agree(rows, table, path)
     return table.assign(**{f'p_{e}': P[:, rival.order.index(e)] for e in EMOTIONS})
 
+# %% ../nbs/16_references.ipynb #090d5127
 def _agree(rows, table, path):
     "Raise unless a file's own labels are those of its clip codes."
     named = [read_emotion(str(e)) for e in rows['emotion']]

