@@ -189,7 +189,7 @@ def kernel_env(**more):
 
 # %% ../nbs/21_cli.ipynb #35a9eedf
 def strip_traces(path: Path):
-    "Take times, paths and the error stream (progress bars, warnings: the log has them) out of an executed notebook, and colours out of its pictures."
+    "Take times, paths and the error stream out of an executed notebook; its log has them."
     import nbformat
     if not path.exists(): return
     try: nb = nbformat.read(path, 4)
@@ -606,7 +606,8 @@ def named_files(paths: list) -> list:  # of (path, what to call it)
     return [(p, n if names.count(n) == 1 else str(p)) for p, n in zip(files, names)]
 
 # %% ../nbs/21_cli.ipynb #68ee45bd
-def film_table(corpus: str, jobs: int, words: str, encoders, rate: float, detector: str, out: Path) -> tuple:  # table, frames
+def film_table(corpus: str, jobs: int, words: str, encoders, rate: float, detector: str, out: Path
+               ) -> tuple:  # table, frames
     "A feature table whose face columns DeepFace measured on the films; its frames go beside it."
     from emotion_study.face import DETECTORS, choose_weights, deepface_features
     from emotion_study.features import FaceSettings, deepface_scores, feature_table

@@ -142,7 +142,8 @@ def _client(which):
         try:
             with warnings.catch_warnings(action='ignore', category=UserWarning):
                 return EmotionClient()
-        except (ValueError, OSError): raise SettingError(f"{relative(weights_path(which))}: not weights of DeepFace's emotion network; "
+        except (ValueError, OSError):
+            raise SettingError(f"{relative(weights_path(which))}: not weights of DeepFace's emotion network; "
                                               "fetch or train them again") from None
 
 # %% ../nbs/07_face.ipynb #9fc8bf41
@@ -387,7 +388,8 @@ class Tracker:
         return self.last
 
 # %% ../nbs/07_face.ipynb #5ad782ab
-# seconds; is there a face; its box in pixels; how sure the detector is; faces in the picture; what became of the alignment; degrees
+# seconds; is there a face; its box in pixels; how sure the detector is; faces in the picture;
+# what became of the alignment; degrees
 FRAME_COLUMNS = (
     't', 'found', 'x', 'y', 'w', 'h', 'confidence', 'faces', 'alignment', 'turned', 'fresh')
 LEAST_SIDE = 48  # pixels; a picture smaller than the network's input holds no face for it
@@ -395,7 +397,7 @@ LEAST_SIDE = 48  # pixels; a picture smaller than the network's input holds no f
 def film_faces(path,
                rate: float = 6,  # frames per second that are looked at; 0 for all
                detector: str = 'opencv', stride: int = 3
-               ) -> tuple:  # DataFrame of `FRAME_COLUMNS`, inputs (found, 48, 48) float32, why there is no face and what is the matter ('' when all is well)
+               ) -> tuple:  # `FRAME_COLUMNS`, inputs (found, 48, 48), why no face, what is the matter
     "Find and cut out the face in a film's frames; needs no network, and memory for one frame."
     film, track, rows, inputs = Film(Path(path), rate), Tracker(detector, stride), [], []
     small = False
@@ -517,7 +519,7 @@ def _pieces(x):
 
 # %% ../nbs/07_face.ipynb #34918749
 def deepface_features(frames: pd.DataFrame  # `FRAME_COLUMNS`, `FACE_KEYS` and `clip`
-                      ) -> pd.DataFrame:  # index clip, columns `deepface.<key>.<statistic>`; no row for a clip without a face
+                      ) -> pd.DataFrame:  # index clip, `deepface.<key>.<statistic>`; no face, no row
     "Statistics over time of DeepFace's scores of each clip."
     seen = frames[frames['found'].astype(bool)].sort_values(['clip', 't'], ignore_index=True)
     if not len(seen): return pd.DataFrame().rename_axis('clip')

@@ -158,7 +158,8 @@ def _scored(clip, table, inputs, weights):
     return pd.concat([pd.DataFrame({'clip': clip, 'frame': np.arange(len(table))}), table], axis=1)
 
 # %% ../nbs/09_features.ipynb #4b524421
-def film_entries(paths: dict, settings: FaceSettings) -> tuple:  # clip -> name of its cache entry, clip -> why it has none
+def film_entries(paths: dict, settings: FaceSettings
+                 ) -> tuple:  # clip -> name of its cache entry, clip -> why it has none
     "Names of cache entries by content."
     entries, refused, key = {}, {}, settings.key()
     for clip, path in paths.items():

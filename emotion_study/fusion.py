@@ -137,7 +137,7 @@ class FamilyTokens(layers.Layer):
 # %% ../nbs/12_fusion.ipynb #dceff641
 @_register
 class CrossModalAttention(layers.Layer):
-    "Summaries (B, C, d) question the tokens (B, F, d) of other channels; returns (B, C, d) and weights (B, heads, C, F)."
+    "Summaries (B, C, d) question tokens (B, F, d) of other channels: (B, C, d), weights (B, heads, C, F)."
     def __init__(self, owner, heads=4, key=8, **kw):
         super().__init__(**kw)
         self.owner, self.heads, self.key = [int(c) for c in owner], heads, key
@@ -239,7 +239,9 @@ def build_fusion(columns: dict,  # channel -> its column names, in order
                  fusion: str = 'both',  # one of `FUSIONS`
                  width: int = 32, heads: int = 4
                  ) -> keras.Model:
-    "The fusion network. Inputs: the channels and `present`; outputs: `fused`, `joint`, a head per channel, `gates`, `attention`."
+    """The fusion network.
+
+    Inputs: the channels and `present`; outputs: `fused`, `joint`, a head per channel, `gates`, `attention`."""
     if fusion not in FUSIONS:
         raise SettingError(f"fusion {fusion!r} is not one of {', '.join(FUSIONS)}")
     check_libraries()

@@ -79,7 +79,7 @@ def _shrinkage(Z: np.ndarray) -> tuple:  # share of the target, its level
 
 # %% ../nbs/13_pool.ipynb #23485ea7
 class ShrinkageLDA(LinearDiscriminantAnalysis):
-    "`LinearDiscriminantAnalysis(solver='lsqr', shrinkage='auto')`, fitted by fewer sums where there are more columns than clips of a class."
+    "`LinearDiscriminantAnalysis(solver='lsqr', shrinkage='auto')`, by fewer sums for many columns."
     def fit(self, X, y):
         self.classes_, y = np.unique(y, return_inverse=True)
         self.priors_ = np.bincount(y) / len(y)
@@ -106,7 +106,7 @@ def centred(X: np.ndarray,  # (n, d)
             groups,  # (n,) speaker and sentence as one number, or None: leave as is
             rows  # the training rows
             ) -> np.ndarray:  # (n, d)
-    "Features relative to their group's training clips, or to all clips of a group without any; with fewer than `ENOUGH` a group stays as it is."
+    "Features relative to their group's training clips, or all its clips; under `ENOUGH` it stays as it is."
     if groups is None: return X
     X, fitted = X.copy(), np.isin(np.arange(len(X)), rows)
     for g in np.unique(groups):
@@ -324,7 +324,7 @@ def taught(X: np.ndarray,  # (copies, n, d) features of one part
            clips: Clips, fit, ask,
            guess  # (len(ask),) class numbers
            ) -> np.ndarray:  # (len(ask), classes)
-    "What the expert `speaker` says of each row of `ask`, having learnt the rows `fit` and the guesses about the others."
+    "What the expert `speaker` says of rows `ask`, by the rows `fit` and guesses about the others."
     copies, n, _ = X.shape
     X = np.vstack([centred(x, clips.groups, fit) for x in X]).astype('float64')
     first, rows = copies * len(fit), np.concatenate(

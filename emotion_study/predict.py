@@ -327,7 +327,7 @@ def averaged(rows: dict) -> dict:
 RATE = 6.  # frames a second
 
 def face_rows(path, rate: float = RATE) -> dict:
-    "Each frame with a face: t, logs (n, 7) in the order of `FACE_KEYS`, thumb (n, 48, 48); seconds, and reason where there is none."
+    "Frames with a face: t, logs (n, 7) by `FACE_KEYS`, thumb (n, 48, 48); seconds; reason for none."
     from emotion_study.face import LEAST_SIDE, Tracker, align, bordered, face_input, grey_of
     film, track, reason = _film(path, rate), Tracker(), ''
     t, inputs, logs, thumb = [], [], [], []

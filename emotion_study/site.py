@@ -357,7 +357,8 @@ def result_row(r: dict) -> list:
     return [r['metric'], value, interval(r), *('–' if c in (None, '') else c for c in rest)]
 
 # %% ../nbs/19_site.ipynb #fdab2b90
-_RESULTS = """<details class="results"><summary>All {{ rows | length }} figures of this page, as results.json has them</summary>
+_RESULTS = """<details class="results">
+<summary>All {{ rows | length }} figures of this page, as results.json has them</summary>
 <div class="scroll"><table><tr>{% for h in heads %}<th>{{ h }}</th>{% endfor %}</tr>
 {% for row in rows %}<tr>{% for c in row %}<td{% if loop.index in (2, 3, 4) %} class="number"{%
 endif %}>{{ c }}</td>

@@ -344,7 +344,8 @@ def download_vosk(folder=None,  # data/vosk by default
 # %% ../nbs/08_text.ipynb #b76447da
 TRANSCRIPTS = packaged('transcripts', 'ravdess.parquet')
 
-def shipped_transcripts(path=TRANSCRIPTS) -> pd.DataFrame:  # clip, engine, text, words, starts, ends, confidences, reason
+def shipped_transcripts(path=TRANSCRIPTS
+                        ) -> pd.DataFrame:  # clip, engine, text, words, starts, ends, confidences, reason
     "Transcripts of RAVDESS that came with the study."
     if not Path(path).is_file():
         raise SettingError(f'{relative(path)} is missing: it is part of the checkout')

@@ -104,7 +104,8 @@ def late_groups(Z: dict, mods: str) -> list:  # groups of (expert, part)
     return groups + [blocks] * bool(blocks)
 
 # %% ../nbs/14_training.ipynb #dc9ed758
-def expert_answers(Z: dict, y: SealedLabels, fold: Fold, runs, classes: int) -> dict:  # (model, modalities) -> (test, classes)
+def expert_answers(Z: dict, y: SealedLabels, fold: Fold, runs, classes: int
+                   ) -> dict:  # (model, modalities) -> (test, classes)
     "Test probabilities of the baseline runs of one fold; each expert is fitted once and shared."
     from emotion_study.fusion import expert_probabilities, mean_log_probability
     known = {}
@@ -475,7 +476,8 @@ def network_seed(fold: Fold, member: int) -> int:
     return 10_000 * fold.seed + 100 * fold.fold + member
 
 # %% ../nbs/14_training.ipynb #3f88d885
-def run_experts(table, fold: Fold, classes: int, scope: str, runs) -> dict:  # (run, seed, fold, member) -> {'test': probabilities}
+def run_experts(table, fold: Fold, classes: int, scope: str, runs
+                ) -> dict:  # (run, seed, fold, member) -> {'test': probabilities}
     "Every baseline run on one fold."
     _one_thread()
     y = SealedLabels(class_numbers(table, classes), fold)
