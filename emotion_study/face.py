@@ -143,8 +143,9 @@ def _client(which):
             with warnings.catch_warnings(action='ignore', category=UserWarning):
                 return EmotionClient()
         except (ValueError, OSError):
-            raise SettingError(f"{relative(weights_path(which))}: not weights of DeepFace's emotion network; "
-                                              "fetch or train them again") from None
+            raise SettingError(
+                f"{relative(weights_path(which))}: not weights of DeepFace's emotion network; "
+                "fetch or train them again") from None
 
 # %% ../nbs/07_face.ipynb #9fc8bf41
 def emotion_client(which: str = 'auto'):  # DeepFace's EmotionClient

