@@ -8,8 +8,8 @@ __all__ = ['STUDY', 'KERNEL_ENV', 'CorpusOption', 'AnyCorpusOption', 'JobsOption
            'listing', 'open_folder', 'default_folder', 'plain_plots', 'kernel_env', 'strip_traces', 'StudyError',
            'kernels_into', 'run_notebook', 'say', 'clock', 'run_all', 'have_samples', 'start', 'unfinished_folder',
            'run_study', 'finish', 'trained_by', 'saved_predictions', 'run_started', 'check_numbers', 'check_jobs',
-           'check_out', 'options', 'study', 'clips_of', 'table_of', 'features', 'transcribe', 'named_files',
-           'film_table', 'train', 'evaluate', 'report', 'predict_command', 'tell_answers', 'exit_code', 'audit_corpus',
+           'check_out', 'options', 'study', 'clips_of', 'table_of', 'features', 'transcribe_command', 'named_files',
+           'film_table', 'train', 'evaluate', 'report', 'predict_command', 'tell_answers', 'exit_code', 'audit_command',
            'ravdess', 'deepface', 'samples', 'vosk_en', 'whisper_small', 'nemo', 'emodb', 'crema_d', 'urdu', 'meld',
            'verify', 'told', 'end_workers', 'stopped', 'main']
 
@@ -571,8 +571,8 @@ def features(
     for line in channel_lines(table, frames): say(line)
 
 # %% ../nbs/21_cli.ipynb #b59f6cce
-@app.command()
-def transcribe(
+@app.command('transcribe')
+def transcribe_command(
     clips: Annotated[
         list[Path], typer.Argument(help="sound files, videos with sound, or a CSV that lists them")
     ],
@@ -797,8 +797,8 @@ def exit_code(table) -> int:  # 0 all well, 2 nothing usable, 3 some failed
     return 0 if usable.all() else 3 if usable.any() else 2
 
 # %% ../nbs/21_cli.ipynb #9881d81c
-@app.command()
-def audit_corpus(
+@app.command('audit')
+def audit_command(
     folder: Annotated[Path, typer.Argument(help="of a report, such as reports/ravdess")],
     every: Annotated[
         bool, typer.Option('--list', help="also name the entries that predictions can't tell")
