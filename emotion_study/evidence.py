@@ -9,11 +9,11 @@ __all__ = ['PARTS', 'OVER_ACTORS', 'DERIVED', 'PERCENT', 'POINTS', 'UNITS', 'SET
            'entry_faults', 'by_sklearn', 'check_results', 'check_rows', 'check_folds', 'label_table', 'run_digests',
            'outside_digest', 'check_digests', 'write_digests', 'check_claims', 'check_family', 'Audit', 'audit_report',
            'Claim', 'run', 'extended', 'with_small', 'Undecided', 'Finding', 'verdict_of', 'Ledger', 'Comparison',
-           'p_text', 'setting_words', 'figure_words', 'beside_words', 'Gap', 'LargestClass', 'against_level', 'Level',
-           'level_verdict', 'Reached', 'Pair', 'pairs', 'expects', 'gain_verdict', 'Difference', 'WorstOf', 'Share',
-           'Untested', 'corpus_facts', 'all_rows', 'fold_facts', 'overlap_facts', 'seen_percent', 'time_facts',
-           'claim_record', 'make_ledger', 'mark', 'Quotes', 'quotes_of', 'without_names', 'without_links',
-           'same_number', 'misquoted', 'unmade']
+           'p_text', 'setting_words', 'figure_words', 'beside_words', 'Gap', 'LargestClass', 'LowerEnd',
+           'against_level', 'Level', 'level_verdict', 'Reached', 'Pair', 'pairs', 'expects', 'gain_verdict',
+           'Difference', 'WorstOf', 'Share', 'Untested', 'corpus_facts', 'all_rows', 'fold_facts', 'overlap_facts',
+           'seen_percent', 'time_facts', 'claim_record', 'make_ledger', 'mark', 'Quotes', 'quotes_of', 'without_names',
+           'without_links', 'same_number', 'misquoted', 'unmade']
 
 # %% ../nbs/17_evidence.ipynb #394df6fd
 import base64, hashlib, json, re
@@ -920,6 +920,19 @@ class LargestClass:
 
     def of(self, ledger: Ledger, claim: Claim, about: dict) -> float:
         return 100 * float(ledger.runs[about]['emotion'].value_counts(normalize=True).max())
+
+# %% ../nbs/17_evidence.ipynb #559620da
+@dataclass(frozen=True)
+class LowerEnd:
+    "The lower end of another run's interval, as a level."
+    metric: str
+    run: dict
+
+    @property
+    def runs(self): return self.run,
+
+    def of(self, ledger: Ledger, claim: Claim, about: dict) -> float:
+        return ledger.figure(claim, self.metric, self.run)['lo']
 
 # %% ../nbs/17_evidence.ipynb #52ab02a4
 def against_level(e: dict, level: float, side: str) -> bool | None:

@@ -55,6 +55,7 @@ def by_emotion(rate, **others): return {e: others.get(e, rate) for e in label_na
 def wide(pool, ensemble): return pair(NEW, extended(POOL), extended(ENSEMBLE), pool, ensemble)
 def robust(random, new): return {(*s, *m): r for m in (NETWORK, LATE) for s, r in ((RANDOM_TRAIN, random), (SEVEN, new))}
 def voices(rate): return dict(zip(map(key, LEDGER.ALONE), (.5, .82, rate)))
+def away(rate): return {key(LEDGER.ALONE[1]): .82} | {key(a): rate for a in LEDGER.AWAY}
 def shortcuts(honest, shortcut): return {key(a): r for pair in LEDGER.SHORTCUTS for a, r in zip(pair, (shortcut, honest))}
 def speeds(network, pool): return {(*NEW, *m): r for model, (a, b) in ((NETWORK, network), (POOL, pool)) for m, r in ((once(model), a), (extended(model), b))}
 def taught(first, second): return pair(RANDOM, POOL, SELF_TRAINED, *first) | pair(RANDOM, with_small(POOL), with_small(SELF_TRAINED), *second)
@@ -83,7 +84,8 @@ SCENARIOS = {f'paper-{m}': (level(.995, .995), level(.9, .8)) for m in LEDGER.PU
     'study-voice': (voices(.82), voices(.95)),
     'study-known-voice': ({key(LEDGER.KNOWN_VOICES[0]): .8}, {key(LEDGER.KNOWN_VOICES[0]): .95}),
     'study-speakers': (speakers(.95, .7, .69), speakers(.9, .88, .7)),
-    'study-shortcuts': (shortcuts(.7, .9), shortcuts(.9, .8))}
+    'study-shortcuts': (shortcuts(.7, .9), shortcuts(.9, .8)),
+    'study-other-corpora': (away(.4), away(.9))}
 
 
 @pytest.mark.parametrize('id', [i for i in JUDGES if i not in ('paper-verified', 'study-table')])
