@@ -31,7 +31,7 @@ def test_the_committed_report_is_what_its_predictions_say():
 
 
 def test_the_audit_needs_no_tensorflow_and_no_sound():
-    code = ("import sys, emotion_study.audit\n"
+    code = ("import sys, emotion_study.evidence\n"
             "print(sorted({'tensorflow', 'keras', 'librosa', 'soundfile', 'av', 'emotion_study.training'} & set(sys.modules)))")
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=ROOT)
     assert done.stdout.strip() == '[]', done.stdout + done.stderr

@@ -61,7 +61,7 @@ def test_a_notebook_checks_what_it_declares_and_uses_it(path):
     for name in checked:
         PARAMETERS[name](name, says[name])
         assert len(re.findall(rf'(?<![\'".\w]){name}\b(?!\s*=[^=])', text)) >= 1, f'{name} is declared and not used'
-    opened = re.search(r"(open_study\([^\n]*notebook=|open_report\()'([\w]+)'", text)
+    opened = re.search(r"(open_study\((?:[^()]|\([^()]*\))*notebook=|open_report\(\s*)'([\w]+)'", text)
     assert opened and opened[2] == path.stem
     assert says.get('write', says.get('ship', False)) is False, 'data of the project are replaced only when asked for'
     assert not re.search(r"ROOT / \(?out|'reports/", text), 'a report folder comes from open_study or open_report'
