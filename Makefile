@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -e -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help study all test lock readme clean python
+.PHONY: help study all test lab lock readme clean python
 MAKEFLAGS += --no-print-directory
 # nothing of the user's own Python may leak into the environment
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
@@ -37,6 +37,7 @@ make study    the whole study: makes .venv, runs the study notebooks, writes rep
                 ONLY=names                 some notebooks, e.g. ONLY=03_new_speakers or ONLY='09 10'
 make all      adds the speech recognisers, Whisper's encoders and what tests need to the environment
 make test     the same, then everything that CI runs
+make lab      opens JupyterLab on the notebooks
 make lock     writes the locks and environment.yml anew from settings.ini
 make readme   writes README.md from nbs/index.ipynb
 make clean    removes .venv and caches; reports and data stay
@@ -124,6 +125,9 @@ test: | $(HERE) $(ALL)
 	part 'lesson cells of the library notebooks' $(BIN)/python tests/house_checks.py lessons; \
 	[ -z "$$failed" ] || echo "== test: a part above FAILED"; \
 	part 'pytest' $(BIN)/python -m pytest; [ -z "$$failed" ]
+
+lab: | $(HERE)
+	@$(BIN)/jupyter lab nbs/index.ipynb
 
 lock: | python
 	@echo "== lock: uv resolves the requirements of settings.ini (in a throwaway environment)"

@@ -163,7 +163,7 @@ def mend_links(body: str, folder: Path,
         if name.endswith('.ipynb') and name[:-6] in pages: target = name[:-6] + '.html'
         if target[:-5] not in pages and not (folder / target).is_file(): return m[2]
         return f'<a href="{html.escape(target + ("#" + anchor if anchor else ""))}">{m[2]}</a>'
-    return re.sub(r'<a (?:[^>]*? )?href="([^"]*)"[^>]*>(.*?)</a>', mend, body, flags=re.S)
+    return re.sub(r'<a\s(?:[^>]*?\s)?href="([^"]*)"[^>]*>(.*?)</a>', mend, body, flags=re.S)
 
 # %% ../nbs/19_site.ipynb #dd9c4128
 STYLE = """
@@ -491,13 +491,13 @@ need a corrected p below .05; everything else is <em>no difference shown</em>.</
 }}</td><td><strong>{{ c.verdict }}</strong></td></tr>{% endfor %}</table>
 {% for c in claims %}<h2 id="{{ c.id }}">{{ c.statement | words }}</h2>
 <p><strong>{{ c.verdict }}</strong>: {{ c.why | words }}</p>
-<p>Would be refuted if: {{ c.refuted_by | words }}.<br>Test: {{ c.test }}. Shown in <a
-href="{{ c.cell }}">{{ c.cell | cellname }}</a>.</p>
+<p>Would be refuted if: {{ c.refuted_by | words }}.<br>Test: {{ c.test }}. Shown in
+<a href="{{ c.cell }}">{{ c.cell | cellname }}</a>.</p>
 {% if c.tests %}<div class="scroll"><table>
 <tr><th>comparison</th><th>points</th><th>interval</th><th></th><th>asked
 about</th><th>p</th><th>corrected p</th><th>shown</th></tr>
-{% for t in c | tests %}<tr><td>{{ t.what }}</td><td class="number">{{ t.value }}</td><td
-class="number">{{ t.span }}</td><td>{{ t.picture }}</td>
+{% for t in c | tests %}<tr><td>{{ t.what }}</td><td class="number">{{ t.value }}</td>
+<td class="number">{{ t.span }}</td><td>{{ t.picture }}</td>
 <td class="number">{{ t.level }}</td><td class="number">{{ t.p }}</td><td class="number">{{
 t.corrected }}</td><td>{{ t.shows }}</td></tr>
 {% endfor %}</table></div>{% endif %}
@@ -509,8 +509,8 @@ predictions.parquet</th></tr>{% for f in c.figures %}
 }}</td><td class="number">{{ f.n }}</td><td><code>{{ f.id }}</code></td></tr>{% endfor %}
 </table></div></details>{% endif %}{% endfor %}
 <h2>Facts</h2><details><summary>{{ facts | length }} counts and published figures that pages
-quote</summary><div class="scroll"><table>{% for k, v in facts %}<tr><td>{{ k }}</td><td
-class="number">{{ v | fact }}</td></tr>{% endfor %}</table></div></details>
+quote</summary><div class="scroll"><table>{% for k, v in facts %}<tr><td>{{ k }}</td>
+<td class="number">{{ v | fact }}</td></tr>{% endfor %}</table></div></details>
 """
 
 # %% ../nbs/19_site.ipynb #f6c87c50
