@@ -262,11 +262,7 @@ class Settings:
     corpus: str = 'auto'     # 'ravdess', 'twin', or 'auto': real data if found, else the twin
     profile: str = 'quick'   # 'quick' or 'full'
     seeds: int = 0           # how many seeds per protocol; 0 means what the profile says
-    out: (
-        str
-    ) = (  # report folder; '' means reports/<corpus> for the command, a folder of its own for a notebook
-        ''
-    )
+    out: str = ''            # report folder; '': reports/<corpus>, or a notebook's own
     strict: bool = False     # stop when clips are missing
     seed: int = 0            # the first seed
 

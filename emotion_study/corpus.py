@@ -820,12 +820,9 @@ class Source(NamedTuple):
     bytes: int        # of all that is fetched, about
     files: dict       # name of a file to fetch -> its address
     pattern: str = ''  # of a clip's name: groups speaker, emotion; maybe statement, intensity, sex
-    emotions: dict = (
-        {})  # what the pattern calls emotion -> a name of `EMOTIONS`, '' where it is none
+    emotions: dict = {}    # what the pattern calls emotion -> one of `EMOTIONS`, '' for none
     words: dict = {}       # the same for statement, intensity and sex: group -> {written: meant}
-    told: (
-        tuple
-    ) = ()  # a table that tells more: its file, separator, {column: (place of the key, place)}
+    told: tuple = ()       # a table that tells more: file, separator, {column: (key, place)}
     checksums: dict = {}   # file -> SHA-256, where it is known
     folder: str = ''       # below data/; corpora/<name> by default
 

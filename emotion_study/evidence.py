@@ -27,7 +27,7 @@ from fastcore.basics import patch
 from . import statistics as tests
 from .core import (
     CodeError, ROOT, RUN, SettingError, describe, expected_codes, label_names, parse_code,
-    read_json, to_label)
+    read_json, to_label, write_whole)
 from .protocols import FOLDS, PROTOCOLS, SPEAKER_DISJOINT, make_folds
 from .metrics import (
     METRICS, NotComputed, acted_emotions, counts_by_seed, finite, from_others, group_quantile, hits,
@@ -631,9 +631,7 @@ def write_digests(folder  # of a report that is finished
     folder = Path(folder)
     entries = _read(folder, 'results.json')
     made = run_digests(_read(folder, 'predictions.parquet')) | dict(outside=outside_digest(entries))
-    part = folder / 'digests.part'
-    part.write_text(json.dumps(made, indent=1) + '\n', encoding='utf-8')
-    return part.replace(folder / 'digests.json')
+    return write_whole(folder / 'digests.json', json.dumps(made, indent=1) + '\n')
 
 # %% ../nbs/17_evidence.ipynb #c27e6848
 def check_claims(ledger: dict,  # claims.json

@@ -133,7 +133,7 @@ class FaceSettings:
         "A digest of everything that decides about the scores."
         which = face.choose_weights(self.weights)
         return text_digest(
-            self.rate, self.detector, self.stride, file_digest(face.weights_path(which)),
+            float(self.rate), self.detector, self.stride, file_digest(face.weights_path(which)),
             code_digest('media', 'face'))
 
 # %% ../nbs/09_features.ipynb #6c1b3d0c

@@ -583,3 +583,8 @@ def test_a_full_disk_is_one_line(tmp_path, module, patch, line):
     done = subprocess.run([sys.executable, '-c', code, *line.format(tmp_path).split()], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 2 and done.stderr.count('\n') == 1 and 'No space left' in done.stderr, done.stderr[-1500:]
     assert not list(tmp_path.rglob('*.part'))
+
+
+def test_a_rate_that_is_written_in_two_ways_is_one_cache_entry():
+    from emotion_study.features import FaceSettings
+    assert FaceSettings(6).key() == FaceSettings(6.).key() != FaceSettings(5).key()
