@@ -27,9 +27,10 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from .core import (
+from emotion_study.core import (
     COLUMNS, CodeError, EMOTIONS, LABEL_COLUMNS, ROOT, SettingError, check_open, describe,
-    expected_codes, file_digest, parse_code, plain, provenance, read_emotion, relative, text_digest)
+    expected_codes, file_digest, parse_code, plain, provenance, read_emotion, relative, text_digest,
+    write_whole)
 from .fetch import (
     Archive, ask, check_space, disk_need, fetch_archive, fetch_wheel, install_archive, is_unpacked,
     size_text, unpack, unpacked_record, zip_bytes)
@@ -982,12 +983,11 @@ def write_manifest(name: str,  # one of `SOURCES`
         raise SettingError(
             f'{relative(root)} holds no clip of {name}: no sound file is named as those of '
             f'{source.title} are')
-    part = root / '.manifest.csv.part'
-    with open(part, 'w', encoding='utf-8', newline='') as f:
-        table = csv.DictWriter(f, MANIFEST_COLUMNS, lineterminator='\n')
-        table.writeheader()
-        table.writerows(rows)
-    os.replace(part, root / 'manifest.csv')
+    written = io.StringIO(newline='')
+    table = csv.DictWriter(written, MANIFEST_COLUMNS, lineterminator='\n')
+    table.writeheader()
+    table.writerows(rows)
+    write_whole(root / 'manifest.csv', written.getvalue())
     left = f'; left out: {others:,} of an emotion that RAVDESS does not have' * bool(others)
     speakers, path = len({r['speaker'] for r in rows}), root / 'manifest.csv'
     say(f'{len(rows):,} clips of {speakers} speakers in {relative(path)}{left}')
@@ -1035,9 +1035,7 @@ def note_sight(root: Path, name: str, url: str, path: Path):
     "Note size and SHA-256 of a file that came."
     known = sighted(root) | {
         name: dict(url=url, bytes=path.stat().st_size, sha256=file_digest(path))}
-    part = root / f'.{SIGHT}.part'
-    part.write_text(json.dumps(known, indent=1, sort_keys=True) + '\n', encoding='utf-8')
-    os.replace(part, root / SIGHT)
+    write_whole(root / SIGHT, json.dumps(known, indent=1, sort_keys=True) + '\n')
 
 # %% ../nbs/03_corpus.ipynb #29b9b9d7
 def fetch_sighted(name: str, url: str, root: Path, sha256: str = '',  # as the table states it

@@ -14,7 +14,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
 
-from .core import EMOTIONS, check_open
+from .core import EMOTIONS, check_open, write_whole
 
 # %% ../nbs/18_figures.ipynb #499e3c9c
 EMOTION_COLOURS = dict(
@@ -87,7 +87,7 @@ def save_figure(fig, folder, name: str, caption: str, synthetic: bool = False) -
         if (target / 'captions.json').exists()
         else {})
     captions = dict(sorted((known | {f'{name}.png': caption}).items()))
-    (target / 'captions.json').write_text(json.dumps(captions, indent=1) + '\n', encoding='utf-8')
+    write_whole(target / 'captions.json', json.dumps(captions, indent=1) + '\n')
     return target / f'{name}.png'
 
 # %% ../nbs/18_figures.ipynb #6de86778

@@ -19,7 +19,7 @@ __all__ = ['SHIPPED', 'MOODS', 'OWN_CHANNELS', 'MEDIA', 'LONGEST', 'PIECE', 'WHO
            'read_classes', 'hear']
 
 # %% ../nbs/20_predict.ipynb #348d3d7d
-import csv, io, json, sys, types
+import csv, io, json, os, sys, types
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -915,7 +915,7 @@ def write_answers(found: Answers, out: Path):
     table = found.table.copy()
     table.attrs = {}
     out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_name(out.name + '.part')
+    part = out.with_name(f'{out.name}.{os.getpid()}.part')
     if out.suffix == '.csv': table.map(harmless).to_csv(part, index=False)
     elif out.suffix == '.jsonl':
         table.to_json(part, orient='records', lines=True, force_ascii=False)
