@@ -5,23 +5,24 @@
 # %% auto #0
 __all__ = ['EMOTIONS', 'EMOTION_NAMES', 'OTHER_EMOTIONS', 'COLUMNS', 'STATEMENTS', 'LABEL_COLUMNS', 'SHAPES', 'PACKAGED',
            'SPEEDS', 'EXTENDED', 'COPIES', 'FAMILIES', 'CHANNELS', 'RUN', 'PROFILES', 'CORPORA', 'WORDS', 'PARAMETERS',
-           'PACKAGE', 'CHECKOUT', 'ROOT', 'FOREIGN', 'KEPT', 'KERAS', 'PACKAGES', 'MADE', 'MARK', 'label_names',
-           'SettingError', 'to_label', 'plain', 'read_emotion', 'column_lines', 'emotion_lines', 'CodeError',
-           'ClipCode', 'parse_code', 'describe', 'expected_codes', 'families_of', 'read_flag', 'read_whole',
-           'read_number', 'read_text', 'read_choice', 'Settings', 'injected', 'check_parameters', 'checkout_of',
-           'user_folder', 'packaged', 'need_checkout', 'relative', 'settled', 'load_tensorflow', 'writable',
-           'cache_folder', 'settle', 'is_worker', 'follow_parent', 'check_libraries', 'set_seeds', 'file_digest',
-           'text_digest', 'code_digest', 'keep', 'write_whole', 'read_json', 'store_row', 'load_row', 'keep_bytes',
-           'kept_bytes', 'package_folder', 'provenance', 'read_record', 'write_record', 'check_ours', 'empty_report',
-           'set_aside', 'let_go', 'put_back', 'identity', 'other_code', 'first_of', 'misfit', 'check_place',
-           'check_fit', 'lock_report', 'unlock_report', 'changing', 'open_report', 'check_open']
+           'PACKAGE', 'CHECKOUT', 'ROOT', 'FOREIGN', 'KEPT', 'librosa', 'KERAS', 'PACKAGES', 'MADE', 'MARK',
+           'label_names', 'SettingError', 'to_label', 'plain', 'read_emotion', 'column_lines', 'emotion_lines',
+           'CodeError', 'ClipCode', 'parse_code', 'describe', 'expected_codes', 'families_of', 'read_flag',
+           'read_whole', 'read_number', 'read_text', 'read_choice', 'Settings', 'injected', 'check_parameters',
+           'checkout_of', 'user_folder', 'packaged', 'need_checkout', 'relative', 'settled', 'load_tensorflow',
+           'writable', 'cache_folder', 'settle', 'one_at_a_time', 'is_worker', 'follow_parent', 'check_libraries',
+           'set_seeds', 'file_digest', 'text_digest', 'code_digest', 'keep', 'write_whole', 'read_json', 'store_row',
+           'load_row', 'keep_bytes', 'kept_bytes', 'package_folder', 'provenance', 'read_record', 'write_record',
+           'check_ours', 'empty_report', 'set_aside', 'let_go', 'put_back', 'identity', 'other_code', 'first_of',
+           'misfit', 'check_place', 'check_fit', 'lock_report', 'unlock_report', 'changing', 'open_report',
+           'check_open']
 
 # %% ../nbs/00_core.ipynb #619c6986
 import ast, atexit, configparser, contextlib, hashlib, importlib.metadata as metadata
 import importlib.util, json, math, os, platform, random, re, shutil, sys, tempfile, time
 import unicodedata, warnings, zipfile
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 # %% ../nbs/00_core.ipynb #04d69e7e
@@ -431,6 +432,38 @@ def settle():
 
 # %% ../nbs/00_core.ipynb #f005688e
 settle()
+
+# %% ../nbs/00_core.ipynb #44b9a11e
+@contextlib.contextmanager
+def one_at_a_time(path  # a file that stands for the work; it is made
+                  ):
+    "Do something while no other process does it under the same file."
+    try: import fcntl
+    except ImportError: yield; return
+    with open(path, 'ab') as handle:
+        with contextlib.suppress(OSError): fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+# %% ../nbs/00_core.ipynb #9e41748b
+def _compiled_folder():
+    "Where numba keeps what it compiles of librosa."
+    beside = Path(importlib.util.find_spec('librosa').origin).parent / '__pycache__'
+    return Path(os.environ.get('NUMBA_CACHE_DIR') or beside)
+
+class _Librosa:
+    "librosa, loaded at its first use, by one process at a time."
+    @cached_property
+    def module(self):
+        import librosa
+        folder = _compiled_folder()
+        folder.mkdir(parents=True, exist_ok=True)
+        with one_at_a_time(folder / 'emotion_study.lock'):
+            librosa.yin, librosa.feature.rms, librosa.util.frame  # compiled or loaded by naming
+        return librosa
+
+    def __getattr__(self, name): return getattr(self.module, name)
+
+librosa = _Librosa()
 
 # %% ../nbs/00_core.ipynb #cd0495b2
 def is_worker() -> bool:

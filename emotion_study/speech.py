@@ -11,9 +11,9 @@ __all__ = ['N_FFT', 'HOP', 'N_MELS', 'FMIN', 'FMAX', 'ACTIVE_DB', 'VOICED_R', 'S
 from dataclasses import dataclass
 from functools import cached_property
 
-import librosa
 import numpy as np
 
+from .core import librosa
 from .media import Audio, SR
 
 # %% ../nbs/05_speech.ipynb #d4ec5249

@@ -15,17 +15,16 @@ from functools import lru_cache
 from pathlib import Path
 
 import joblib
-import librosa
 import numpy as np
 import pandas as pd
 from joblib.externals.loky import ProcessPoolExecutor
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from emotion_study.core import (
+from .core import (
     PACKAGED, ROOT, SHAPES, SPEEDS, SettingError, cache_folder, check_libraries, code_digest,
-    families_of, file_digest, load_row, load_tensorflow, package_folder, relative, store_row,
-    text_digest)
+    families_of, file_digest, librosa, load_row, load_tensorflow, package_folder, relative,
+    store_row, text_digest)
 from .fetch import Archive, check_space, fetch_archive, from_npm, size_text
 from .media import MediaError, SR, content_digest, failure, is_passing, read_audio
 from .speech import HOP, Spectra

@@ -588,3 +588,24 @@ def test_a_full_disk_is_one_line(tmp_path, module, patch, line):
 def test_a_rate_that_is_written_in_two_ways_is_one_cache_entry():
     from emotion_study.features import FaceSettings
     assert FaceSettings(6).key() == FaceSettings(6.).key() != FaceSettings(5).key()
+
+
+FIRST_USE = """
+import sys
+from emotion_study.core import librosa
+print('ready', flush=True)
+librosa.yin
+print('loaded', flush=True)
+"""
+
+
+def test_librosa_is_loaded_by_one_process_at_a_time(tmp_path):
+    # numba keeps a compiled part in two files; two processes that compile at once can leave halves that
+    # do not belong together, and whoever loads such a pair crashes (numba issue 10128)
+    with core.one_at_a_time(tmp_path / 'emotion_study.lock'):
+        asked = dict(cwd=ROOT, env=os.environ | dict(NUMBA_CACHE_DIR=str(tmp_path)), stdout=-1, text=True)
+        process = subprocess.Popen([sys.executable, '-c', FIRST_USE], **asked)
+        assert process.stdout.readline() == 'ready\n'
+        with pytest.raises(subprocess.TimeoutExpired): process.wait(10)
+    assert process.communicate(timeout=300)[0] == 'loaded\n' and process.returncode == 0
+    assert list(tmp_path.rglob('guf-*.nbi')), 'compiled parts are kept'
