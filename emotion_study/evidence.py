@@ -201,8 +201,8 @@ def _of_difference(runs, e):
     return difference_of(runs.counts(e['against']), runs.counts(e))
 
 def _of_actors(runs, e):
-    found = tests.actor_tests(runs.by_actor(e['against']), runs.by_actor(e))
-    return dict(value=found[e['metric'].removesuffix('_p')])
+    p_values = tests.actor_tests(runs.by_actor(e['against']), runs.by_actor(e))
+    return dict(value=p_values[e['metric'].removesuffix('_p')])
 
 # %% ../nbs/17_evidence.ipynb #9aa9cf18
 def _of_flips(runs, e):
@@ -293,12 +293,12 @@ def _over_speakers(values, actors, seeds, base=None, scale=100):
 
 # %% ../nbs/17_evidence.ipynb #449f5871
 def _of_sets(runs, e):
-    own, other = _judged(runs, e)
+    judged, other = _judged(runs, e)
     def quantile(truth, p, actors):
         score = 1 - p[np.arange(len(p)), truth]
         return group_quantile(score, actors, e['level'] / 100, e.get('promise') == 'next speaker')
-    truth, p, actors = own
-    sets, seeds = prediction_sets(p, _learnt(own, other, quantile)), runs.sizes(e)['seeds']
+    truth, p, actors = judged
+    sets, seeds = prediction_sets(p, _learnt(judged, other, quantile)), runs.sizes(e)['seeds']
     if e['metric'] == 'set_size': return _over_speakers(sets.sum(1), actors, seeds, scale=1)
     hit = sets[np.arange(len(p)), truth] if e['metric'] == 'set_coverage' else sets.sum(1) == 1
     return _over_speakers(hit, actors, seeds)
@@ -312,19 +312,19 @@ def _reached(threshold):
 
 # %% ../nbs/17_evidence.ipynb #812d5486
 def _of_abstaining(runs, e):
-    own, other = _judged(runs, e)
+    judged, other = _judged(runs, e)
     def threshold(truth, p, actors): return threshold_for(_curve(truth, p), e['target'] / 100)
-    if e['metric'] == 'answer_threshold': return dict(value=_reached(threshold(*own)))
-    truth, p, actors = own
-    given, seeds = p.max(1) >= _learnt(own, other, threshold), runs.sizes(e)['seeds']
+    if e['metric'] == 'answer_threshold': return dict(value=_reached(threshold(*judged)))
+    truth, p, actors = judged
+    given, seeds = p.max(1) >= _learnt(judged, other, threshold), runs.sizes(e)['seeds']
     if e['metric'] == 'answered': return _over_speakers(given, actors, seeds)
     return _over_speakers(given & (p.argmax(1) == truth), actors, seeds, given)
 
 # %% ../nbs/17_evidence.ipynb #2aeb89ad
 def _without_each_speaker(measure, truth, p, actors):
     "A measure of all speakers, then without each of them."
-    rest = [actors != a for a in np.unique(actors)]
-    return np.array([measure(truth, p), *(measure(truth[r], p[r]) for r in rest if r.any())])
+    masks = [actors != a for a in np.unique(actors)]
+    return np.array([measure(truth, p), *(measure(truth[r], p[r]) for r in masks if r.any())])
 
 def _gap(truth, p): return tests.ece(tests.reliability(p.max(1), p.argmax(1) == truth))
 def _area(truth, p): return risk_area(_curve(truth, p))
@@ -332,10 +332,10 @@ def _area(truth, p): return risk_area(_curve(truth, p))
 # %% ../nbs/17_evidence.ipynb #486db9fd
 def _of_confidence(runs, e):
     area = e['metric'] == 'risk_area'
-    found = _without_each_speaker(_area if area else _gap, *_judged(runs, e)[0])
-    lo, hi = speaker_interval(found, runs.sizes(e)['n'])
+    values = _without_each_speaker(_area if area else _gap, *_judged(runs, e)[0])
+    lo, hi = speaker_interval(values, runs.sizes(e)['n'])
     scale = 100 if area else 1
-    return dict(value=scale * float(found[0]), lo=scale * float(lo), hi=scale * float(hi))
+    return dict(value=scale * float(values[0]), lo=scale * float(lo), hi=scale * float(hi))
 
 # %% ../nbs/17_evidence.ipynb #737b758e
 SETS, ANSWERED = ('set_coverage', 'set_size', 'set_single'), ('answered', 'answered_right')
@@ -348,9 +348,9 @@ UNITS |= {'set_size': 'emotions', 'answer_threshold': 'probability'}
 # %% ../nbs/17_evidence.ipynb #f02455ee
 def _of_each_left_out(by, measure):
     "A measure of accuracies by speaker: of all, then without each."
-    found = [measure(by), *(measure(by.drop(a)) for a in by.index if len(by) > 1)]
-    lo, hi = speaker_interval(np.array(found))
-    return dict(value=float(found[0]), lo=float(lo), hi=float(hi))
+    values = [measure(by), *(measure(by.drop(a)) for a in by.index if len(by) > 1)]
+    lo, hi = speaker_interval(np.array(values))
+    return dict(value=float(values[0]), lo=float(lo), hi=float(hi))
 
 # %% ../nbs/17_evidence.ipynb #0e74cf06
 def _of_sex_gap(runs, e):
@@ -358,10 +358,10 @@ def _of_sex_gap(runs, e):
     sex = {a: describe(parse_code(c))['sex'] for a, c in zip(rows['actor'], rows['clip'])}
     women = by.index.map(sex) == 'female'
     if women.all() or not women.any(): raise NotComputed('all speakers are of one sex')
-    of = dict(zip(by.index, women))
+    is_woman = dict(zip(by.index, women))
     def gap(some):
-        own = some.index.map(of).to_numpy(bool)
-        return some[own].mean() - some[~own].mean()
+        woman = some.index.map(is_woman).to_numpy(bool)
+        return some[woman].mean() - some[~woman].mean()
     return _of_each_left_out(by, gap)
 
 # %% ../nbs/17_evidence.ipynb #3aa0026a
@@ -382,19 +382,19 @@ def make_entry(runs: Runs, metric: str,  # one of `DERIVED`
     about, against = runs.named(about), runs.named(against) if against else None
     e = about | dict(metric=metric, notebook=notebook, unit=UNITS.get(metric, '')) | more
     if against: e['against'] = against
-    found = derive(runs, e)
-    numbers = {k: finite(found.get(k)) for k in ('value', 'lo', 'hi')}
-    sizes = runs.sizes(e) | {k: found[k] for k in ('n', 'actors', 'reason') if k in found}
+    derived = derive(runs, e)
+    numbers = {k: finite(derived.get(k)) for k in ('value', 'lo', 'hi')}
+    sizes = runs.sizes(e) | {k: derived[k] for k in ('n', 'actors', 'reason') if k in derived}
     return dict(id=entry_id(metric, about, against, **more)) | e | numbers | sizes
 
 # %% ../nbs/17_evidence.ipynb #3770c058
 def derive(runs: Runs, e: dict) -> dict:  # value, maybe lo, hi, n, actors; reason where something of it is not computed
     "What the predictions say of an entry."
-    try: found = DERIVED[e['metric']](runs, e)
+    try: figure = DERIVED[e['metric']](runs, e)
     except NotComputed as why: return dict(value=None, reason=str(why))
-    speakers = found.pop('speakers', found.get('actors', runs[e]['actor'].nunique()))
-    lacks = no_interval(speakers, found['lo']) if 'lo' in found else {}
-    return {k: v if v is None or np.isfinite(v) else None for k, v in found.items()} | lacks
+    speakers = figure.pop('speakers', figure.get('actors', runs[e]['actor'].nunique()))
+    lacks = no_interval(speakers, figure['lo']) if 'lo' in figure else {}
+    return {k: v if v is None or np.isfinite(v) else None for k, v in figure.items()} | lacks
 
 # %% ../nbs/17_evidence.ipynb #fc3b3b95
 def entry_id(metric: str, about: dict, against: dict = None, **more) -> str:
@@ -413,17 +413,17 @@ TOLERANCE = 1e-6  # in an entry's own unit
 
 def entry_faults(runs: Runs, e: dict) -> list:  # sentences
     "In what an entry differs from what its predictions say."
-    found = runs.sizes(e) | derive(runs, e)
+    derived = runs.sizes(e) | derive(runs, e)
     faults = []
     for key in ('value', 'lo', 'hi', 'n', 'actors', 'seeds'):
         if key not in e: continue
-        says, is_ = e[key], found.get(key)
+        says, is_ = e[key], derived.get(key)
         most = TOLERANCE if key in ('value', 'lo', 'hi') else 0
         same = says is None and is_ is None or None not in (says, is_) and abs(says - is_) <= most
         if not same: faults.append(f"{e['id']}: {key} is {says}, predictions say {is_}")
-    if e['metric'] in METRICS and found['value'] is not None:
+    if e['metric'] in METRICS and derived['value'] is not None:
         again = runs.again(e)[e['metric']]
-        if abs(again - found['value']) > TOLERANCE:
+        if abs(again - derived['value']) > TOLERANCE:
             faults.append(f"{e['id']}: scikit-learn computes {again}")
     return faults
 
@@ -435,9 +435,9 @@ def by_sklearn(rows: pd.DataFrame) -> dict:  # percent, mean over seeds
     seeds, s = np.unique(rows['seed'].to_numpy(), return_inverse=True)
     of_seed = s * len(names)  # a class under each seed is a label of its own
     labels = np.arange(len(seeds) * len(names))
-    found = precision_recall_fscore_support(
+    scores = precision_recall_fscore_support(
         of_seed + truth, of_seed + answer, labels=labels, average=None, zero_division=0)
-    precision, recall, f1, n = (f.reshape(len(seeds), -1) for f in found)
+    precision, recall, f1, n = (f.reshape(len(seeds), -1) for f in scores)
     def mean(each, weights): return 100 * np.average(each, axis=1, weights=weights).mean()
     macro = {k: mean(v, n > 0) for k, v in dict(uar=recall, precision=precision, f1=f1).items()}
     return dict(accuracy=mean(recall, n)) | macro
@@ -554,12 +554,12 @@ def _buffers(table):
     kinds = [int(k) for k in table['classes'].unique()]
     p = {k: table[[f'p_{n}' for n in label_names(k)]].to_numpy('<f4') for k in kinds}
     spelt = np.asarray(emotions, 'S12')
-    for key, at in table.groupby(list(RUN), observed=True, sort=True).indices.items():
-        at = at[np.lexsort((numbers[at, 0], places[at]))]
-        parts = (p[int(key[1])][at], numbers[at], spelt[words[at]])
-        parts = [np.ascontiguousarray(x).view('u1').reshape(len(at), -1) for x in parts]
+    for key, in_run in table.groupby(list(RUN), observed=True, sort=True).indices.items():
+        in_run = in_run[np.lexsort((numbers[in_run, 0], places[in_run]))]
+        parts = (p[int(key[1])][in_run], numbers[in_run], spelt[words[in_run]])
+        parts = [np.ascontiguousarray(x).view('u1').reshape(len(in_run), -1) for x in parts]
         rows = np.concatenate(parts, axis=1)
-        here, begins = np.unique(places[at], return_index=True)
+        here, begins = np.unique(places[in_run], return_index=True)
         yield run_name(dict(zip(RUN, key))), np.asarray(clips[here], str), begins, rows
 
 # %% ../nbs/17_evidence.ipynb #7e622a31
@@ -595,9 +595,10 @@ def outside_digest(entries: list  # of results.json
 def _run_fault(run, digests, clips, begins, rows):
     "What to say of a run whose rows have another digest."
     held, none = base64.b64decode(digests['runs'][run]['clips']), b'\0\0'
-    kept = {c: held[2 * i: 2 * i + 2] for i, c in enumerate(digests['clips'])}
+    digest_of = {c: held[2 * i: 2 * i + 2] for i, c in enumerate(digests['clips'])}
     now = dict(zip(clips, _of_each_clip(begins, rows)))
-    moved = [c for c in sorted(kept.keys() | now.keys()) if kept.get(c, none) != now.get(c, none)]
+    every = sorted(digest_of.keys() | now.keys())
+    moved = [c for c in every if digest_of.get(c, none) != now.get(c, none)]
     where = f'the first is clip {moved[0]}, of {len(moved)}' if moved else 'no clip can be named'
     return f'{run}: rows are not those of digests.json, {where}'
 
@@ -614,10 +615,10 @@ def check_digests(table: pd.DataFrame, digests: dict,  # as in digests.json
                   ) -> list:  # faults, each with its run and first clip, or its id
     "A table and the figures from outside against their digests."
     faults, seen = [], set()
-    for run, *found in _buffers(table):
+    for run, *buffers in _buffers(table):
         seen.add(run)
-        if digests['runs'].get(run, {}).get('all', '') not in ('', _of_run(*found)):
-            faults.append(_run_fault(run, digests, *found))
+        if digests['runs'].get(run, {}).get('all', '') not in ('', _of_run(*buffers)):
+            faults.append(_run_fault(run, digests, *buffers))
     figures, old = outside_digest(entries), digests.get('outside', {})
     changed = [i for i in old if figures.get(i, old[i]) != old[i]]
     faults += [f'{i}: the figure from outside was changed' for i in changed]
@@ -637,13 +638,13 @@ def write_digests(folder  # of a report that is finished
 def check_claims(ledger: dict,  # claims.json
                  entries: list) -> list:  # faults
     "The figures of claims.json, and the correction of its tests, against results.json."
-    known, faults = {e['id']: e for e in entries}, []
+    results, faults = {e['id']: e for e in entries}, []
     for claim in ledger['claims']:
         for f in claim.get('figures', []):
-            if f['id'] not in known: faults.append(f"claim {claim['id']}: no result {f['id']}")
-            elif any(f[k] != known[f['id']][k] for k in ('value', 'lo', 'hi')):
+            if f['id'] not in results: faults.append(f"claim {claim['id']}: no result {f['id']}")
+            elif any(f[k] != results[f['id']][k] for k in ('value', 'lo', 'hi')):
                 faults.append(f"claim {claim['id']}: {f['id']} differs from results.json")
-    return faults + check_family(ledger.get('family', {}), known)
+    return faults + check_family(ledger.get('family', {}), results)
 
 # %% ../nbs/17_evidence.ipynb #594fa7f2
 def check_family(family: dict,  # id of each test -> corrected p
@@ -670,7 +671,7 @@ class Audit:
         "The findings as sentences, the verdict first."
         verdict = f'{len(self.faults)} fault(s):' if self.faults else 'no difference found'
         named = [f'  {i}: {what}' for i, what in self.outside] if every else []
-        kept = f'{self.digests:,} digests of runs and of figures from outside compared'
+        compared = f'{self.digests:,} digests of runs and of figures from outside compared'
         missing = 'no digests.json: a changed probability or figure from outside may go unseen'
         return [
             verdict,
@@ -679,7 +680,7 @@ class Audit:
                 f'{self.rows:,} predictions in {self.runs} runs; {self.folds} sets of folds made'
                 ' again from labels and seeds'),
             f'{self.derived:,} entries of results.json derived anew',
-            kept if self.digests else missing,
+            compared if self.digests else missing,
             f"{len(self.outside):,} entries that predictions can't tell",
             *named,
         ]
@@ -712,7 +713,7 @@ def audit_report(folder  # predictions.parquet, results.json, run.json; maybe cl
         _read(folder, n) for n in ('predictions.parquet', 'results.json', 'run.json'))
     table = _columns(table)
     runs = Runs(table)
-    found, derived, outside = check_results(runs, entries)
+    result_faults, derived, outside = check_results(runs, entries)
     grid = label_table(table, run.get('clips') == 1440, run.get('codes', ()))
     fold_faults, again = check_folds(table, grid)
     faults, digests = check_rows(table) + fold_faults, {}
@@ -720,9 +721,10 @@ def audit_report(folder  # predictions.parquet, results.json, run.json; maybe cl
         digests = _read(folder, 'digests.json')
         faults += check_digests(table, digests, entries)
     if (folder / 'claims.json').is_file():
-        found += check_claims(_read(folder, 'claims.json'), entries)
+        result_faults += check_claims(_read(folder, 'claims.json'), entries)
     compared = len(digests.get('runs', ())) + len(digests.get('outside', ()))
-    return Audit(faults + found, len(table), len(runs.rows), again, derived, outside, compared)
+    faults += result_faults
+    return Audit(faults, len(table), len(runs.rows), again, derived, outside, compared)
 
 # %% ../nbs/17_evidence.ipynb #5675b23b
 @dataclass
@@ -776,9 +778,9 @@ def verdict_of(found: list  # of `Finding`, or None where a rule has no runs
     if not found or None in found:
         return 'cannot be tested here', 'the runs that it is about are not in this report'
     parts = [part for f in found for part in f.parts]
-    own = [f.verdict for f in found if f.verdict]
+    verdicts = [f.verdict for f in found if f.verdict]
     verdict = 'fails' if False in parts else 'holds' if all(parts) else 'not shown'
-    return own[0] if own else verdict, '; '.join(text for f in found for text in f.told)
+    return verdicts[0] if verdicts else verdict, '; '.join(text for f in found for text in f.told)
 
 # %% ../nbs/17_evidence.ipynb #9faa88d9
 QUOTED = ('id', 'metric', 'value', 'lo', 'hi', 'unit', 'n', 'level')  # of an entry, under a claim
@@ -890,11 +892,12 @@ def figure_words(e: dict) -> str:
 # %% ../nbs/17_evidence.ipynb #e98656d9
 def beside_words(ledger: Ledger, claim: Claim, metrics, about: dict, against: dict = None) -> str:
     "Further measures of a run, as a tail of a sentence."
-    found = [ledger.figure(claim, m, about, against) for m in metrics]
-    told = [
-        f"{e['metric'].replace('_', ' ')} {e['value']:.1f}" for e in found if e['value'] is not None
-    ]
-    return ''.join(f', {text}' for text in told)
+    entries = [ledger.figure(claim, m, about, against) for m in metrics]
+    text = ''
+    for e in entries:
+        if e['value'] is None: continue
+        text += f", {e['metric'].replace('_', ' ')} {e['value']:.1f}"
+    return text
 
 # %% ../nbs/17_evidence.ipynb #794a1b38
 @dataclass(frozen=True)
@@ -955,16 +958,16 @@ class Level:
     def judge(self, ledger: Ledger, claim: Claim) -> Finding:
         needed = [*self.runs[:self.needed], *self.also, *getattr(self.level, 'runs', ())]
         if not ledger.has(*needed): return None
-        told = [figure_words(ledger.figure(claim, self.metric, a)) for a in self.also]
+        sentences = [figure_words(ledger.figure(claim, self.metric, a)) for a in self.also]
         parts = []
         for about in filter(ledger.has, self.runs):
             e = ledger.figure(claim, self.metric, about)
             level = self.level.of(ledger, claim, about) if hasattr(self.level, 'of') else self.level
             parts.append(against_level(e, level, self.side))
             shown = figure_words(e) if e['lo'] is not None else f"{e['model']}: {e['value']:.1f}"
-            told.append(
+            sentences.append(
                 f'{shown}, beside {level:.1f}' + beside_words(ledger, claim, self.beside, about))
-        return Finding(parts, told)
+        return Finding(parts, sentences)
 
 # %% ../nbs/17_evidence.ipynb #654efd01
 def level_verdict(heard: list, new: list,  # entries on random splits, and for new speakers
@@ -989,18 +992,19 @@ class Reached:
 
     def judge(self, ledger: Ledger, claim: Claim) -> Finding:
         scopes = ('adapted', 'inductive')
-        asked = {
+        wanted = {
             p: [run(p, 7, s, *m) for s in scopes for m in self.models] for p in ('random', 'actor')}
-        there = {p: [a for a in abouts if ledger.has(a)] for p, abouts in asked.items()}
+        there = {p: [a for a in abouts if ledger.has(a)] for p, abouts in wanted.items()}
         if not all(there.values()): return None
         entries = {p: [ledger.figure(claim, self.metric, a) for a in there[p]] for p in there}
         for about in there['random']: beside_words(ledger, claim, self.beside, about)
-        told = []
+        sentences = []
         for p, words in (('random', 'random splits, whose test speakers were heard in training'),
                          ('actor', 'new speakers')):
             best = max(entries[p], key=lambda e: e['value'])
-            told.append(f'{words}: the best of {len(entries[p])} runs is {figure_words(best)}')
-        return Finding([], told, level_verdict(entries['random'], entries['actor'], self.level))
+            sentences.append(f'{words}: the best of {len(entries[p])} runs is {figure_words(best)}')
+        verdict = level_verdict(entries['random'], entries['actor'], self.level)
+        return Finding([], sentences, verdict)
 
 # %% ../nbs/17_evidence.ipynb #313bf657
 @dataclass(frozen=True)
@@ -1048,14 +1052,14 @@ class Difference:
         there = [p for p in self.pairs if ledger.has(p.without, p.with_)]
         lacking = self.beyond and not ledger.has(*self.beyond.runs)
         if not there or lacking or self.whole and len(there) < len(self.pairs): return None
-        parts, told, sides = [], [], {}
+        parts, sentences, sides = [], [], {}
         for pair in there:
-            found = ledger.compare(claim, pair.without, pair.with_, self.level)
-            parts.append(
-                expects(found, pair.side) if self.clear_of(ledger, claim, found) else False)
-            sides[setting_words(found.entry)] = found.side
-            told.append(self.words(ledger, claim, pair, found))
-        return Finding(parts, told, gain_verdict(sides) if self.each_setting else '')
+            comparison = ledger.compare(claim, pair.without, pair.with_, self.level)
+            clear = self.clear_of(ledger, claim, comparison)
+            parts.append(expects(comparison, pair.side) if clear else False)
+            sides[setting_words(comparison.entry)] = comparison.side
+            sentences.append(self.words(ledger, claim, pair, comparison))
+        return Finding(parts, sentences, gain_verdict(sides) if self.each_setting else '')
 
     def clear_of(self, ledger, claim, found) -> bool:
         "Is the whole interval beyond the size that is asked for?"
@@ -1082,18 +1086,18 @@ class WorstOf:
     def judge(self, ledger: Ledger, claim: Claim) -> Finding:
         there = [a for a in self.runs if ledger.has(a)]
         if not there: return None
-        even, told = [], []
+        even, sentences = [], []
         for about in there:
             def value(name): return ledger.figure(claim, self.metric, about, **{self.part: name})
-            found = {name: value(name) for name in self.names}
-            by_value = sorted(found, key=lambda name: found[name]['value'])
+            entries = {name: value(name) for name in self.names}
+            by_value = sorted(entries, key=lambda name: entries[name]['value'])
             low, high = by_value[0], by_value[-1]
-            told.append(
-                f"{about['protocol']}: {low} {found[low]['value']:.1f} %, {high}"
-                f" {found[high]['value']:.1f} %")
-            if found[low]['hi'] >= found[high]['lo']: even.append(about['protocol'])
-        if len(even) == len(there): return Finding([], told, 'holds')
-        return Finding([], told, f'holds only under {even[0]} splits' if even else 'fails')
+            sentences.append(
+                f"{about['protocol']}: {low} {entries[low]['value']:.1f} %, {high}"
+                f" {entries[high]['value']:.1f} %")
+            if entries[low]['hi'] >= entries[high]['lo']: even.append(about['protocol'])
+        if len(even) == len(there): return Finding([], sentences, 'holds')
+        return Finding([], sentences, f'holds only under {even[0]} splits' if even else 'fails')
 
 # %% ../nbs/17_evidence.ipynb #b0b5030d
 @dataclass(frozen=True)
@@ -1105,11 +1109,12 @@ class Share:
 
     def judge(self, ledger: Ledger, claim: Claim) -> Finding:
         if not ledger.has(*self.runs): return None
-        asked = [*self.runs, *(a for a in self.also if ledger.has(a) and a not in self.runs)]
-        entries = [ledger.figure(claim, self.metric, a) for a in asked]
+        wanted = [*self.runs, *(a for a in self.also if ledger.has(a) and a not in self.runs)]
+        entries = [ledger.figure(claim, self.metric, a) for a in wanted]
         faults = [fault for e in entries for fault in entry_faults(ledger.runs, e)]
         first = f', the first: {faults[0]}' if faults else ''
-        return Finding([not faults], [f'{len(asked)} figures, {len(faults)} of them differ{first}'])
+        sentence = f'{len(wanted)} figures, {len(faults)} of them differ{first}'
+        return Finding([not faults], [sentence])
 
 # %% ../nbs/17_evidence.ipynb #a269e702
 @dataclass(frozen=True)
@@ -1142,15 +1147,15 @@ def corpus_facts(runs: Runs, record: dict = None  # run.json
                  largest_class_percent=100 * float(counts.max()) / len(clips),
                  largest_of_seven_percent=100 * float(sevenths.max()),
                  runs=len(runs.rows), predictions=sum(map(len, runs.rows.values())))
-    told = {k: record[k] for k in ('corpus', 'profile', 'synthetic') if k in (record or {})}
-    return facts | fold_facts(table) | told
+    settings = {k: record[k] for k in ('corpus', 'profile', 'synthetic') if k in (record or {})}
+    return facts | fold_facts(table) | settings
 
 # %% ../nbs/17_evidence.ipynb #74b46623
 def all_rows(runs: Runs) -> pd.DataFrame:
     "Who was tested where: one row for each clip of each protocol, seed and fold of the report's own corpus."
     columns = ['protocol', 'seed', 'fold', 'clip', 'actor', 'emotion']
-    own = [g[columns] for key, g in runs.rows.items() if key[0] not in BETWEEN]
-    return pd.concat(own).drop_duplicates()
+    tables = [g[columns] for key, g in runs.rows.items() if key[0] not in BETWEEN]
+    return pd.concat(tables).drop_duplicates()
 
 # %% ../nbs/17_evidence.ipynb #826eace8
 def fold_facts(table: pd.DataFrame) -> dict:
@@ -1282,19 +1287,20 @@ def without_names(text: str) -> str:
     "A text without its comments, save marks, and without the names that it lists."
     names = [n for found in _LISTED.findall(text) for n in re.split(r';\s+', found.strip()) if n]
     longest_first = '|'.join(map(re.escape, sorted(names, key=len, reverse=True))) or '(?!)'
-    known = rf'{_MARK.pattern}|(?<![\w.,])(?:{longest_first})(?!\w|[.,]\d)'
-    return re.sub(known, lambda found: found[0] if found['name'] else ' ', _COMMENT.sub(' ', text))
+    pattern = rf'{_MARK.pattern}|(?<![\w.,])(?:{longest_first})(?!\w|[.,]\d)'
+    def marks_only(match): return match[0] if match['name'] else ' '
+    return re.sub(pattern, marks_only, _COMMENT.sub(' ', text))
 
 # %% ../nbs/17_evidence.ipynb #61cb06f8
 def without_links(text: str, root: Path) -> tuple:  # text, faults
     "A text in which links are their words, less the digits that they share with the path of a file."
     faults = []
     def words(link):
-        said, target = link['text'], link['target'].partition('#')[0]
-        if re.match(r'[a-z]+:', target): return f'{said} {target}'
+        words_of_link, target = link['text'], link['target'].partition('#')[0]
+        if re.match(r'[a-z]+:', target): return f'{words_of_link} {target}'
         if target and not (root / target).exists(): faults.append(f'{target}: no such file')
         digits = set(re.findall(r'\d+', target))
-        return re.sub(r'\d+', lambda found: ' ' if found[0] in digits else found[0], said)
+        return re.sub(r'\d+', lambda found: ' ' if found[0] in digits else found[0], words_of_link)
     return _LINK.sub(words, text), faults
 
 # %% ../nbs/17_evidence.ipynb #3fbb2bba
@@ -1332,7 +1338,7 @@ def unmade(text: str, ledger: dict, source: str = 'README') -> list:  # sentence
     "Claims of the ledger that a text does not make, and claims of the text that do not hold."
     made = re.findall(r'<!-- claim: (\S+) -->', text)
     verdicts = {c['id']: c['verdict'] for c in ledger['claims']}
-    own = [c['id'] for c in ledger['claims'] if c['source'] == source]
-    faults = [f'{source} does not make the claim {id}' for id in own if id not in made]
-    found = {id: verdicts.get(id, 'not in the ledger') for id in made}
-    return faults + [f'{source} claims {id}: {v}' for id, v in found.items() if v != 'holds']
+    expected = [c['id'] for c in ledger['claims'] if c['source'] == source]
+    faults = [f'{source} does not make the claim {id}' for id in expected if id not in made]
+    stated = {id: verdicts.get(id, 'not in the ledger') for id in made}
+    return faults + [f'{source} claims {id}: {v}' for id, v in stated.items() if v != 'holds']

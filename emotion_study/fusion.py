@@ -124,11 +124,11 @@ class FamilyTokens(layers.Layer):
     def _steps(self, x, numbers, steps):
         "(B, steps, columns): key by key in the table, step by step here."
         a, n = numbers[0], len(numbers)
-        own = (
+        columns = (
             x[:, a : a + n]
             if numbers == list(range(a, a + n))
             else ops.take(x, np.array(numbers), axis=1))
-        return ops.transpose(ops.reshape(own, (-1, n // steps, steps)), (0, 2, 1))
+        return ops.transpose(ops.reshape(columns, (-1, n // steps, steps)), (0, 2, 1))
 
     def compute_output_shape(self, shape): return (shape[0], self.size, self.width)
 

@@ -86,11 +86,11 @@ class ShrinkageLDA(LinearDiscriminantAnalysis):
         self.means_ = np.stack([X[y == k].mean(axis=0) for k in range(len(self.classes_))])
         rows, diagonal = np.empty_like(X), np.zeros(X.shape[1])
         for k, prior in enumerate(self.priors_):
-            own = X[y == k] - self.means_[k]
-            scale = own.std(axis=0)
+            centred_rows = X[y == k] - self.means_[k]
+            scale = centred_rows.std(axis=0)
             scale[scale == 0] = 1
-            share, level = _shrinkage(own / scale)
-            rows[y == k] = own * np.sqrt(prior * (1 - share) / len(own))
+            share, level = _shrinkage(centred_rows / scale)
+            rows[y == k] = centred_rows * np.sqrt(prior * (1 - share) / len(centred_rows))
             diagonal += prior * share * level * scale ** 2
         self.covariance_ = rows.T @ rows + np.diag(diagonal)
         self.coef_ = solve(self.covariance_, self.means_.T, assume_a='pos').T
@@ -110,9 +110,9 @@ def centred(X: np.ndarray,  # (n, d)
     if groups is None: return X
     X, fitted = X.copy(), np.isin(np.arange(len(X)), rows)
     for g in np.unique(groups):
-        own = groups == g
-        base = own & fitted if (own & fitted).any() else own
-        if base.sum() >= ENOUGH: X[own] -= X[base].mean(axis=0)
+        group = groups == g
+        base = group & fitted if (group & fitted).any() else group
+        if base.sum() >= ENOUGH: X[group] -= X[base].mean(axis=0)
     return X
 
 # %% ../nbs/13_pool.ipynb #e16b0002
@@ -123,8 +123,9 @@ def sentence_centre(Z: np.ndarray,  # (n, d) clips of one speaker, normalised by
                     ) -> dict:  # sentence -> (d,)
     "What is taken off the features of a speaker's clips of each sentence."
     def centre(s):
-        own = said == s
-        return enrolled_moments(Z[own], priors[s], None if guesses is None else guesses[own])[0]
+        of_sentence = said == s
+        some_guesses = None if guesses is None else guesses[of_sentence]
+        return enrolled_moments(Z[of_sentence], priors[s], some_guesses)[0]
     return {s: centre(s) for s in priors}
 
 # %% ../nbs/13_pool.ipynb #eb6b0020
@@ -176,10 +177,10 @@ def opinions(X: np.ndarray,  # (copies, n, d) features of one part
             return _ridge(K, fit, ask, np.eye(clips.classes)[y], .1)
         if kind not in POOL_EXPERTS:
             raise SettingError(f"expert {kind!r} is not one of {', '.join(POOL_EXPERTS)}")
-        labels, of = (fine, clips.of) if kind == 'subclass' else (y, same)
+        labels, class_of = (fine, clips.of) if kind == 'subclass' else (y, same)
         model = make_expert('linear', 4 / size) if kind == 'linear' else ShrinkageLDA()
         model.fit(X[fit], labels)
-        return _spread(model.predict_proba(X[ask]), model.classes_, of, clips.classes)
+        return _spread(model.predict_proba(X[ask]), model.classes_, class_of, clips.classes)
     return [_together(answer(kind), copies) for kind in kinds]
 
 # %% ../nbs/13_pool.ipynb #5021ee72
@@ -189,10 +190,10 @@ def spanned(X: np.ndarray,  # (copies, n, d)
             fit  # the training rows
             ) -> np.ndarray:  # (copies, n, d) or (copies, n, len(fit) - 1)
     "Rotated coordinates of the space that the training rows span, where there are more columns than it has dimensions."
-    kept = len(fit) - 1
-    if X.shape[2] <= kept: return X
-    rotation, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(kept, kept)))
-    pca = PCA(kept, svd_solver='full').fit(X[0, fit])
+    size = len(fit) - 1
+    if X.shape[2] <= size: return X
+    rotation, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(size, size)))
+    pca = PCA(size, svd_solver='full').fit(X[0, fit])
     return np.stack([pca.transform(x) @ rotation for x in X])
 
 # %% ../nbs/13_pool.ipynb #87d3c8a6
@@ -211,10 +212,11 @@ def pool_parts(Z: dict,  # name -> (n, d) normalised features: channels, blocks 
         parts['+'.join(channels)] = np.concatenate([parts[c] for c in channels], axis=2)
     copied = {f: np.stack([Z[f + copy] for copy in SPEEDS if f + copy in Z]) for f in blocks}
     if blocks:
-        heard = parts['whisper'] = spanned(np.concatenate([copied[f] for f in blocks], axis=2), fit)
-        again = lambda x: np.repeat(x, len(heard), axis=0)  # the other channels have one copy
+        side_by_side = np.concatenate([copied[f] for f in blocks], axis=2)
+        whisper = parts['whisper'] = spanned(side_by_side, fit)
+        again = lambda x: np.repeat(x, len(whisper), axis=0)  # the other channels have one copy
         together = [
-            *(evened(again(parts[c]), fit) for c in channels), ENCODER_SCALE * evened(heard, fit)]
+            *(evened(again(parts[c]), fit) for c in channels), ENCODER_SCALE * evened(whisper, fit)]
         parts['+'.join([*channels, 'whisper'])] = spanned(np.concatenate(together, axis=2), fit)
     return [(name, X, POOL_EXPERTS) for name, X in parts.items()] + [
         (f, X, ('subclass',)) for f, X in copied.items()]
@@ -269,12 +271,12 @@ def pool_weights(parts: np.ndarray,  # (n, M, classes) probabilities
     "Weights with the least cross-entropy."
     n, M, _ = parts.shape
     logs, truth = _logs(parts), np.arange(n)
-    said = logs[truth, :, y].mean(axis=0)
+    of_truth = logs[truth, :, y].mean(axis=0)
     def loss(w):
         scores = np.einsum('m,nmk->nk', w, logs)
         total = logsumexp(scores, axis=1)
-        slope = np.einsum('nk,nmk->m', np.exp(scores - total[:, None]), logs) / n - said
-        return total.mean() - w @ said + pull * ((w - 1 / M) ** 2).sum(), slope + 2 * pull * (
+        slope = np.einsum('nk,nmk->m', np.exp(scores - total[:, None]), logs) / n - of_truth
+        return total.mean() - w @ of_truth + pull * ((w - 1 / M) ** 2).sum(), slope + 2 * pull * (
             w - 1 / M)
     return minimize(loss, np.full(M, 1 / M), jac=True, bounds=[(0, None)] * M, method='L-BFGS-B').x
 
@@ -302,11 +304,11 @@ class Pooled:
 # %% ../nbs/13_pool.ipynb #44d791a4
 def _answer(parts, kinds, judged: Judged, of_test, fold) -> Pooled:
     weights = pool_weights(judged.said, judged.y, choose_pull(judged.said, judged.y, judged.inner))
-    at = pd.Series(np.arange(len(judged.rows)), judged.rows)[fold.val].to_numpy()
-    names = pd.MultiIndex.from_tuples(
-        [(name, k) for name, _, own in parts for k in own] + kinds, names=['part', 'expert'])
-    return Pooled(
-        log_pool(of_test, weights), log_pool(judged.said[at], weights), pd.Series(weights, names))
+    places = pd.Series(np.arange(len(judged.rows)), judged.rows)[fold.val].to_numpy()
+    experts = [(name, k) for name, _, part_kinds in parts for k in part_kinds] + kinds
+    names = pd.MultiIndex.from_tuples(experts, names=['part', 'expert'])
+    return Pooled(log_pool(of_test, weights), log_pool(judged.said[places], weights),
+                  pd.Series(weights, names))
 
 # %% ../nbs/13_pool.ipynb #dd36c8f2
 def pooled(Z: dict,  # name -> (n, d) normalised features: channels, blocks
@@ -406,8 +408,8 @@ class Voices:
 # %% ../nbs/13_pool.ipynb #d97276bf
 def usable(table: pd.DataFrame) -> pd.DataFrame:
     "The clips that have a label and a voice."
-    heard = table['valid.voice'].to_numpy(bool) if 'valid.voice' in table else True
-    return table[(table['emotion'] != '') & heard].reset_index(drop=True)
+    has_voice = table['valid.voice'].to_numpy(bool) if 'valid.voice' in table else True
+    return table[(table['emotion'] != '') & has_voice].reset_index(drop=True)
 
 def numbered(actors: pd.Series, first: int) -> np.ndarray:
     "Speakers as whole numbers: their own, or counted from a number on in the order of their names."
@@ -428,8 +430,8 @@ def gather(tables: dict,  # corpus -> feature table
         if not len(table): raise SettingError(f'{name}: no clip has an emotion and a usable voice')
         actors = numbered(table['actor'], 100 * i + 1)
         speakers = [f'{name} {a}' for a in table['actor']]
-        said = table['statement'] if 'statement' in table else ''
-        about = dict(corpus=name, actor=actors, speaker=speakers, statement=said)
+        statements = table['statement'] if 'statement' in table else ''
+        about = dict(corpus=name, actor=actors, speaker=speakers, statement=statements)
         clips.append(table[['clip', 'emotion']].assign(**about))
         X.append({part: table[names].to_numpy('float64') for part, names in columns.items()})
     joined = {part: np.concatenate([x[part] for x in X]) for part in X[0]}
@@ -458,22 +460,22 @@ def crossing(voices: Voices, train, target: str, protocol: str = 'transfer') -> 
         raise SettingError(f'{sides} have {shared} in common: two are needed')
     part = lambda rows: rows[np.isin(y[rows], classes)]
     fold = Fold(protocol, 0, 0, part(teach), np.array([], int), part(ask))
-    check_crossing(found := Crossing(tuple(train), target, classes, fold), voices)
-    return found
+    check_crossing(pair := Crossing(tuple(train), target, classes, fold), voices)
+    return pair
 
 # %% ../nbs/13_pool.ipynb #2040dd80
 def check_crossing(pair: Crossing, voices: Voices):
     "Raise `LeakageError` where a clip, a speaker or a recording is on both sides."
     sides = pair.fold.train, pair.fold.test
     for column in ('corpus', 'clip', 'speaker'):
-        known = voices.clips[column].to_numpy()
-        both = np.intersect1d(*(known[rows].astype(str) for rows in sides))
+        names = voices.clips[column].to_numpy()
+        both = np.intersect1d(*(names[rows].astype(str) for rows in sides))
         if both.size: raise LeakageError(f'{pair.name}: {column} {both[0]} teaches and is asked')
     X = next(iter(voices.X.values()))
-    heard = {x.tobytes(): i for i, x in zip(sides[0], X[sides[0]])}
+    place_of = {x.tobytes(): i for i, x in zip(sides[0], X[sides[0]])}
     for i in sides[1]:
-        if X[i].tobytes() not in heard: continue
-        copy = voices.clips['clip'].iloc[[i, heard[X[i].tobytes()]]].tolist()
+        if X[i].tobytes() not in place_of: continue
+        copy = voices.clips['clip'].iloc[[i, place_of[X[i].tobytes()]]].tolist()
         raise LeakageError(f'{pair.name}: {copy[0]} is the recording {copy[1]}, which teaches')
 
 # %% ../nbs/13_pool.ipynb #1f2528f5
@@ -482,11 +484,11 @@ def crossings(voices: Voices, protocol: str) -> list:  # of `Crossing`
     names = voices.corpora
     if len(names) < 2:
         raise SettingError(f'protocol {protocol} needs two corpora, there is {len(names)}')
-    rest = lambda target: tuple(n for n in names if n != target)
-    if protocol == 'loco': return [crossing(voices, rest(n), n, 'loco') for n in names]
+    all_but = lambda target: tuple(n for n in names if n != target)
+    if protocol == 'loco': return [crossing(voices, all_but(n), n, 'loco') for n in names]
     if protocol != 'transfer':
         raise SettingError(f'protocol {protocol!r} is neither transfer nor loco')
-    return [crossing(voices, (a,), b) for b in names for a in rest(b)]
+    return [crossing(voices, (a,), b) for b in names for a in all_but(b)]
 
 # %% ../nbs/13_pool.ipynb #25ed502f
 CROSSING_SCOPES = ('inductive', 'set', 'adapted')
@@ -504,11 +506,11 @@ def z_scores(X: np.ndarray, base=None,  # the rows whose moments count; all by d
              ) -> np.ndarray:
     "Standardised columns; a missing value is 0, the mean."
     base = X if base is None else base
-    known = np.isfinite(base)
-    share = known * (np.ones(len(base)) if weights is None else weights)[:, None]
+    finite = np.isfinite(base)
+    share = finite * (np.ones(len(base)) if weights is None else weights)[:, None]
     share /= np.maximum(share.sum(axis=0), 1e-12)
-    mean = (share * np.where(known, base, 0)).sum(axis=0)
-    scale = np.sqrt((share * np.where(known, base - mean, 0) ** 2).sum(axis=0))
+    mean = (share * np.where(finite, base, 0)).sum(axis=0)
+    scale = np.sqrt((share * np.where(finite, base - mean, 0) ** 2).sum(axis=0))
     scale = np.where(scale > 1e-6 * (1 + np.abs(mean)), scale, 1.)
     return np.nan_to_num((X - mean) / scale, nan=0.)
 
@@ -548,8 +550,8 @@ def by_corpus(A: np.ndarray, sides: Sides) -> np.ndarray:
     "Training rows standardised corpus by corpus."
     Z = np.zeros(A.shape)
     for name in np.unique(sides.corpus):
-        own = sides.corpus == name
-        Z[own] = z_scores(A[own], weights=sides.weights[own])
+        rows = sides.corpus == name
+        Z[rows] = z_scores(A[rows], weights=sides.weights[rows])
     return Z
 
 # %% ../nbs/13_pool.ipynb #c397acba
@@ -610,13 +612,13 @@ def variance_parts(S: np.ndarray,  # (n, classes) scores by models that did not 
                    y: np.ndarray, speaker: np.ndarray) -> Variances:
     "Between emotions, between speakers, and within both; unbiased as in an analysis of variance."
     means = np.stack([S[y == k].mean(axis=0) for k in range(y.max() + 1)])
-    rest, within, spare, between = S - means[y], 0., 0, []
-    groups = [rest[speaker == a] for a in np.unique(speaker)]
-    for own in groups:
-        within += ((own - own.mean(axis=0)) ** 2).sum()
-        spare += len(own) - 1
+    residuals, within, spare, between = S - means[y], 0., 0, []
+    groups = [residuals[speaker == a] for a in np.unique(speaker)]
+    for clips in groups:
+        within += ((clips - clips.mean(axis=0)) ** 2).sum()
+        spare += len(clips) - 1
     within /= max(spare, 1)
-    for own in groups: between.append((own.mean(axis=0) ** 2).sum() - within / len(own))
+    for clips in groups: between.append((clips.mean(axis=0) ** 2).sum() - within / len(clips))
     emotion = ((means - means.mean(axis=0)) ** 2).sum(axis=1).mean()
     return Variances(emotion, max(float(np.mean(between)), 0.), within)
 
@@ -632,10 +634,10 @@ def emotions_heard(S: np.ndarray,  # (n, classes) scores of a recording set
     "What share of the emotions' variance lies within the clips of each speaker; no label is used."
     scale, q, share = S.var(axis=0).sum() / known.total, dimensions(S), {}
     for a in np.unique(speaker):
-        own, share[a] = S[speaker == a], 0.
-        if len(own) < 2: continue
-        caution = max(0., 1 - np.sqrt(2 / ((len(own) - 1) * q)))
-        varied = own.var(axis=0, ddof=1).sum() * caution / scale
+        clips, share[a] = S[speaker == a], 0.
+        if len(clips) < 2: continue
+        caution = max(0., 1 - np.sqrt(2 / ((len(clips) - 1) * q)))
+        varied = clips.var(axis=0, ddof=1).sum() * caution / scale
         share[a] = float(np.clip((varied - known.within) / known.emotion, 0, 1))
     return share
 
@@ -653,8 +655,8 @@ def without_voice(X: np.ndarray,  # (n, d) of one recording set
     "Columns without what is believed of each speaker's mean, standardised anew."
     X, middle = X.copy(), X.mean(axis=0)
     for a, w in beliefs.items():
-        own = speaker == a
-        X[own] -= w * (X[own].mean(axis=0) - middle)
+        clips = speaker == a
+        X[clips] -= w * (X[clips].mean(axis=0) - middle)
     return z_scores(X)
 
 # %% ../nbs/13_pool.ipynb #4fd4a210
@@ -669,11 +671,11 @@ class Recipe:
 # %% ../nbs/13_pool.ipynb #3590dca6
 def cross_scores(sides: Sides, c: float) -> np.ndarray:  # (n, classes)
     "Scores of the training clips, by models that were fitted on other speakers."
-    found = len(np.unique(sides.speaker))
-    if found < 2:
+    speakers = len(np.unique(sides.speaker))
+    if speakers < 2:
         raise SettingError('scope adapted needs two training speakers, there is one: use scope set')
     S = np.zeros((len(sides.y), sides.y.max() + 1))
-    for a, b in GroupKFold(min(4, found)).split(S, groups=sides.speaker):
+    for a, b in GroupKFold(min(4, speakers)).split(S, groups=sides.speaker):
         weights = even_weights(sides.y[a], sides.corpus[a])
         S[b] = pooled_scores([(A[a], A[b]) for A, _ in sides.parts], sides.y[a], c, weights)
     return S
@@ -683,23 +685,23 @@ def taught_without_voice(A: np.ndarray, sides: Sides, known: Variances) -> np.nd
     "Training rows of one part without the voices; the emotions of these clips are known."
     A, known = A.copy(), replace(known, emotion=0.)
     for kinds in pd.Series(sides.y).groupby(sides.corpus).indices.values():
-        rest, y = A[kinds].copy(), sides.y[kinds]
-        for k in np.unique(y): rest[y == k] -= rest[y == k].mean(axis=0)
+        residuals, y = A[kinds].copy(), sides.y[kinds]
+        for k in np.unique(y): residuals[y == k] -= residuals[y == k].mean(axis=0)
         for a in np.unique(sides.speaker[kinds]):
-            own = sides.speaker[kinds] == a
-            A[kinds[own]] -= belief(1., int(own.sum()), known) * rest[own].mean(axis=0)
+            clips = sides.speaker[kinds] == a
+            A[kinds[clips]] -= belief(1., int(clips.sum()), known) * residuals[clips].mean(axis=0)
     return by_corpus(A, sides)
 
 # %% ../nbs/13_pool.ipynb #65a5064f
 def without_voices(sides: Sides, c: float, S: np.ndarray  # (m, classes) scores of the target
                    ) -> Sides:
     "Both sides without the speakers' voices, as far as each mean is believed."
-    known = variance_parts(cross_scores(sides, c), sides.y, sides.speaker)
-    heard = emotions_heard(S, sides.of_target, known)
-    trust = {a: belief(f, int((sides.of_target == a).sum()), known) for a, f in heard.items()}
+    variances = variance_parts(cross_scores(sides, c), sides.y, sides.speaker)
+    shares = emotions_heard(S, sides.of_target, variances)
+    trust = {a: belief(f, int((sides.of_target == a).sum()), variances) for a, f in shares.items()}
     parts = []
     for A, T in sides.parts:
-        A, T = taught_without_voice(A, sides, known), without_voice(T, sides.of_target, trust)
+        A, T = taught_without_voice(A, sides, variances), without_voice(T, sides.of_target, trust)
         parts.append((A, T))
     return replace(sides, parts=parts)
 
@@ -721,8 +723,8 @@ def inner_tasks(voices: Voices, pair: Crossing,
                 ) -> list:  # of (Voices, Crossing)
     "What the training corpora of a pair can be asked among themselves."
     if len(pair.train) > 1:
-        rest = lambda out: [n for n in pair.train if n != out]
-        return [(voices, crossing(voices, rest(n), n, 'loco')) for n in pair.train]
+        all_but = lambda out: [n for n in pair.train if n != out]
+        return [(voices, crossing(voices, all_but(n), n, 'loco')) for n in pair.train]
     rows, tasks = voices.rows(*pair.train), []
     groups = voices.clips['speaker'].to_numpy()[rows]
     k = min(4, len(np.unique(groups)))
@@ -735,8 +737,8 @@ def inner_tasks(voices: Voices, pair: Crossing,
 # %% ../nbs/13_pool.ipynb #f56d17c3
 def _parted(voices, judged, fit, ask, protocol):
     "Some clips of a corpus as a corpus of their own, and others as another one."
-    said = voices.clips['statement'].to_numpy(str)
-    half = np.unique(said, return_inverse=True)[1] % 2
+    sentences = voices.clips['statement'].to_numpy(str)
+    half = np.unique(sentences, return_inverse=True)[1] % 2
     if half[fit].any() and not half[fit].all(): fit, ask = fit[half[fit] == 0], ask[half[ask] == 1]
     named = lambda rows, name: voices.clips.iloc[rows].assign(corpus=name)
     clips = pd.concat([named(fit, 'taught'), named(ask, 'judged')])
@@ -751,11 +753,11 @@ def first_answers(voices: Voices, pair: Crossing, scope: str, recipes
     wanted = sorted({(part, r.c) for r in recipes for part in r.parts})
     names = list(dict.fromkeys(part for part, _ in wanted))
     sides = prepare(voices, pair, scope, names)
-    said = {}
+    scores_of = {}
     for part, c in wanted:
         A, T = sides.parts[names.index(part)]
-        said[part, c] = scores(fit_linear(A, sides.y, c, sides.weights), T)
-    pooled = [np.mean([said[part, r.c] for part in r.parts], axis=0) for r in recipes]
+        scores_of[part, c] = scores(fit_linear(A, sides.y, c, sides.weights), T)
+    pooled = [np.mean([scores_of[part, r.c] for part in r.parts], axis=0) for r in recipes]
     return [uar(spread_out(S, pair.classes), voices.y[pair.fold.test]) for S in pooled]
 
 # %% ../nbs/13_pool.ipynb #45bbc032
@@ -763,7 +765,7 @@ def choose_recipe(voices: Voices, pair: Crossing, scope: str,  # 'inductive' or 
                   recipes, copies=()) -> tuple:  # Recipe, DataFrame of UAR (recipes x tasks)
     "The recipe with the best mean UAR on tasks among the training corpora; the first of equals."
     tasks = inner_tasks(voices, pair, copies)
-    found = pd.DataFrame({i: first_answers(v, p, scope, recipes) for i, (v, p) in enumerate(tasks)},
-                         index=[r.name for r in recipes])
-    found.columns = [p.name for _, p in tasks]
-    return recipes[int(found.mean(axis=1).to_numpy().argmax())], found
+    uar_of = pd.DataFrame(index=[r.name for r in recipes])
+    for i, task in enumerate(tasks): uar_of[i] = first_answers(*task, scope, recipes)
+    uar_of.columns = [p.name for _, p in tasks]
+    return recipes[int(uar_of.mean(axis=1).to_numpy().argmax())], uar_of

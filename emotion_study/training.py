@@ -108,12 +108,12 @@ def expert_answers(Z: dict, y: SealedLabels, fold: Fold, runs, classes: int
                    ) -> dict:  # (model, modalities) -> (test, classes)
     "Test probabilities of the baseline runs of one fold; each expert is fitted once and shared."
     from emotion_study.fusion import expert_probabilities, mean_log_probability
-    known = {}
+    answers_of = {}
     def expert(kind, mods):
-        if (kind, mods) not in known:
-            known[kind, mods] = expert_probabilities(
+        if (kind, mods) not in answers_of:
+            answers_of[kind, mods] = expert_probabilities(
                 kind, np.hstack([Z[c] for c in mods.split('+')]), y, fold, classes)
-        return known[kind, mods]
+        return answers_of[kind, mods]
     def answer(model, mods):
         if model != 'late': return expert(model, mods)
         groups = late_groups(Z, mods)
@@ -131,8 +131,9 @@ def fold_clips(table: pd.DataFrame, fold: Fold, classes: int, scope: str) -> Cli
     "What the pool's experts may know beside features; labels of test rows are sealed."
     y = class_numbers(table, classes)
     fine, _ = (table['emotion'].astype(str) + '/' + table['intensity'].astype(str)).factorize()
-    speakers, said = table['actor'].factorize()[0], table['statement'].astype(str).factorize()[0]
-    groups = speakers * (said.max() + 1) + said if scope == 'adapted' else None
+    speakers = table['actor'].factorize()[0]
+    sentences = table['statement'].astype(str).factorize()[0]
+    groups = speakers * (sentences.max() + 1) + sentences if scope == 'adapted' else None
     return Clips(
         SealedLabels(y, fold), SealedLabels(fine, fold), y[np.unique(fine, return_index=True)[1]],
         speakers, groups, classes)
@@ -154,8 +155,8 @@ def components(Z: np.ndarray,  # (copies, n, d)
                fold: Fold) -> np.ndarray:  # (copies, n, COMPONENTS) float32
     "Leading principal components of the training part, each with variance 1 there."
     from sklearn.decomposition import PCA
-    kept = min(COMPONENTS, *Z[0, fold.fit].shape)
-    pca = PCA(kept, whiten=True, svd_solver='randomized', random_state=0).fit(Z[0, fold.fit])
+    number = min(COMPONENTS, *Z[0, fold.fit].shape)
+    pca = PCA(number, whiten=True, svd_solver='randomized', random_state=0).fit(Z[0, fold.fit])
     return np.clip([pca.transform(z) for z in Z], -CLIP, CLIP).astype('float32')
 
 # %% ../nbs/14_training.ipynb #7fed484d
@@ -214,8 +215,8 @@ def altered(x: dict,  # channel -> (R, B, d)
     x = {
         c: tf.where(draw((B, v.shape[2]), 2 + i) < columns, 0.0, v / (1 - columns))
         for i, (c, v) in enumerate(x.items())}
-    kept = present * tf.cast(draw((B, present.shape[2]), 1) >= channels, tf.float32)
-    return x, tf.where(tf.reduce_sum(kept, 2, keepdims=True) > 0, kept, present), target
+    left = present * tf.cast(draw((B, present.shape[2]), 1) >= channels, tf.float32)
+    return x, tf.where(tf.reduce_sum(left, 2, keepdims=True) > 0, left, present), target
 
 # %% ../nbs/14_training.ipynb #23f11949
 BATCH, LEARNING_RATE, DECAY = 64, 3e-3, 1e-3
@@ -354,18 +355,19 @@ class StackData:
 # %% ../nbs/14_training.ipynb #fbc5e7c1
 def stack_data(table: pd.DataFrame, folds: list, classes: int, scope: str, channels) -> StackData:
     "Rows of the folds of a stack; labels of test rows are not part of it."
-    n, own = len(table), list({id(f): f for f in folds}.values())
-    labels, target = class_numbers(table, classes), np.zeros((len(own), n, classes), 'float32')
-    sealed = [SealedLabels(labels, f) for f in own]
-    for i, f in enumerate(own): target[i, f.fit] = np.eye(classes)[sealed[i][f.fit]]
-    Z = [copied_features(table, f, scope, channels) for f in own]
-    copies, of = len(Z[0][channels[0]]), [
-        next(i for i, g in enumerate(own) if g is f) for f in folds]
+    n, distinct = len(table), list({id(f): f for f in folds}.values())
+    labels, target = class_numbers(table, classes), np.zeros((len(distinct), n, classes), 'float32')
+    sealed = [SealedLabels(labels, f) for f in distinct]
+    for i, f in enumerate(distinct): target[i, f.fit] = np.eye(classes)[sealed[i][f.fit]]
+    Z = [copied_features(table, f, scope, channels) for f in distinct]
+    copies, fold_of = len(Z[0][channels[0]]), [
+        next(i for i, g in enumerate(distinct) if g is f) for f in folds]
     return StackData(
         {c: np.concatenate([x for z in Z for x in z[c]]) for c in channels},
         np.tile(presence(table, channels), (copies, 1)),
-        np.tile(target, (1, copies, 1)).reshape(-1, classes), copies * n * np.array(of, 'int32'),
-        list(folds), [sealed[i][own[i].val] for i in of], copies)
+        np.tile(target, (1, copies, 1)).reshape(-1, classes),
+        copies * n * np.array(fold_of, 'int32'),
+        list(folds), [sealed[i][distinct[i].val] for i in fold_of], copies)
 
 # %% ../nbs/14_training.ipynb #9a8ef6a1
 def _even(rows: list) -> np.ndarray:  # (R, longest)
@@ -394,16 +396,17 @@ def _train(stack, tensors, rows: list, lengths: np.ndarray, seeds, shifts, after
 # %% ../nbs/14_training.ipynb #e9d398ae
 def _asked(stack, x, present, place, rows, shifts) -> dict:  # name -> (R, B, …)
     "Outputs for rows; the fused answer is the pool of what was said of a clip's copies."
-    said = [
+    answers = [
         {
             k: v.numpy()
             for k, v in stack.answers(x, present, place, stack.tf.constant(rows + s)).items()}
         for s in shifts
     ]
-    if len(said) == 1: return said[0]
-    R, B, K = said[0]['fused'].shape
-    fused = np.stack([s['fused'].reshape(R * B, K) for s in said], axis=1)
-    return said[0] | {'fused': log_pool(fused, np.full(len(said), 1 / len(said))).reshape(R, B, K)}
+    if len(answers) == 1: return answers[0]
+    R, B, K = answers[0]['fused'].shape
+    fused = np.stack([s['fused'].reshape(R * B, K) for s in answers], axis=1)
+    even = np.full(len(answers), 1 / len(answers))
+    return answers[0] | {'fused': log_pool(fused, even).reshape(R, B, K)}
 
 # %% ../nbs/14_training.ipynb #21e77143
 def fit_stack(stack: NetworkStack, data: StackData, seeds, epochs: int) -> np.ndarray:  # (R,) epochs trained
@@ -412,14 +415,14 @@ def fit_stack(stack: NetworkStack, data: StackData, seeds, epochs: int) -> np.nd
     tensors = [
         tf.nest.map_structure(tf.constant, v)
         for v in (data.x, data.present, data.target, data.place)]
-    val, truth, said = _even([f.val for f in folds]), _even(data.truth), []
+    val, truth, answers = _even([f.val for f in folds]), _even(data.truth), []
     ask = lambda rows: _asked(stack, tensors[0], tensors[1], tensors[3], rows, data.shifts)
     stack.reset(seeds)
     _train(
         stack, tensors, [f.train for f in folds], np.full(len(folds), epochs), seeds, data.shifts,
-        after=lambda: said.append(ask(val)['fused']))
-    stop = stopping_epoch(np.array([(p.argmax(-1) == truth).mean(1) for p in said]))
-    at_stop = np.array([said[e - 1][r] for r, e in enumerate(stop)])
+        after=lambda: answers.append(ask(val)['fused']))
+    stop = stopping_epoch(np.array([(p.argmax(-1) == truth).mean(1) for p in answers]))
+    at_stop = np.array([answers[e - 1][r] for r, e in enumerate(stop)])
     lengths = np.maximum(stop, epochs // 2)
     stack.reset(seeds)
     _train(stack, tensors, [f.fit for f in folds], lengths, seeds, data.shifts)
@@ -436,7 +439,7 @@ def stack_outputs(stack: NetworkStack, data: StackData, rows: list = None, prese
         stack, {c: tf.constant(v) for c, v in data.x.items()},
         tf.constant(data.present if present is None else present), tf.constant(data.place),
         _even(rows), data.shifts)
-    return [{k: v[r, :len(own)] for k, v in out.items()} for r, own in enumerate(rows)]
+    return [{k: v[r, :len(fold_rows)] for k, v in out.items()} for r, fold_rows in enumerate(rows)]
 
 # %% ../nbs/14_training.ipynb #5cc2aecd
 def network_of(stack: NetworkStack, r: int):  # keras.Model
@@ -497,8 +500,8 @@ def run_stack(table, tasks: list,  # (fold, member)
     stack = network_stack(network_columns(table, channels), classes, size, fusion)
     data = stack_data(table, [f for f, _ in padded], classes, scope, channels)
     fit_stack(stack, data, [network_seed(*t) for t in padded], epochs)
-    return {(run, f.seed, f.fold, m): {'test': out['fused'], 'val': heard}
-            for (f, m), out, heard in zip(tasks, stack_outputs(stack, data), stack.heard)}
+    return {(run, f.seed, f.fold, m): {'test': out['fused'], 'val': val_answers}
+            for (f, m), out, val_answers in zip(tasks, stack_outputs(stack, data), stack.heard)}
 
 # %% ../nbs/14_training.ipynb #d6ce6b7f
 def _one_thread():
@@ -529,11 +532,11 @@ def _partner(mods): return 'pool', '+'.join(c for c in mods.split('+') if c != '
 def _assembled(table, run, fold, parts, members, classes):
     "The probabilities of a run on a fold."
     from emotion_study.fusion import mean_log_probability
-    at = lambda r, rows, m=0: parts[r, fold.seed, fold.fold, m][rows]
-    if run[0] != 'ensemble': return at(run, 'test')
+    answer = lambda r, rows, m=0: parts[r, fold.seed, fold.fold, m][rows]
+    if run[0] != 'ensemble': return answer(run, 'test')
     networks = lambda rows: mean_log_probability(
-        [at(('network', run[1]), rows, m) for m in range(members)])
-    two = lambda rows: np.stack([networks(rows), at(_partner(run[1]), rows)], axis=1)
+        [answer(('network', run[1]), rows, m) for m in range(members)])
+    two = lambda rows: np.stack([networks(rows), answer(_partner(run[1]), rows)], axis=1)
     y = SealedLabels(class_numbers(table, classes), fold)
     return log_pool(two('test'), pool_weights(two('val'), y[fold.val], PULL))
 
@@ -588,15 +591,15 @@ def learnable(table: pd.DataFrame, say=print) -> pd.DataFrame:  # the same table
         say(
             f"left out: {silent.sum():,} clips of which nothing was measured"
             f" ({unmeasured_reasons(table[silent])})")
-    kept = labelled & measured
-    return table if kept.all() else table[kept].reset_index(drop=True)
+    usable = labelled & measured
+    return table if usable.all() else table[usable].reset_index(drop=True)
 
 # %% ../nbs/14_training.ipynb #e3b0914c
 def packed(answers: dict  # key -> array, or {name: array}
            ) -> bytes:
     "Answers of a unit as arrays and their names; nothing in it is code."
-    flat = [(key, name, p) for key, said in answers.items()
-            for name, p in (said if isinstance(said, dict) else {None: said}).items()]
+    flat = [(key, name, p) for key, answer in answers.items()
+            for name, p in (answer if isinstance(answer, dict) else {None: answer}).items()]
     names = json.dumps([(key, name) for key, name, _ in flat], default=int)
     file = io.BytesIO()
     np.savez(file, *(np.asarray(p) for *_, p in flat), names=np.array(names))
@@ -608,9 +611,9 @@ def _as_key(x): return tuple(map(_as_key, x)) if isinstance(x, list) else x
 def unpacked(data: bytes) -> dict:  # as it was given to `packed`
     "Answers of a unit from its bytes."
     answers = {}
-    with np.load(io.BytesIO(data), allow_pickle=False) as kept:
-        for i, (key, name) in enumerate(json.loads(str(kept['names']))):
-            p, key = kept[f'arr_{i}'], _as_key(key)
+    with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+        for i, (key, name) in enumerate(json.loads(str(arrays['names']))):
+            p, key = arrays[f'arr_{i}'], _as_key(key)
             if name is None: answers[key] = p
             else: answers.setdefault(key, {})[name] = p
     return answers
@@ -658,18 +661,18 @@ def saved_run(path,  # a predictions table
 def saved_runs(table, folds, wanted: dict,  # run -> (model, modalities) as the table names it
                classes: int, scope: str) -> dict:  # run -> its rows
     "The runs that the predictions named by `EMOTION_STUDY_PREDICTIONS` have already."
-    path, found = os.environ.get('EMOTION_STUDY_PREDICTIONS'), {}
-    if not path: return found
-    asked, of_folds = asked_rows(table, folds), dict(
+    path, saved = os.environ.get('EMOTION_STUDY_PREDICTIONS'), {}
+    if not path: return saved
+    wanted_rows, of_folds = asked_rows(table, folds), dict(
         protocol=folds[0].protocol, folds=folds[0].folds)
     for run, (model, modalities) in wanted.items():
         about = of_folds | dict(classes=classes, scope=scope, model=model, modalities=modalities)
-        rows = saved_run(path, about, asked)
-        if rows is not None: found[run] = rows
+        rows = saved_run(path, about, wanted_rows)
+        if rows is not None: saved[run] = rows
     print(
-        f'{len(found)} of {len(wanted)} runs are taken from saved predictions, the others are'
+        f'{len(saved)} of {len(wanted)} runs are taken from saved predictions, the others are'
         f' trained: {about["protocol"]}, {classes} classes, scope {scope}')
-    return found
+    return saved
 
 # %% ../nbs/14_training.ipynb #e30d3075
 def cross_validate(table: pd.DataFrame,  # feature table
@@ -708,10 +711,10 @@ def cross_validate(table: pd.DataFrame,  # feature table
 # %% ../nbs/14_training.ipynb #8576fc47
 def _answers_of(table, folds, need, classes, scope, epochs, jobs, progress) -> dict:
     "What every network, pool and expert of a cross-validation said."
-    kept, parts = _kept if progress else lambda f: f, {}
+    resumable, parts = _kept if progress else lambda f: f, {}
     units = list(_units(table, folds, need, classes, scope, epochs))
     work = joblib.Parallel(n_jobs=jobs, return_as='generator_unordered')(
-        joblib.delayed(kept(f))(*a) for f, a in units)
+        joblib.delayed(resumable(f))(*a) for f, a in units)
     about = f'{folds[0].protocol} {classes} classes, scope {scope}'
     for part in tqdm(work, total=len(units), desc=about, unit='unit', disable=not progress):
         parts |= part
@@ -745,14 +748,14 @@ class EnrolledPart:
         self.X, self.said, self.guesses = X.astype('float64'), said, guesses
         self.prior = speaker_prior(self.X[fit], speakers[fit], y[fit], classes,
                                    guesses[fold.val], of_val)
-        own = [fit[speakers[fit] == a] for a in np.unique(speakers[fit])]
-        known = [np.eye(classes)[y[rows]] for rows in own]
+        rows_by_speaker = [fit[speakers[fit] == a] for a in np.unique(speakers[fit])]
+        labels_by_speaker = [np.eye(classes)[y[rows]] for rows in rows_by_speaker]
         self.rows = np.zeros(X.shape, 'float32')
-        for rows, labels in zip(own, known):
+        for rows, labels in zip(rows_by_speaker, labels_by_speaker):
             mean, scale, _ = enrolled_moments(self.X[rows], self.prior, labels)
             self.rows[rows] = self._scores(rows, mean, scale)
         self.sentences = _sentence_priors(self.rows[fit], speakers[fit], said[fit], y[fit], classes)
-        for rows, labels in zip(own, known):
+        for rows, labels in zip(rows_by_speaker, labels_by_speaker):
             taken = sentence_centre(self.rows[rows], said[rows], self.sentences, labels)
             self.rows[rows] = _centred_by(self.rows[rows], said[rows], taken)
 
@@ -764,8 +767,8 @@ class EnrolledPart:
         guesses = self.guesses[enrolled]
         mean, scale, trust = enrolled_moments(self.X[enrolled], self.prior, guesses)
         here = {s: p for s, p in self.sentences.items() if s == self.said[row]}
-        known = self._scores(enrolled, mean, scale)
-        taken = sentence_centre(known, self.said[enrolled], here, guesses)
+        scores = self._scores(enrolled, mean, scale)
+        taken = sentence_centre(scores, self.said[enrolled], here, guesses)
         z = _centred_by(self._scores([row], mean, scale), self.said[[row]], taken)[0]
         return z, trust.mean()
 
@@ -787,11 +790,11 @@ def enrolled_features(table: pd.DataFrame, fold: Fold, classes: int,
     "Features of the training speakers and, below, of the test clips by each enrolment."
     y = SealedLabels(class_numbers(table, classes), fold)
     speakers = table['actor'].to_numpy()
-    said, Z, trusts = table['statement'].astype(str).to_numpy(), {}, []
+    sentences, Z, trusts = table['statement'].astype(str).to_numpy(), {}, []
     for name, columns in feature_parts(table).items():
         if name not in parts: continue
         X = table[columns].to_numpy()
-        part = EnrolledPart(X, speakers, said, y, fold, classes, guesses)
+        part = EnrolledPart(X, speakers, sentences, y, fold, classes, guesses)
         made = []
         for how, chosen in sets.items():
             by = part.plain if how in plain else part.shrunk
@@ -828,19 +831,19 @@ def enrolled_answers(table: pd.DataFrame, fold: Fold, classes: int,
     guesses = np.full((n, classes), np.nan)
     guesses[fold.val], guesses[fold.test] = first.val, first.test
     Z, trust = enrolled_features(table, fold, classes, sets, plain, guesses, parts)
-    asked = replace(fold, test=n + np.arange(times * len(fold.test)))
+    enrolled_fold = replace(fold, test=n + np.arange(times * len(fold.test)))
     speakers = np.concatenate([clips.speakers, np.tile(clips.speakers[fold.test], times)])
-    longer, said = replace(clips, speakers=speakers), {}
+    longer, answers = replace(clips, speakers=speakers), {}
     def late(z, f):
         run = model, modalities
         return expert_answers(z, clips.y, f, [run], classes)[run]
     for model in models:
-        if model == 'pool': knowing = pooled(Z, channels, longer, asked, rows=n).test
-        else: knowing = late(Z, asked)
+        if model == 'pool': knowing = pooled(Z, channels, longer, enrolled_fold, rows=n).test
+        else: knowing = late(Z, enrolled_fold)
         unknowing = first.test if model == 'pool' else late(alone, fold)
         p = trusted(np.tile(unknowing, (times, 1)), knowing, trust)
-        said |= {(model, name): q for name, q in zip(sets, p.reshape(times, -1, classes))}
-    return said
+        answers |= {(model, name): q for name, q in zip(sets, p.reshape(times, -1, classes))}
+    return answers
 
 # %% ../nbs/14_training.ipynb #e16c0006
 def enrolled_name(kind: str, n: int, plain: bool = False) -> str:
@@ -861,9 +864,9 @@ def run_enrolled(table, fold: Fold, classes: int, modalities: str, models,
                  ) -> dict:  # (model, name) -> (test clips, classes)
     "Every enrolment of one fold."
     _one_thread()
-    asked = _asked_for(sizes, plain)
-    drawn = {name: draw_enrolled(table, fold, kind, n) for name, (kind, n, _) in asked.items()}
-    rough = [name for name, how in asked.items() if how[2]]
+    enrolments = _asked_for(sizes, plain)
+    drawn = {name: draw_enrolled(table, fold, kind, n) for name, (kind, n, _) in enrolments.items()}
+    rough = [name for name, how in enrolments.items() if how[2]]
     with threadpool_limits(1):
         return enrolled_answers(table, fold, classes, drawn, models, modalities, rough)
 
@@ -892,8 +895,8 @@ def cross_enrol(table: pd.DataFrame, sizes: dict,  # kind of enrolment -> number
         for f in folds if missing)
     bar = tqdm(work, total=len(folds), desc=' '.join(['enrolment', label]), unit='fold',
                disable=not (progress and missing))
-    made = [predictions_rows(table, f, wanted[run], said[run], classes, 'adapted')
-            for f, said in zip(folds, bar) for run in missing]
+    made = [predictions_rows(table, f, wanted[run], answers[run], classes, 'adapted')
+            for f, answers in zip(folds, bar) for run in missing]
     rows = pd.concat([*taken.values(), *made], ignore_index=True)
     return rows.sort_values([*RUN, 'seed', 'fold', 'clip'], ignore_index=True)
 
