@@ -20,7 +20,7 @@ __all__ = ['EMOTIONS', 'EMOTION_NAMES', 'OTHER_EMOTIONS', 'COLUMNS', 'STATEMENTS
 # %% ../nbs/00_core.ipynb #619c6986
 import ast, atexit, configparser, contextlib, hashlib, importlib.metadata as metadata
 import importlib.util, json, math, os, platform, random, re, shutil, sys, tempfile, time
-import unicodedata, warnings, zipfile
+import unicodedata, warnings
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -590,7 +590,7 @@ def load_row(entry: Path) -> tuple:  # values, reason, note; None when there is 
     try:
         with np.load(entry, allow_pickle=False) as arrays:
             return arrays['values'], str(arrays['reason']), str(arrays['note'])
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile): return None
+    except Exception: return None  # whatever is the matter with it: it is made anew
 
 # %% ../nbs/00_core.ipynb #30e68097
 def keep_bytes(entry: Path, data: bytes):

@@ -520,7 +520,10 @@ def write_table(table: pd.DataFrame, path) -> Path:
 def read_table(path) -> pd.DataFrame:
     "Read a feature table written by `write_table`."
     if not Path(path).is_file(): raise SettingError(f'{path}: no such feature table')
-    arrow = pq.read_table(path)
+    try: arrow = pq.read_table(path)
+    except (pa.ArrowException, OSError):
+        raise SettingError(
+            f'{Path(path).name}: cut off or no parquet file; make it again') from None
     missing = [c for c in LABEL_COLUMNS if c not in arrow.column_names]
     if missing:
         raise SettingError(

@@ -32,11 +32,11 @@ import soxr
 from scipy.special import log_softmax, softmax
 
 from .core import (
-    CodeError, LABEL_COLUMNS, SettingError, cache_folder, code_digest, describe, file_digest, keep,
-    label_names, packaged, parse_code, relative, text_digest)
+    CodeError, LABEL_COLUMNS, SettingError, cache_folder, code_digest, describe, file_digest,
+    keep_bytes, kept_bytes, label_names, packaged, parse_code, relative, text_digest)
 from .media import (
-    Audio, MediaError, SR, Sound, _as_float, _frames, audio_reason, content_digest, judge, open_box,
-    open_file, read_audio, sound_track)
+    Audio, MediaError, SR, Sound, _as_float, _frames, audio_reason, content_digest, is_passing, judge,
+    open_box, open_file, read_audio, sound_track)
 from emotion_study.corpus import (
     FaceSources, SEPARATORS, TABLES, _LEAD, find_file, list_files, manifest_header, manifest_rows,
     manifest_texts)
@@ -400,14 +400,23 @@ def _entry(path, channel, asked):
     return cache_folder() / 'predict' / f'{name}.npz'
 
 def _load(entry):
-    try:
-        with np.load(entry, allow_pickle=False) as kept:
-            return {
-                k: v.tolist() if v.dtype.kind == 'U' or v.ndim == 0 else v for k, v in kept.items()}
-    except (OSError, ValueError, EOFError): return None
+    data = kept_bytes(entry)
+    if data is None: return None
+    with np.load(io.BytesIO(data), allow_pickle=False) as kept:
+        return {k: v.tolist() if v.dtype.kind == 'U' or v.ndim == 0 else v for k, v in kept.items()}
+
+def _pack(found) -> bytes:
+    file, texts = io.BytesIO(), ('reason', 'notes', 'text', 'note')
+    np.savez(file, **{k: np.asarray(v, str if k in texts else None) for k, v in found.items()})
+    return file.getvalue()
+
+def _of_this_moment(found):
+    "Is a reason about this moment, such as a disk that refused, instead of the recording?"
+    why = found['reason']
+    return any(map(is_passing, [why] if isinstance(why, str) else why))
 
 # %% ../nbs/20_predict.ipynb #cbfee08b
-VERSION = 1  # of what is kept
+VERSION = 2  # of what is kept
 
 def measured(path, channel: str, **asked) -> dict:
     "One channel of one file, from the cache where it is there; a failure is a reason."
@@ -418,14 +427,8 @@ def measured(path, channel: str, **asked) -> dict:
         found = work(path, **asked)
     except SettingError as error: return nothing(channel, getattr(error, 'reason', str(error)))
     except Exception as error: return nothing(channel, f'failed: {type(error).__name__}: {error}')
-    def write(part):
-        with open(part, 'wb') as file:
-            np.savez(
-                file,
-                **{
-                    k: np.asarray(v, str if k in ('reason', 'notes', 'text', 'note') else None)
-                    for k, v in found.items()},)
-    with suppress(SettingError): keep(entry, write)
+    if _of_this_moment(found): return found
+    with suppress(SettingError): keep_bytes(entry, _pack(found))
     return _load(entry) or found
 
 # %% ../nbs/20_predict.ipynb #e1c9b623
@@ -916,12 +919,14 @@ def write_answers(found: Answers, out: Path):
     table.attrs = {}
     out.parent.mkdir(parents=True, exist_ok=True)
     part = out.with_name(f'{out.name}.{os.getpid()}.part')
-    if out.suffix == '.csv': table.map(harmless).to_csv(part, index=False)
-    elif out.suffix == '.jsonl':
-        table.to_json(part, orient='records', lines=True, force_ascii=False)
-    elif out.suffix == '.parquet': table.to_parquet(part, index=False)
-    else: part.write_text(answers_page(found), encoding='utf-8')
-    part.replace(out)
+    try:
+        if out.suffix == '.csv': table.map(harmless).to_csv(part, index=False)
+        elif out.suffix == '.jsonl':
+            table.to_json(part, orient='records', lines=True, force_ascii=False)
+        elif out.suffix == '.parquet': table.to_parquet(part, index=False)
+        else: part.write_text(answers_page(found), encoding='utf-8')
+        part.replace(out)
+    finally: part.unlink(missing_ok=True)
 
 # %% ../nbs/20_predict.ipynb #5a000029
 COLOURS = dict(

@@ -908,14 +908,23 @@ def save_predictions(folder, predictions: pd.DataFrame) -> Path:
     path, predictions = check_open(folder) / 'predictions.parquet', with_folds(predictions)
     with changing(path.parent):
         if path.exists():
-            old, run = with_folds(pd.read_parquet(path)), list(RUN)
+            old, run = with_folds(_rows_there(path)), list(RUN)
             new = pd.MultiIndex.from_frame(predictions[run].drop_duplicates())
             again = pd.MultiIndex.from_frame(old[run]).isin(new)
             predictions = pd.concat([old[~again], predictions])
         predictions = predictions.sort_values(list(KEYS), ignore_index=True)
         part = path.with_suffix(f'.{os.getpid()}.part')
-        predictions.to_parquet(part, compression='zstd', compression_level=19, index=False)
-        return part.replace(path)
+        try:
+            predictions.to_parquet(part, compression='zstd', compression_level=19, index=False)
+            return part.replace(path)
+        finally: part.unlink(missing_ok=True)
+
+def _rows_there(path):
+    try: return pd.read_parquet(path)
+    except (ValueError, OSError):
+        raise SettingError(
+            f'{path.name} of {path.parent.name} is cut off or no parquet file: remove that report,'
+            ' or run the study again') from None
 
 # %% ../nbs/14_training.ipynb #c09cb48c
 def _scaler(table, fold, scope, channels):
@@ -1040,7 +1049,8 @@ def load_network(card_path) -> tuple:  # Keras model, card
         raise SettingError(f'{weights} is not the network of its card (its SHA-256 differs): train '
                            'the model again, and keep each .keras file beside the card of its name')
     try: return fusion.keras.saving.load_model(weights, safe_mode=True, compile=False), card
-    except (ValueError, TypeError, KeyError, OSError) as error:
+    except MemoryError: raise
+    except Exception as error:  # keras has many kinds for a damaged or a foreign file
         told = ' '.join(str(error).split())[:120]
         raise SettingError(f'{weights} can not be loaded without running code, or is damaged '
                            f'({told}): train the model again') from None
