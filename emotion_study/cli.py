@@ -45,11 +45,11 @@ def number_list(text: str  # such as `1-3,7`
 def declared(path: Path  # a notebook
              ) -> dict:  # name -> value
     "The plain assignments in a notebook's parameters cell."
-    found = {}
+    values = {}
     for line in ast.parse(parameters_cell(path)).body:
         with contextlib.suppress(AttributeError, ValueError):
-            found[line.targets[0].id] = ast.literal_eval(line.value)
-    return found
+            values[line.targets[0].id] = ast.literal_eval(line.value)
+    return values
 
 # %% ../nbs/21_cli.ipynb #1e285e7c
 def parameters_cell(path: Path) -> str:
@@ -112,8 +112,8 @@ def plan(have: set,  # what is there of 'ravdess', 'samples'
 def question(path: Path) -> str:
     "The title of a notebook and the sentence below it."
     first = ''.join(json.loads(path.read_text(encoding='utf-8'))['cells'][0]['source'])
-    title, *rest = [line for line in first.splitlines() if line.strip()]
-    quoted = ' '.join(line.removeprefix('>').strip() for line in rest if line.startswith('>'))
+    title, *lines = [line for line in first.splitlines() if line.strip()]
+    quoted = ' '.join(line.removeprefix('>').strip() for line in lines if line.startswith('>'))
     return ': '.join(filter(None, (title.lstrip('# '), quoted)))
 
 # %% ../nbs/21_cli.ipynb #51e98d99
@@ -244,9 +244,9 @@ def run_notebook(path: Path, folder: Path,  # the report's
                 stdout_file=log, stderr_file=log, extra_arguments=['--log-level=ERROR'],
                 kernel_manager_class=kernels_into(aside))
         except PapermillExecutionError as e:
-            said = f'{e.ename}: {e.evalue}'.splitlines()[0]
+            error = f'{e.ename}: {e.evalue}'.splitlines()[0]
             raise StudyError(
-                f"{path.stem} stopped in cell [{e.exec_count}] with {said} (see {target})"
+                f"{path.stem} stopped in cell [{e.exec_count}] with {error} (see {target})"
             ) from None
         except RuntimeError as e:  # not of a cell: the kernel could not start, or was killed
             aside.seek(0)
@@ -585,10 +585,10 @@ def transcribe_command(
     say(f"engine {engine} ({why})")
     for path, name in named_files(clips):
         audio = read_audio(path)
-        heard = text.transcribe(audio, engine)
-        say(f"{name}: {heard.text or 'no words: ' + heard.reason}")
+        transcript = text.transcribe(audio, engine)
+        say(f"{name}: {transcript.text or 'no words: ' + transcript.reason}")
         for note in audio.notes: say(f"  note: {note}")
-        for w in heard.words:
+        for w in transcript.words:
             say(f"  {w.start:6.2f} - {w.end:6.2f} s  {w.confidence:.2f}  {w.text}")
 
 # %% ../nbs/21_cli.ipynb #8f2610c8
@@ -810,11 +810,12 @@ def audit_command(
     if not folder.is_dir():
         raise SettingError(f"{folder} is no folder: name a report, such as reports/ravdess")
     from emotion_study.evidence import audit_report
-    found = audit_report(folder)
-    for line in found.lines(every): say(line)
-    if found.faults:
+    checked = audit_report(folder)
+    for line in checked.lines(every): say(line)
+    if checked.faults:
         raise SettingError(
-            f"{folder}: {len(found.faults)} fault(s), listed above; the first: {found.faults[0]}")
+            f"{folder}: {len(checked.faults)} fault(s), listed above; "
+            f"the first: {checked.faults[0]}")
 
 # %% ../nbs/21_cli.ipynb #2fa0a627
 @data.command()
@@ -959,8 +960,8 @@ def stopped() -> int:  # exit code
     "Tell in one line that the user or the system stopped a command."
     end_workers()
     logging.getLogger('asyncio').setLevel(logging.CRITICAL)  # what a notebook was at is no news
-    told = 'stopped; what was finished is kept: the same command goes on from there'
-    print(told, file=sys.stderr)
+    message = 'stopped; what was finished is kept: the same command goes on from there'
+    print(message, file=sys.stderr)
     return 128 + _asked_to_end.pop() if _asked_to_end else 130
 
 # %% ../nbs/21_cli.ipynb #387af612

@@ -56,16 +56,19 @@ def clip_words(clips: pd.DataFrame,  # `LABEL_COLUMNS`
                ) -> tuple:  # columns (index clip), reasons, texts
     "Words of a few clips: the script where the name states it, else a transcript."
     from emotion_study import text
-    said = pd.Series(
+    texts = pd.Series(
         [text.script_of(s) if s in (1, 2) else '' for s in clips['statement']], index=paths.index,
         dtype=object)
-    reason, unknown = pd.Series('', index=paths.index, dtype=object), paths[(said == '').to_numpy()]
-    try: heard = text.transcribe_clips(unknown, engine)
+    reason = pd.Series('', index=paths.index, dtype=object)
+    unknown = paths[(texts == '').to_numpy()]
+    try: transcripts = text.transcribe_clips(unknown, engine)
     except SettingError as error: reason[unknown.index] = str(error)
-    else: said[unknown.index], reason[unknown.index] = heard['text'], heard['reason']
+    else:
+        texts[unknown.index] = transcripts['text']
+        reason[unknown.index] = transcripts['reason']
     return (
-        (text.text_features(said) if (said != '').any() else pd.DataFrame(index=paths.index)),
-        reason, said)
+        (text.text_features(texts) if (texts != '').any() else pd.DataFrame(index=paths.index)),
+        reason, texts)
 
 # %% ../nbs/20_predict.ipynb #a66576c6
 def clip_names(paths) -> list:  # one text per path, all different
@@ -94,13 +97,13 @@ def clip_table(paths,  # sound files or videos with sound
     clips = pd.DataFrame([_labels(p) | {'clip': n} for p, n in zip(paths, names)])
     files = pd.Series(paths, index=names)
     voice, reason = voice_features(files, jobs)
-    words, silent, said = clip_words(clips, files, engine)
+    words, silent, texts = clip_words(clips, files, engine)
     seen = (
         face_features(faces or FaceSources())
         .reindex([clip_id(p.name) for p in paths])
         .set_axis(names))
     table = join_channels(clips, voice, reason, seen, words, silent)
-    table.attrs['transcripts'] = said.to_dict()
+    table.attrs['transcripts'] = texts.to_dict()
     return table
 
 # %% ../nbs/20_predict.ipynb #3ec5cc1a
@@ -168,8 +171,9 @@ def table_column(path: Path, encoding: str, column: str) -> list:
     names = [n.strip() for n in names]
     if column not in names:
         raise SettingError(f"{relative(path)} has no column {column!r}: it has {', '.join(names)}")
-    at = names.index(column)
-    return [row[at].strip() if at < len(row) else '' for row in rows if any(v.strip() for v in row)]
+    place = names.index(column)
+    filled = [row for row in rows if any(v.strip() for v in row)]
+    return [row[place].strip() if place < len(row) else '' for row in filled]
 
 # %% ../nbs/20_predict.ipynb #5c2f4113
 def files_of_table(path: Path, column: str = ''  # that names the speaker
@@ -177,37 +181,40 @@ def files_of_table(path: Path, column: str = ''  # that names the speaker
     "The recordings that a CSV lists; of its other columns none is read."
     rows, encoding = manifest_rows(path)
     speakers = table_column(path, encoding, column) if column else [''] * len(rows)
-    found = []
+    recordings = []
     for (line, cells, _), speaker in zip(rows, speakers):
         written = cells.get('path', '')
         file = find_file(written, path.parent) if written else path
         fault = '' if written and file.is_file() else f'file missing: line {line} of {path.name}'
-        found.append(Recording(file, written or f'{path.name}, line {line}', speaker, fault))
-    return found
+        recordings.append(Recording(file, written or f'{path.name}, line {line}', speaker, fault))
+    return recordings
 
 # %% ../nbs/20_predict.ipynb #5a000005
 def recordings_of(paths,  # files, folders and tables
                   column: str = '',  # of the tables, with speakers
                   one_speaker: bool = False) -> tuple:  # list of `Recording`, list of remarks
     "Everything that was named, in order; raises where nothing was."
-    found, remarks = [], []
+    recordings, remarks = [], []
     for path in map(Path, [paths] if isinstance(paths, (str, Path)) else paths):
         if path.is_dir():
-            own, others = files_in(path)
+            here, others = files_in(path)
             if others:
                 remarks.append(
                     f'{path.name}: {others:,} file(s) are no sound or film by their names; left'
                     ' alone')
-            if not own: remarks.append(f'{path.name}: no sound or film in this folder')
-            found += own
-        elif path.suffix.lower() in TABLES and path.is_file(): found += files_of_table(path, column)
-        else: found.append(Recording(path, str(path), '', '' if path.is_file() else 'file missing'))
-    if column and not any(r.speaker for r in found):
+            if not here: remarks.append(f'{path.name}: no sound or film in this folder')
+            recordings += here
+        elif path.suffix.lower() in TABLES and path.is_file():
+            recordings += files_of_table(path, column)
+        else:
+            fault = '' if path.is_file() else 'file missing'
+            recordings.append(Recording(path, str(path), '', fault))
+    if column and not any(r.speaker for r in recordings):
         raise SettingError(
             f'--speaker-column {column}: no speaker is named; it needs a CSV with that column'
             ' filled')
-    if one_speaker: found = [r._replace(speaker='1') for r in found]
-    return found, remarks
+    if one_speaker: recordings = [r._replace(speaker='1') for r in recordings]
+    return recordings, remarks
 
 # %% ../nbs/20_predict.ipynb #5a000006
 LONGEST, PIECE = 30., 10.  # seconds that are read at once, and of the pieces of what is longer
@@ -238,17 +245,17 @@ def streamed(path, window: float, hop: float):  # yields (start, end, `Audio`)
     "Windows of a sound, decoded as they are needed and judged one by one."
     with open_file(path) as file, open_box(file) as box:
         stream, _ = sound_track(box)
-        parts, have, new, at, rate = [], 0, 0, 0., stream.rate
+        parts, have, new, begin, rate = [], 0, 0, 0., stream.rate
         for frame in _as_float(_frames(box, stream, []), []):
             parts.append(frame.to_ndarray().T)
             have, new, rate = have + len(parts[-1]), new + len(parts[-1]), frame.sample_rate
             while have >= round(window * rate):
-                rest = np.concatenate(parts)
-                yield at, at + window, heard_piece(rest[:round(window * rate)], rate)
-                parts = [rest[round(hop * rate):]]
-                at, have, new = at + hop, len(parts[0]), have - round(window * rate)
-        if parts and (new > .25 * rate or at == 0):
-            yield at, at + have / rate, heard_piece(np.concatenate(parts), rate)
+                samples = np.concatenate(parts)
+                yield begin, begin + window, heard_piece(samples[:round(window * rate)], rate)
+                parts = [samples[round(hop * rate):]]
+                begin, have, new = begin + hop, len(parts[0]), have - round(window * rate)
+        if parts and (new > .25 * rate or begin == 0):
+            yield begin, begin + have / rate, heard_piece(np.concatenate(parts), rate)
 
 # %% ../nbs/20_predict.ipynb #460434b9
 def heard_piece(samples: np.ndarray, rate: int) -> Audio:
@@ -283,8 +290,8 @@ def voice_means(samples: np.ndarray,  # (n,) at `SR` Hz, at most 30 s
     from emotion_study.whisper import encoder_blocks, spoken_part
     cut, frames = spoken_part(samples)
     wanted = [b.removeprefix('whisper_').split('_') for b in blocks]
-    said = {name: encoder_blocks(cut, name) for name in dict.fromkeys(n for n, _ in wanted)}
-    return np.concatenate([said[n][int(i) - 1, frames].mean(axis=0) for n, i in wanted])
+    outputs = {name: encoder_blocks(cut, name) for name in dict.fromkeys(n for n, _ in wanted)}
+    return np.concatenate([outputs[n][int(i) - 1, frames].mean(axis=0) for n, i in wanted])
 
 # %% ../nbs/20_predict.ipynb #40820c76
 def voice_reason(audio: Audio) -> str:  # '' when there is a voice
@@ -306,22 +313,22 @@ def voice_rows(path, window: float = 0, hop: float = 0, blocks=VOICE_BLOCKS) -> 
     X = np.array(
         [np.full(width, np.nan) if x is None else x for *_, x, _ in rows], 'float32'
     ).reshape(len(rows), width)
-    found = dict(
+    measured_rows = dict(
         start=[r[0] for r in rows], end=[r[1] for r in rows], X=X, reason=[r[3] for r in rows],
         notes=notes)
-    return found if window or len(rows) < 2 else averaged(found)
+    return measured_rows if window or len(rows) < 2 else averaged(measured_rows)
 
 # %% ../nbs/20_predict.ipynb #a5664a24
 def averaged(rows: dict) -> dict:
     "The stretches of a long recording as one row."
-    heard = [r == '' for r in rows['reason']]
-    X = rows['X'][heard].mean(axis=0, keepdims=True) if any(heard) else rows['X'][:1]
+    has_speech = [r == '' for r in rows['reason']]
+    X = rows['X'][has_speech].mean(axis=0, keepdims=True) if any(has_speech) else rows['X'][:1]
     note = (
-        f"long: the mean of {sum(heard)} pieces of {PIECE:g} s with speech; --window gives a"
+        f"long: the mean of {sum(has_speech)} pieces of {PIECE:g} s with speech; --window gives a"
         " timeline")
     return dict(
-        start=[0.0], end=rows['end'][-1:], X=X, reason=[''] if any(heard) else rows['reason'][:1],
-        notes=[*rows['notes'], note])
+        start=[0.0], end=rows['end'][-1:], X=X,
+        reason=[''] if any(has_speech) else rows['reason'][:1], notes=[*rows['notes'], note])
 
 # %% ../nbs/20_predict.ipynb #5a000011
 RATE = 6.  # frames a second
@@ -363,10 +370,11 @@ def word_rows(path, engine: str = 'auto') -> dict:
     from emotion_study.text import choose_engine, transcribe
     engine, _ = choose_engine(engine)
     words, why, notes = [], '', ''
-    for at, _, audio in sound_windows(path, LONGEST if length_of(path) > LONGEST else 0, LONGEST):
-        heard = transcribe(audio, engine)
-        why = why or heard.reason
-        words += [(w.text, at + w.start, at + w.end, w.confidence) for w in heard.words]
+    window = LONGEST if length_of(path) > LONGEST else 0
+    for begin, _, audio in sound_windows(path, window, LONGEST):
+        transcript = transcribe(audio, engine)
+        why = why or transcript.reason
+        words += [(w.text, begin + w.start, begin + w.end, w.confidence) for w in transcript.words]
     text, start, end, sure = map(list, zip(*words)) if words else ([], [], [], [])
     return dict(
         text=text, start=start, end=end, sure=sure, reason='' if words else why or 'no words heard')
@@ -492,12 +500,12 @@ def voice_scores(parts: list,  # of (n, width), standardised
                  models: list  # of (weights (7, width), bias (7,))
                  ) -> np.ndarray:  # (n, 7)
     "The mean over blocks of what each linear model says, as log-probabilities of mean zero."
-    said = []
+    log_probabilities = []
     for Z, (W, bias) in zip(parts, models):
         log = np.maximum(
             log_softmax(np.clip(Z, -CLIP_Z, CLIP_Z) @ W.T + bias, axis=1), np.log(1e-6))
-        said.append(log - log.mean(axis=1, keepdims=True))
-    return np.mean(said, axis=0)
+        log_probabilities.append(log - log.mean(axis=1, keepdims=True))
+    return np.mean(log_probabilities, axis=0)
 
 # %% ../nbs/20_predict.ipynb #7ffb0dc6
 CLIP_Z = 5.  # standardised columns are cut there
@@ -505,11 +513,11 @@ CLIP_Z = 5.  # standardised columns are cut there
 # %% ../nbs/20_predict.ipynb #5a000016
 def speaker_of_card(card: OwnCard) -> SpeakerPrior:
     "What the training speakers tell about a new one."
-    kept = {
+    arrays = {
         k.removeprefix('prior.'): v.astype('float64')
         for k, v in card.numbers.items()
         if k.startswith('prior.')}
-    return SpeakerPrior(**kept)
+    return SpeakerPrior(**arrays)
 
 # %% ../nbs/20_predict.ipynb #c3d88edc
 def models_of(card: OwnCard, name: str) -> list:  # of (weights, bias)
@@ -550,14 +558,14 @@ def emotions_shown(S: np.ndarray,  # (n, 7) scores of one speaker's clips, relat
 # %% ../nbs/20_predict.ipynb #ff24f78f
 def speaker_trust(card: OwnCard, enrolled: np.ndarray) -> tuple:  # mean (d,), scale (d,), trust from 0 to 1
     "Mean and scale of a speaker, and how far they are to be believed."
-    prior, known = speaker_of_card(card), card.about['shown']
+    prior, typical = speaker_of_card(card), card.about['shown']
     mean, scale, trust = enrolled_moments(enrolled, prior)
     if not len(enrolled): return mean, scale, 0.
     centred_scores = (
         scope_scores(card, 'adapted', enrolled, enrolled.mean(axis=0), np.sqrt(prior.within))
         * card.scope('adapted')['temperature'])
-    share = emotions_shown(centred_scores, known['within'], known['emotion'])
-    return mean, scale, float(min(1, known['firm'] * np.sqrt(np.sqrt(trust.mean()) * share)))
+    share = emotions_shown(centred_scores, typical['within'], typical['emotion'])
+    return mean, scale, float(min(1, typical['firm'] * np.sqrt(np.sqrt(trust.mean()) * share)))
 
 # %% ../nbs/20_predict.ipynb #7e26a112
 def speaker_scores(card: OwnCard, X: np.ndarray,  # (n, d) clips of one speaker to be judged
@@ -618,14 +626,14 @@ def joint(card: OwnCard, parts: dict  # channel -> (n, 7) probabilities, NaN whe
 # %% ../nbs/20_predict.ipynb #5a000020
 def rows_of(m: Measured, window: float, hop: float) -> list:  # of (start, end)
     "The stretches of a recording: those of its sound, or of its film where there is none or it goes on."
-    heard = list(zip(m.voice['start'], m.voice['end'])) if m.voice else []
-    heard = [(float(a), float(b)) for a, b in heard if b > 0]
+    spans = list(zip(m.voice['start'], m.voice['end'])) if m.voice else []
+    spans = [(float(a), float(b)) for a, b in spans if b > 0]
     length = max([m.face['seconds']] if m.face else [0.0]) or (
         m.words['end'][-1] if m.words and len(m.words['end']) else 0.0)
-    if not heard: return stretches(float(length), window, hop)
-    if window and length > heard[-1][1] + hop:
-        return heard + [r for r in stretches(float(length), window, hop) if r[0] > heard[-1][0]]
-    return heard
+    if not spans: return stretches(float(length), window, hop)
+    if window and length > spans[-1][1] + hop:
+        return spans + [r for r in stretches(float(length), window, hop) if r[0] > spans[-1][0]]
+    return spans
 
 # %% ../nbs/20_predict.ipynb #1320aea0
 def channel_views(card: OwnCard, m: Measured, rows: list) -> dict:  # channel -> (values per row, reasons per row)
@@ -697,13 +705,13 @@ class Predictor:
 
     def measure(self, recording: Recording) -> Measured:
         "All channels of one recording."
-        found = {c: None for c in OWN_CHANNELS}
+        by_channel = {c: None for c in OWN_CHANNELS}
         for c in self.channels:
-            found[c] = (
+            by_channel[c] = (
                 nothing(c, recording.fault)
                 if recording.fault
                 else measured(recording.path, c, **self.asked(c)))
-        return Measured(**found)
+        return Measured(**by_channel)
 
 # %% ../nbs/20_predict.ipynb #5a000022
 def measure_all(predictor: Predictor, recordings: list):  # yields `Measured`, in order
@@ -825,11 +833,11 @@ def answered(
 
 # %% ../nbs/20_predict.ipynb #d6624c5d
 def _put_channel(table, c, parts, share):
-    own = np.isfinite(parts[c]).all(axis=1) if c in parts else np.zeros(len(table), bool)
+    valid = np.isfinite(parts[c]).all(axis=1) if c in parts else np.zeros(len(table), bool)
     best = np.nan_to_num(parts[c]).argmax(axis=1) if c in parts else np.zeros(len(table), int)
-    table[f'valid_{c}'] = own
-    table[f'{c}_answer'] = np.where(own, np.array(MOODS, object)[best], '')
-    table[f'weight_{c}'] = np.where(own, share.get(c, 0.), 0.)
+    table[f'valid_{c}'] = valid
+    table[f'{c}_answer'] = np.where(valid, np.array(MOODS, object)[best], '')
+    table[f'weight_{c}'] = np.where(valid, share.get(c, 0.), 0.)
 
 def reason_of(view: dict, note: str) -> str:
     "Why channels are absent in a row; '' when all is well."
@@ -1019,8 +1027,8 @@ def file_part(name: str, rows: pd.DataFrame, faces=None) -> str:
     drawn = bands(rows) if np.isfinite(rows['confidence']).any() else ''
     shown = rows[list(SHOWN)].round(2).to_html(index=False, border=0, escape=True, na_rep='')
     words = ' '.join(dict.fromkeys(t for t in rows['transcript'] if t))
-    said = f'<p>Heard: {escape(words)}</p>' if words else ''
-    return f'<h2>{escape(name)}</h2>{drawn}{thumbnails(*faces) if faces else ""}{said}{shown}'
+    line = f'<p>Heard: {escape(words)}</p>' if words else ''
+    return f'<h2>{escape(name)}</h2>{drawn}{thumbnails(*faces) if faces else ""}{line}{shown}'
 
 # %% ../nbs/20_predict.ipynb #5a000031
 def draw_answers(found: Answers, out: Path):
@@ -1058,10 +1066,10 @@ def network_table(recordings: list, card: dict, engine: str, jobs: int) -> pd.Da
         try: frames, why = face_frames(r.path)
         except SettingError as error:
             frames, why = pd.DataFrame(), getattr(error, 'reason', str(error))
-        found = deepface_features(frames.assign(clip=r.name)) if len(frames) else pd.DataFrame()
-        for column in found: table.loc[i, column] = float(found[column].iloc[0])
-        table.loc[i, 'valid.face'], table.loc[i, 'reason.face'] = bool(len(found)), (
-            '' if len(found) else why)
+        columns = deepface_features(frames.assign(clip=r.name)) if len(frames) else pd.DataFrame()
+        for column in columns: table.loc[i, column] = float(columns[column].iloc[0])
+        table.loc[i, 'valid.face'], table.loc[i, 'reason.face'] = bool(len(columns)), (
+            '' if len(columns) else why)
     return table
 
 # %% ../nbs/20_predict.ipynb #5a000033
@@ -1098,10 +1106,10 @@ def network_row(said: pd.Series, clip: pd.Series, names, lacking: dict) -> dict:
         for c in OWN_CHANNELS
         if c in lacking or not clip[f'valid.{c}']]
     for c in OWN_CHANNELS:
-        own = said.get(f'{c}_alone', '')
-        valid = answered and isinstance(own, str) and own != ''
+        answer = said.get(f'{c}_alone', '')
+        valid = answered and isinstance(answer, str) and answer != ''
         row |= {
-            f'valid_{c}': valid, f'{c}_answer': own if valid else '',
+            f'valid_{c}': valid, f'{c}_answer': answer if valid else '',
             f'weight_{c}': float(said.get(f'gate_{c}', 0) or 0) if valid else 0.0}
     return row | dict(reason='; '.join(why))
 
