@@ -224,6 +224,7 @@ a { color: var(--link); } a.anchor-link { display: none; }
 h1, h2, h3 { line-height: 1.25; margin: 2.2rem 0 .8rem; } h1 { font-size: 1.9rem; }
 nav { font-size: .9rem; border-bottom: 1px solid var(--line); padding: .9rem 0; display: flex;
   flex-wrap: wrap; gap: .2rem 1.1rem; }
+@media (max-width: 40rem) { nav { flex-wrap: nowrap; overflow-x: auto; white-space: nowrap; } }
 nav.foot { border: 0; border-top: 1px solid var(--line); margin-top: 3rem; justify-content:
 space-between; }
 nav [aria-current] { color: var(--text); font-weight: 600; text-decoration: none; }
