@@ -12,8 +12,8 @@ __all__ = ['PARTS', 'OVER_ACTORS', 'DERIVED', 'PERCENT', 'POINTS', 'UNITS', 'SET
            'p_text', 'setting_words', 'figure_words', 'beside_words', 'Gap', 'LargestClass', 'LowerEnd',
            'against_level', 'Level', 'level_verdict', 'Reached', 'Pair', 'pairs', 'expects', 'gain_verdict',
            'Difference', 'WorstOf', 'Share', 'Untested', 'corpus_facts', 'all_rows', 'fold_facts', 'overlap_facts',
-           'seen_percent', 'time_facts', 'claim_record', 'make_ledger', 'mark', 'Quotes', 'quotes_of', 'without_names',
-           'without_links', 'same_number', 'misquoted', 'unmade']
+           'seen_percent', 'time_facts', 'claim_record', 'make_ledger', 'mark', 'Quotes', 'quotes_of', 'tell',
+           'without_names', 'without_links', 'same_number', 'misquoted', 'unmade']
 
 # %% ../nbs/17_evidence.ipynb #394df6fd
 import base64, hashlib, json, re
@@ -865,7 +865,7 @@ class Comparison:
 # %% ../nbs/17_evidence.ipynb #e404460f
 def p_text(p: float) -> str:
     "A p value for the eye."
-    return f'{p:.3f}' if p >= .001 else f'{p:.1g}'
+    return f'{p:.3f}' if p >= .001 else '< .001'
 
 # %% ../nbs/17_evidence.ipynb #19e4eb96
 @patch
@@ -1274,6 +1274,18 @@ def quotes_of(folder) -> Quotes:
     "Quotes from a report."
     ledger = read_json(Path(folder) / 'claims.json', dict(facts={}, claims=[]))
     return Quotes(read_json(Path(folder) / 'results.json', []), ledger)
+
+# %% ../nbs/17_evidence.ipynb #95a3048c
+def tell(entries: list,  # as in results.json
+         *sentences      # functions: Quotes to a sentence
+         ):              # Markdown
+    "The answer of a page, in sentences whose figures are there."
+    from IPython.display import Markdown
+    quotes, told = Quotes(entries, dict(facts={}, claims=[])), []
+    for sentence in sentences:
+        try: told.append(sentence(quotes))
+        except SettingError: continue
+    return Markdown(' '.join(told) or 'This report has none of the runs that answer the question.')
 
 # %% ../nbs/17_evidence.ipynb #79f8bf6c
 _MARK = re.compile(r'<!-- = (?P<name>.+?): (?P<fields>[a-z ]+) -->')
