@@ -9,9 +9,9 @@ __all__ = ['STUDY', 'KERNEL_ENV', 'CorpusOption', 'AnyCorpusOption', 'JobsOption
            'kernels_into', 'run_notebook', 'say', 'clock', 'run_all', 'have_samples', 'start', 'unfinished_folder',
            'run_study', 'finish', 'trained_by', 'saved_predictions', 'run_started', 'check_numbers', 'check_jobs',
            'check_out', 'options', 'study', 'clips_of', 'table_of', 'features', 'transcribe_command', 'named_files',
-           'film_table', 'train', 'evaluate', 'report', 'predict_command', 'tell_answers', 'exit_code', 'audit_command',
-           'ravdess', 'deepface', 'samples', 'vosk_en', 'whisper_small', 'nemo', 'emodb', 'crema_d', 'urdu', 'meld',
-           'verify', 'told', 'end_workers', 'stopped', 'main']
+           'film_table', 'train', 'evaluate', 'report', 'site_command', 'predict_command', 'tell_answers', 'exit_code',
+           'audit_command', 'ravdess', 'deepface', 'samples', 'vosk_en', 'whisper_small', 'nemo', 'emodb', 'crema_d',
+           'urdu', 'meld', 'verify', 'told', 'end_workers', 'stopped', 'main']
 
 # %% ../nbs/21_cli.ipynb #f359f29d
 import ast, base64, contextlib, errno, importlib.util, json, logging, os, shlex, shutil, signal
@@ -701,6 +701,15 @@ def report(folder: Annotated[Path, typer.Argument(help="what `study` left, such 
     from emotion_study.site import build_report
     check_ours(folder)
     say(f"The report is in {build_report(folder)}")
+
+# %% ../nbs/21_cli.ipynb #b0000040
+@app.command('site')
+def site_command(out: Annotated[Path, typer.Option(help="folder of the book")] = Path('_site')):
+    "Build the book: every chapter and executed study as one static site."
+    need_checkout('the book')
+    check_out(out, folder=True)
+    from emotion_study.site import build_book
+    say(f"The book is in {build_book(out)}")
 
 # %% ../nbs/21_cli.ipynb #5b000002
 @app.command('predict')

@@ -10,16 +10,20 @@ __all__ = ['STYLE', 'SYNTHETIC', 'RESULT_KEYS', 'GROUPS', 'respell', 'outline', 
            'run_facts', 'index_body', 'machine_words', 'question_of', 'answer_of', 'first_sentence', 'corpus_words',
            'report_title', 'clear_pages', 'page_name', 'report_parts', 'build_report', 'interval_picture',
            'claims_page', 'facts_page', 'write_ledger', 'codes_of', 'document_facts', 'figure_text', 'share_words',
-           'shortcut_words', 'leakage_sheet', 'reforms', 'model_card', 'datasheet', 'documents', 'write_documents']
+           'shortcut_words', 'leakage_sheet', 'reforms', 'model_card', 'datasheet', 'documents', 'write_documents',
+           'shelf', 'book_place', 'book_link', 'book_text', 'linked_files', 'captions_of', 'name_pictures_of',
+           'fold_code', 'book_page', 'plain_signature', 'docments_table', 'member_entry', 'reference_page',
+           'glossary_terms', 'find_term', 'link_terms', 'public_names', 'link_names', 'notebooks_of', 'gather_page',
+           'contents_cell', 'gather_book', 'run_sphinx', 'check_book_place', 'build_book']
 
 # %% ../nbs/19_site.ipynb #fe6b8057
-import base64, functools, hashlib, html, json, math, re
+import base64, functools, hashlib, html, json, math, os, posixpath, re, shutil, sys, tempfile
 from pathlib import Path
 from urllib.parse import unquote
 
 import pandas as pd
 
-from .core import SettingError, check_open, read_json, write_whole
+from .core import ROOT, SettingError, check_open, read_json, write_whole
 from .references import LISTENERS, LISTENERS_SOURCE
 from .evidence import Comparison, LATE, NETWORK, entry_id, p_text, run
 
@@ -1065,3 +1069,298 @@ def write_documents(folder) -> Path:
     body = jinja.from_string(_CHECKLISTS_PAGE).render(
         parts=documents(document_facts(folder)).items())
     return write_whole(folder / 'parts' / 'checklists.html', body)
+
+# %% ../nbs/19_site.ipynb #b0000005
+def shelf(target: str,  # of a link, without its anchor
+          page: str  # the page that has it: '05_speech', 'study/03_new_speakers'
+          ) -> str:  # a path in the checkout
+    "Which file of the checkout a link of a notebook means."
+    return posixpath.normpath(posixpath.join('nbs', posixpath.dirname(page), target))
+
+def book_place(file: str  # a path in the checkout
+               ) -> str:  # a path in the book
+    "Where the book keeps a file that is no notebook."
+    report = re.fullmatch(r'reports/[^/]+/(.+)', file)
+    return f'report/{report[1]}' if report else f'files/{file}'
+
+# %% ../nbs/19_site.ipynb #b0000008
+def book_link(target: str,  # as a notebook has it
+              page: str) -> str:
+    "Where a link of a notebook leads inside the book."
+    path, _, anchor = target.partition('#')
+    anchor = '#' + re.sub(r'[^\w-]', '', unquote(anchor).lower()) if anchor else ''
+    if re.match('[a-z]+:', target): return target
+    if not path or path.endswith('.ipynb'): return path + anchor
+    return '../' * page.count('/') + book_place(shelf(path, page)) + anchor
+
+# %% ../nbs/19_site.ipynb #b000000a
+_LINK = re.compile(r'(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)')
+
+def book_text(text: str,  # Markdown
+              page: str) -> str:
+    "Markdown of a notebook whose links are those of the book."
+    def mend(m):
+        target = book_link(m[3], page)
+        copied = target.partition('#')[0] and not re.match('[a-z]+:', target)
+        mark = '{.external}' if copied and not m[1] and '.ipynb' not in target else ''
+        return f'{m[1]}[{m[2]}]({target}){mark}'
+    return _LINK.sub(mend, text)
+
+def linked_files(text: str, page: str) -> list:  # paths in the checkout
+    "Files of the checkout, other than notebooks, that Markdown of a notebook links."
+    targets = [m[3].partition('#')[0] for m in _LINK.finditer(text)]
+    own = [t for t in targets if t and not re.match('[a-z]+:', t) and not t.endswith('.ipynb')]
+    return [shelf(target, page) for target in own]
+
+# %% ../nbs/19_site.ipynb #b000000e
+def captions_of(report: Path) -> dict:  # digest of the bytes -> caption
+    "The captions of the figures of a report."
+    captions = read_json(report / 'figures' / 'captions.json', {})
+    files = [(report / 'figures' / name, words) for name, words in sorted(captions.items())]
+    return {
+        hashlib.sha256(file.read_bytes()).hexdigest(): words
+        for file, words in files if file.is_file()}
+
+def name_pictures_of(cell, captions: dict, heading: str):
+    "Give the pictures of a cell their caption, or a text in its place."
+    pictures = [o.data['image/png'] for o in cell.outputs if 'image/png' in o.get('data', {})]
+    if not pictures: return
+    digests = [hashlib.sha256(base64.b64decode(p)).hexdigest() for p in pictures]
+    known = [captions[d] for d in digests if d in captions]
+    about = dict(image=dict(alt=known[0] if known else f'Picture of the section {heading}'))
+    if len(pictures) == 1 and known: about['figure'] = dict(caption=known[0])
+    cell.metadata['mystnb'] = about
+
+# %% ../nbs/19_site.ipynb #b0000011
+_UNRUN = """:::{note}
+The report's run has no copy of this notebook, so it is shown without results.
+:::"""
+
+def fold_code(nb, page: str):
+    "The same notebook with the code of a study folded, and that of the front page left out."
+    tag = 'remove-input' if page == 'index' else 'hide-input' if page.startswith('study/') else ''
+    for cell in nb.cells if tag else []:
+        if cell.cell_type == 'code' and cell.source:
+            cell.metadata['tags'] = [*cell.metadata.get('tags', []), tag]
+    return nb
+
+# %% ../nbs/19_site.ipynb #b0000012
+def book_page(nb,  # as nbformat reads it
+              page: str, captions: dict, executed: bool = True):
+    "A notebook as a page of the book."
+    heading, nb = '', fold_code(answer_first(for_reading(nb)), page)
+    for cell in nb.cells:
+        if cell.cell_type == 'markdown':
+            heading = (re.findall(r'(?m)^#+ (.+)', cell.source) or [heading])[-1]
+            cell.source = book_text(cell.source, page)
+        elif cell.cell_type == 'code': name_pictures_of(cell, captions, heading)
+    if not executed:
+        import nbformat.v4 as v4
+        nb.cells.insert(1, v4.new_markdown_cell(_UNRUN, id='unrun'))
+    nb.metadata['language_info'] = dict(name='python', pygments_lexer='ipython3')
+    return nb
+
+# %% ../nbs/19_site.ipynb #b0000016
+def plain_signature(obj) -> str:
+    "The arguments of something callable, with defaults that are plain values."
+    import inspect
+    try: signature = inspect.signature(obj)
+    except (TypeError, ValueError): return '()'
+    plain = lambda p: p.default is p.empty or re.fullmatch(r"[\w.'+ -]*", repr(p.default))
+    parameters = [
+        p.replace(annotation=p.empty, default=p.default if plain(p) else ...)
+        for p in signature.parameters.values()]
+    bare = signature.replace(parameters=parameters, return_annotation=signature.empty)
+    return str(bare).replace('Ellipsis', '...')
+
+# %% ../nbs/19_site.ipynb #b0000018
+def docments_table(obj) -> str:  # '' where no argument has a comment
+    "The arguments of something callable with their comments, as a Markdown table."
+    from nbdev.showdoc import DocmentTbl
+    try: return DocmentTbl(obj, verbose=True)._repr_markdown_() if callable(obj) else ''
+    except (AttributeError, TypeError, ValueError): return ''
+
+def member_entry(name: str, obj, level: int = 4) -> str:
+    "A definition as an entry of the reference."
+    import inspect
+    kind = 'class' if inspect.isclass(obj) else 'function' if callable(obj) else 'data'
+    head = f'{name}{plain_signature(obj)}' if kind != 'data' else name
+    words = (inspect.getdoc(obj) or '') if kind != 'data' else f'A constant: {type(obj).__name__}.'
+    if kind == 'class' and words.startswith(f'{obj.__name__}('): words = ''  # made by dataclass
+    own = [
+        member_entry(n, m, level - 1).replace('{py:function}', '{py:method}')
+        for n, m in sorted(vars(obj).items()) if inspect.isfunction(m) and not n.startswith('_')
+    ] if kind == 'class' else []
+    fence = '`' * level
+    return '\n\n'.join(
+        [f'{fence}{{py:{kind}}} {head}\n\n{words}', docments_table(obj), *own, fence]) + '\n'
+
+# %% ../nbs/19_site.ipynb #b000001a
+def reference_page(chapter: str,  # such as '05_speech'
+                   package: str = 'emotion_study') -> str:
+    "The reference of the module that a chapter exports, as MyST."
+    import importlib
+    name = chapter.partition('_')[2]
+    module = importlib.import_module(f'{package}.{name}')
+    entries = [member_entry(n, getattr(module, n)) for n in module.__all__]
+    return (
+        f'# {package}.{name}\n\n{module.__doc__}\n\nExplained in the chapter'
+        f' [{name}](../{chapter}.ipynb).\n\n```{{py:currentmodule}} {package}.{name}\n```\n\n'
+        + '\n'.join(entries))
+
+# %% ../nbs/19_site.ipynb #b000001e
+def glossary_terms(text: str  # the glossary, as MyST
+                   ) -> list:
+    "The terms that a glossary explains, long ones first."
+    inside = re.search(r'```\{glossary\}\n(.*?)```', text, re.S)[1]
+    terms = [line for line in inside.splitlines() if line[:1].strip()]
+    return sorted(terms, key=len, reverse=True)
+
+def find_term(text: str, terms: list):  # a match, or None
+    "The first of some terms in a text, in any case unless it is written in capitals."
+    named = [re.escape(t) if t.isupper() else f'(?i:{re.escape(t)}s?)' for t in terms]
+    return re.search(rf"(?<![\w-])({'|'.join(named)})(?![\w-])", text) if named else None
+
+# %% ../nbs/19_site.ipynb #b0000020
+def _running_text(doctree) -> list:  # text nodes
+    "The text of a page that is neither code nor heading nor part of a link."
+    from docutils import nodes
+    from sphinx.addnodes import desc_signature, pending_xref
+    kept = (nodes.literal, nodes.literal_block, nodes.title, nodes.reference, nodes.raw, nodes.math,
+            nodes.math_block, nodes.term, pending_xref, desc_signature, nodes.comment, nodes.image)
+    def free(node):
+        while node is not None and not isinstance(node, kept): node = node.parent
+        return node is None
+    return [node for node in doctree.findall(nodes.Text) if free(node)]
+
+def _reference(text: str, domain: str, kind: str, target: str, page: str):  # a node
+    "A reference that Sphinx resolves later; plain text where its target is not in the book."
+    from docutils import nodes
+    from sphinx.addnodes import pending_xref
+    look = nodes.literal if domain == 'py' else nodes.inline
+    return pending_xref(
+        '', look('', text, classes=['xref', domain, f'{domain}-{kind}']), refdomain=domain,
+        reftype=kind, reftarget=target, refdoc=page, refexplicit=True, refwarn=False)
+
+# %% ../nbs/19_site.ipynb #b0000021
+def link_terms(doctree, terms: list, page: str):
+    "Link the first use of each term of the glossary."
+    from docutils import nodes
+    left = [] if page == 'glossary' else list(terms)
+    for node in _running_text(doctree):
+        text, made = node.astext(), []
+        while found := find_term(text, left):
+            term = next(t for t in left if re.fullmatch(f'{re.escape(t)}s?', found[1], re.I))
+            left.remove(term)
+            link = _reference(found[1], 'std', 'term', term, page)
+            made += [nodes.Text(text[:found.start()]), link]
+            text = text[found.end():]
+        if made: node.parent.replace(node, [*made, nodes.Text(text)])
+
+# %% ../nbs/19_site.ipynb #b0000024
+@functools.cache
+def public_names(package: str = 'emotion_study') -> dict:  # name -> module
+    "The names that one module of the package exports, and no other."
+    from importlib.util import find_spec
+    folder, found = Path(find_spec(package).origin).parent, {}
+    for file in sorted(folder.glob('[a-z]*.py')):
+        names = re.search(r'__all__ = \[(.*?)\]', file.read_text(encoding='utf-8'), re.S)
+        for name in re.findall(r"'(\w+)'", names[1] if names else ''):
+            found.setdefault(name, []).append(f'{package}.{file.stem}')
+    return {name: modules[0] for name, modules in found.items() if len(modules) == 1}
+
+def link_names(doctree, page: str):
+    "Link what is written as code and is a name of the library."
+    from docutils import nodes
+    for node in [*doctree.findall(nodes.literal)]:
+        name = re.sub(r'\(.*\)$', '', node.astext().rpartition('.')[2])
+        if name not in public_names() or isinstance(node.parent, nodes.reference): continue
+        if node.parent.tagname != 'pending_xref':
+            target = f'{public_names()[name]}.{name}'
+            node.parent.replace(node, _reference(node.astext(), 'py', 'obj', target, page))
+
+# %% ../nbs/19_site.ipynb #b0000028
+def notebooks_of(root: Path, report: Path) -> dict:  # page -> the notebook to show
+    "The notebooks of the book: front page, chapters, studies (executed where that was done)."
+    files = {p.stem: p for p in sorted((root / 'nbs').glob('*.ipynb'))}
+    for path in sorted((root / 'nbs' / 'study').glob('*.ipynb')):
+        ran = report / 'notebooks' / path.name
+        files[f'study/{path.stem}'] = ran if ran.is_file() else path
+    return files
+
+def gather_page(page: str, path: Path, folder: Path, root: Path, captions: dict):
+    "Write one notebook as the book shows it, and the files that it links."
+    import nbformat
+    nb = nbformat.read(path, 4)
+    linked = [linked_files(c.source, page) for c in nb.cells if c.cell_type == 'markdown']
+    for file in {f for files in linked for f in files if (root / f).is_file()}:
+        (folder / book_place(file)).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(root / file, folder / book_place(file))
+    executed = page == 'index' or '/' not in page or path.parent.name == 'notebooks'
+    nb = book_page(nb, page, captions, executed)
+    if page == 'index': nb.cells.append(contents_cell(root))
+    (folder / page).parent.mkdir(exist_ok=True)
+    nbformat.write(nb, folder / f'{page}.ipynb')
+
+# %% ../nbs/19_site.ipynb #b0000029
+def contents_cell(root: Path):  # a cell
+    "The contents of the book, for the end of its front page."
+    import nbformat.v4 as v4
+    text = (root / 'docs' / 'contents.md').read_text(encoding='utf-8')
+    return v4.new_markdown_cell(text, id='contents')
+
+def gather_book(folder: Path, root: Path, report: Path) -> dict:  # page -> its notebook
+    "Everything from which Sphinx makes the book, in a new folder."
+    shutil.copytree(root / 'docs', folder, ignore=shutil.ignore_patterns('contents.md'))
+    if report.is_dir():
+        ignored = shutil.ignore_patterns('notebooks', 'parts', '*.log')
+        shutil.copytree(report, folder / 'report', ignore=ignored)
+    captions, files = captions_of(report), notebooks_of(root, report)
+    for page, path in files.items(): gather_page(page, path, folder, root, captions)
+    for page in files:
+        if re.match(r'\d+_', page):
+            text = reference_page(page)
+            write_whole(folder / 'reference' / f"{page.partition('_')[2]}.md", text)
+    return files
+
+# %% ../nbs/19_site.ipynb #b000002b
+def run_sphinx(source: Path, out: Path, root: Path):
+    "Build a site; raise with what Sphinx said when something is wrong."
+    import importlib.util, subprocess
+    if importlib.util.find_spec('myst_nb') is None or importlib.util.find_spec('furo') is None:
+        raise SettingError("Sphinx, which builds the book, is not here: run make site")
+    path = os.pathsep.join(filter(None, [str(root), os.environ.get('PYTHONPATH', '')]))
+    done = subprocess.run(
+        [sys.executable, '-m', 'sphinx', '-b', 'html', '-q', '-W', '--keep-going', '-j', '2',
+         '-d', source.parent / 'doctrees', source, out],
+        capture_output=True, text=True, env=os.environ | dict(PYTHONPATH=path))
+    if done.returncode:
+        said = done.stderr.replace(f'{source}/', '').strip()
+        raise SettingError(f"the book could not be built; Sphinx said:\n{said}")
+
+# %% ../nbs/19_site.ipynb #b000002d
+def check_book_place(out: Path):
+    "Raise unless a folder is new, empty, or an earlier book."
+    if out.exists() and not out.is_dir():
+        raise SettingError(f"--out {out} is a file: name a folder for the book")
+    if out.is_dir() and any(out.iterdir()) and not (out / 'objects.inv').is_file():
+        raise SettingError(f"--out {out} holds something else than a book: name a new folder")
+
+def build_book(out,  # a folder, replaced as a whole
+               root: Path = ROOT, report: str = 'reports/ravdess') -> Path:  # its index.html
+    "Build the book as a static site that needs no network."
+    out = Path(out)
+    check_book_place(out)
+    if not (root / 'docs' / 'conf.py').is_file():
+        raise SettingError(f"{root} has no docs/conf.py: build the book in the checkout")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as tmp:
+        source, made = Path(tmp) / 'source', Path(tmp) / 'site'
+        files = gather_book(source, root, root / report)
+        run_sphinx(source, made, root)
+        for page, path in files.items(): shutil.copyfile(path, made / '_sources' / f'{page}.ipynb')
+        for name in ('report', 'files'):
+            if (source / name).is_dir(): shutil.copytree(source / name, made / name)
+        if out.exists(): shutil.rmtree(out)
+        shutil.copytree(made, out)
+    return out / 'index.html'
