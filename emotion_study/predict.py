@@ -31,9 +31,10 @@ import pandas as pd
 import soxr
 from scipy.special import log_softmax, softmax
 
-from .core import (
-    CodeError, LABEL_COLUMNS, SettingError, cache_folder, code_digest, describe, file_digest,
-    keep_bytes, kept_bytes, label_names, packaged, parse_code, relative, text_digest)
+from emotion_study.core import (
+    CodeError, LABEL_COLUMNS, SettingError, cache_folder, cluster_client, code_digest, describe,
+    file_digest, keep_bytes, kept_bytes, label_names, packaged, parse_code, relative, spread,
+    text_digest)
 from .media import (
     Audio, MediaError, SR, Sound, _as_float, _frames, audio_reason, content_digest, is_passing, judge,
     open_box, open_file, read_audio, sound_track)
@@ -716,12 +717,9 @@ class Predictor:
 # %% ../nbs/20_predict.ipynb #5a000022
 def measure_all(predictor: Predictor, recordings: list):  # yields `Measured`, in order
     "Measure recordings one after the other, or in worker processes."
-    import joblib
     from tqdm import tqdm
-    if predictor.jobs == 1: work = map(predictor.measure, recordings)
-    else:
-        work = joblib.Parallel(n_jobs=predictor.jobs, return_as='generator')(
-            joblib.delayed(predictor.measure)(r) for r in recordings)
+    if predictor.jobs == 1 and not cluster_client(): work = map(predictor.measure, recordings)
+    else: work = spread(((predictor.measure, (r,)) for r in recordings), predictor.jobs)
     yield from tqdm(
         work, total=len(recordings), desc='measuring', unit='file', disable=not predictor.progress)
 
