@@ -9,10 +9,12 @@ __all__ = ['STUDY', 'KERNEL_ENV', 'CorpusOption', 'AnyCorpusOption', 'JobsOption
            'StudyError', 'kernels_into', 'run_notebook', 'say', 'clock', 'run_all', 'have_samples', 'start',
            'unfinished_folder', 'run_study', 'finish', 'trained_by', 'saved_predictions', 'run_started',
            'check_numbers', 'check_jobs', 'check_out', 'options', 'study', 'clips_of', 'table_of', 'features',
-           'transcribe_command', 'named_files', 'film_table', 'train', 'evaluate', 'report', 'site_command',
-           'predict_command', 'tell_answers', 'exit_code', 'audit_command', 'compare_command', 'ravdess', 'deepface',
-           'samples', 'vosk_en', 'whisper_small', 'nemo', 'emodb', 'crema_d', 'urdu', 'meld', 'verify', 'told',
-           'end_workers', 'stopped', 'main']
+           'transcribe_command', 'named_files', 'film_table', 'train', 'check_pool_options', 'pool_card',
+           'corpus_title', 'measured_table', 'evaluate', 'judge_networks', 'judge_card', 'channel_list', 'scopes_of',
+           'scope_table', 'cross_command', 'corpus_names', 'report', 'site_command', 'predict_command', 'tell_answers',
+           'exit_code', 'audit_command', 'compare_command', 'ravdess', 'deepface', 'samples', 'vosk_en',
+           'whisper_small', 'nemo', 'emodb', 'crema_d', 'urdu', 'meld', 'verify', 'told', 'end_workers', 'stopped',
+           'main']
 
 # %% ../nbs/21_cli.ipynb #f359f29d
 import ast, base64, contextlib, errno, importlib.util, json, logging, os, shlex, shutil, signal
@@ -657,53 +659,214 @@ def train(
             help=(
                 "inductive (nothing but the clip) or adapted (the speaker's other clips,"
                 " unlabelled)")),] = 'inductive',
-    model: Annotated[str, typer.Option(help="network: the fusion network")] = 'network',
+    model: Annotated[
+        str,
+        typer.Option(
+            help="network: the fusion network, fold by fold; pool: one card of plain models for"
+            " recordings of one's own, judged on speakers left out"),] = 'network',
     seed: Annotated[int, typer.Option(help="random seed")] = 0,
     epochs: Annotated[
         int, typer.Option(help="passes over the training clips in the first of two trainings")
     ] = 40,
+    extended: Annotated[
+        bool, typer.Option('--extended', help="pool: all blocks of the encoders, not the middle ones")
+    ] = False,
+    face: Annotated[
+        bool, typer.Option('--face', help="also learn what DeepFace sees in the films")] = False,
+    words: Annotated[
+        str, typer.Option(help="network: script, or a recogniser: auto, vosk, whisper, pocketsphinx")
+    ] = 'script',
+    name: Annotated[
+        str, typer.Option(help="what the card is called; of a pool its file too", show_default=False)
+    ] = '',
+    licence: Annotated[
+        str, typer.Option(help="of the clips, as the card will state it", show_default=False)] = '',
+    jobs: JobsOption = 1,
 ):
-    "Train models and save them (--mode train)."
+    "Train models and save them as cards (--mode train)."
     label_names(classes)
-    check_numbers(epochs=(epochs, 1), seed=(seed, 0)); check_out(out, folder=True)
+    check_numbers(epochs=(epochs, 1), seed=(seed, 0)); check_jobs(jobs)
+    check_out(out, folder=True)
     from emotion_study.protocols import PROTOCOLS, SCOPES
     for option, value, known in (
         ('protocol', protocol, PROTOCOLS),
         ('scope', scope, SCOPES),
-        ('model', model, ['network']),
+        ('model', model, ['network', 'pool']),
     ):
         if value not in known:
             raise SettingError(f"--{option} {value} is not one of {', '.join(known)}")
+    if model == 'pool':
+        check_pool_options(protocol, scope, classes, words)
+        return pool_card(out, corpus, name or 'pool', licence, extended, face, jobs)
+    if extended:
+        raise SettingError(
+            "--extended needs --model pool: a saved network makes no use of an encoder's columns")
+    said = dict(title=name, licence=licence or 'unknown')
+    table = measured_table(corpus, face, words, out, jobs)
     from emotion_study.training import train_models
     train_models(
-        table_of(corpus), protocol=protocol, classes=classes, scope=scope, model=model, seed=seed,
-        out=out, epochs=epochs, say=say)
+        table, protocol=protocol, classes=classes, scope=scope, model=model, seed=seed, out=out,
+        epochs=epochs, say=say, said=said)
     say(
         f"models in {out}; next: emotion-study evaluate {shlex.quote(str(out))} --corpus"
         f" {shlex.quote(corpus)}")
 
+# %% ../nbs/21_cli.ipynb #865671be
+def check_pool_options(protocol: str, scope: str, classes: int, words: str):
+    "Raise in one line where an option is the network's alone."
+    for name, value, only in (
+        ('protocol', protocol, 'random'), ('scope', scope, 'inductive'), ('words', words, 'script')
+    ):
+        if value != only:
+            raise SettingError(
+                f"--{name} {value} is for --model network: a pool card serves every scope, and is"
+                " judged on speakers left out")
+    if classes != 7: raise SettingError(f"--classes {classes}: a pool card has 7 classes")
+
+# %% ../nbs/21_cli.ipynb #f1f15db4
+def pool_card(out: Path, corpus: str, name: str, licence: str, extended: bool, face: bool,
+              jobs: int):
+    "Teach a card, save it and say what it is worth."
+    from emotion_study import predict as own
+    clips = clips_of(corpus)
+    path = own.train_pool(
+        clips, out, corpus_title(corpus, clips), name, licence, extended, face, jobs,
+        sys.stderr.isatty(), say)
+    for line in own.card_lines(own.card_text(path)): say(line)
+    say(f"card {path}; next: emotion-study predict --card {shlex.quote(str(path))} my.wav")
+
+def corpus_title(corpus: str, clips) -> str:
+    "What to call a corpus: its name, or that of its table."
+    return Path(corpus).stem if clips.name == 'manifest' else clips.name
+
+# %% ../nbs/21_cli.ipynb #4852228a
+def measured_table(corpus: str, face: bool, words: str, out: Path, jobs: int):
+    "The feature table of a training; with `face` DeepFace's columns of the films."
+    if not face: return table_of(corpus, jobs, words)
+    out.mkdir(parents=True, exist_ok=True)
+    return film_table(corpus, jobs, words, (), 6, 'opencv', out / 'faces.parquet')[0]
+
 # %% ../nbs/21_cli.ipynb #16900006
 @app.command(epilog=MANIFEST)
 def evaluate(
-    folder: Annotated[Path, typer.Argument(help="what `train` left")],
+    models: Annotated[
+        Path, typer.Argument(help="what `train` left: a folder or a card", show_default=False)
+    ] = None,
     corpus: Annotated[
         str,
         typer.Option(
             help="that of the training, whose held-out clips are judged (by default), or another, "
             "which is judged as a whole",
             show_default=False,),] = '',
+    card: Annotated[
+        Path, typer.Option('--card', '--model', help="the same as the argument", show_default=False)
+    ] = None,
+    scope: Annotated[
+        str, typer.Option(help="of a pool card: inductive, adapted, set, or all of them")] = 'all',
+    channels: Annotated[
+        str, typer.Option(help="of a pool card: some of voice,face,words")] = 'voice',
+    protocol: Annotated[
+        str,
+        typer.Option(
+            help="instead of a card: transfer (each --train teaches) or loco (all of them together)",
+            show_default=False),] = '',
+    train: Annotated[
+        list[str], typer.Option(help="a corpus that teaches; may be repeated", show_default=False)
+    ] = [],
+    jobs: JobsOption = -1,
 ):
-    "Judge saved models on held-out clips, or on another corpus (--mode evaluate)."
-    if not folder.is_dir():
-        raise SettingError(f"{folder} is no folder: name what `emotion-study train --out` wrote")
+    "Judge saved models on held-out clips, or a card or corpora on another corpus (--mode evaluate)."
+    check_jobs(jobs)
+    if protocol or train: return cross_command(protocol, train, corpus, scope, jobs)
+    models = models or card
+    if not models: raise SettingError("name what `emotion-study train` left, or --protocol transfer")
+    if not models.exists():
+        raise SettingError(f"{models} is no folder: name what `emotion-study train --out` wrote")
+    from emotion_study.predict import card_in, is_own_card
+    if models.is_file() or not list(models.glob('fold*.json')): models = card_in(models)
+    if models.is_file() and is_own_card(models):
+        return judge_card(models, corpus, scope, channels, jobs)
+    judge_networks(models, corpus, jobs)
+
+# %% ../nbs/21_cli.ipynb #b9cad0c6
+def judge_networks(models: Path,  # a folder of `train`, or a card of it
+                   corpus: str, jobs: int = -1):
+    "Judge the networks of a training."
     from emotion_study.metrics import readable, summary
+    from emotion_study.predict import reads_films
     from emotion_study.training import evaluate_models, saved_cards
-    trained = saved_cards(folder)[0][1].get('corpus', 'auto')
+    folder = models if models.is_dir() else models.parent
+    about = saved_cards(folder)[0][1]
+    trained = about.get('corpus', 'auto')
     if not corpus and trained == 'manifest':
         raise SettingError(f"{folder} was trained on a CSV: name it with --corpus")
-    predictions = evaluate_models(folder, table_of(corpus or trained or 'auto'), say=say)
+    words, name = about.get('words', 'script'), corpus or trained or 'auto'
+    table = measured_table(name, reads_films(about), words, folder, jobs)
+    predictions = evaluate_models(folder, table, say=say)
     found = summary(predictions).astype(dict(n=int, actors=int, seeds=int))
     say(readable(found, 4).to_string())
+
+# %% ../nbs/21_cli.ipynb #ee04f7b5
+def judge_card(card: Path, corpus: str, scope: str, channels: str, jobs: int):
+    "Judge a card of plain models on another corpus."
+    from emotion_study import predict as own
+    if not corpus: raise SettingError(f"{card}: name the corpus to judge it on with --corpus")
+    rows = own.evaluate_card(
+        card, clips_of(corpus), channel_list(channels), scopes_of(scope, own.SITUATIONS), jobs,
+        sys.stderr.isatty(), say)
+    say(scope_table(rows).to_string())
+
+def channel_list(channels: str) -> tuple:
+    "Channels written with commas."
+    return tuple(c.strip() for c in channels.split(',') if c.strip())
+
+def scopes_of(scope: str, known) -> tuple:
+    "One scope, or all of them."
+    if scope != 'all' and scope not in known:
+        raise SettingError(f"--scope {scope} is not one of all, {', '.join(known)}")
+    return tuple(known) if scope == 'all' else (scope,)
+
+# %% ../nbs/21_cli.ipynb #954ad451
+def scope_table(rows):  # of the predictions table -> DataFrame
+    "Accuracy and UAR of each model in each scope, in percent, with intervals over speakers."
+    import pandas as pd
+    from emotion_study.metrics import readable, summary
+    found = {}
+    for (model, scope), own in rows.groupby(['model', 'scope'], sort=False):
+        for metric, f in summary(own).loc[['accuracy', 'uar']].iterrows():
+            share = {k: 100 * f[k] for k in ('value', 'lo', 'hi')}
+            found[model, scope, metric] = share | dict(clips=int(f['n']), speakers=int(f['actors']))
+    index = ['model', 'scope', 'metric']
+    return readable(pd.DataFrame(found).T.rename_axis(index).astype(dict(clips=int, speakers=int)))
+
+# %% ../nbs/21_cli.ipynb #25e38b12
+def cross_command(protocol: str, train: list, corpus: str, scope: str, jobs: int):
+    "Let corpora teach, and ask another one."
+    from emotion_study.pool import CROSSING_SCOPES, Recipe, gather
+    from emotion_study.predict import VOICE_BLOCKS
+    from emotion_study.training import cross_corpora, pairs_to
+    scopes = scopes_of(scope, CROSSING_SCOPES)
+    if protocol not in ('transfer', 'loco'):
+        raise SettingError(f"--protocol {protocol or '(none)'} with --train: transfer or loco")
+    if not train or not corpus:
+        raise SettingError(f"--protocol {protocol}: name what teaches with --train, and --corpus")
+    if protocol == 'loco' and len(train) < 2:
+        raise SettingError("--protocol loco needs two corpora that teach: use transfer for one")
+    from emotion_study.core import PACKAGED
+    names = corpus_names([*train, corpus])
+    tables = {n: table_of(c, jobs, encoders=PACKAGED) for n, c in zip(names, [*train, corpus])}
+    voices = gather(tables)
+    recipe = Recipe('middle blocks', VOICE_BLOCKS, 1.)
+    rows = cross_corpora(voices, pairs_to(voices, names[-1], protocol), recipe, scopes, say)
+    say(scope_table(rows).to_string())
+
+def corpus_names(corpora: list) -> list:
+    "What to call some corpora; raises where one is named twice."
+    from emotion_study.predict import clip_names
+    places = [str(Path(c).resolve()) if Path(c).is_file() else c for c in corpora]
+    twice = [c for c in corpora if places.count(str(Path(c).resolve()) if Path(c).is_file() else c) > 1]
+    if twice: raise SettingError(f"{twice[0]} is named twice: a corpus can't teach and be asked")
+    return clip_names(places)
 
 # %% ../nbs/21_cli.ipynb #96ee5d5c
 @app.command()
@@ -787,7 +950,7 @@ def predict_command(
             raise SettingError(f"{place} must end in {', '.join(endings)}")
         if place: check_out(place)
     options = dict(
-        channels=tuple(c.strip() for c in channels.split(',') if c.strip()), window=window, hop=hop,
+        channels=channel_list(channels), window=window, hop=hop,
         speaker_column=speaker_column, one_speaker=one_speaker, enrol=enrol,
         adapt_to_set=adapt_to_set, abstain=abstain, engine=engine, rate=rate, jobs=jobs)
     from emotion_study import predict as own
@@ -966,6 +1129,7 @@ def told(error) -> str:  # '' when the fault is ours
     "What the user is told of an error, in one line."
     text = str(error) if isinstance(error, SettingError) else ''
     if hasattr(error, 'format_message'): text = error.format_message()  # the parser's
+    if type(error).__name__ == 'LeakageError': text = str(error)
     if isinstance(error, MemoryError):
         text = 'not enough memory: close other programs, or use fewer workers (--jobs 1)'
     if type(error).__name__ in _KILLED:
