@@ -4,19 +4,27 @@
 
 # %% auto #0
 __all__ = ['SHIPPED', 'MOODS', 'OWN_CHANNELS', 'MEDIA', 'LONGEST', 'PIECE', 'WHOLE', 'VOICE_BLOCKS', 'SPEECH', 'RATE', 'SURE',
-           'MADE_BY', 'VERSION', 'CARD', 'CLIP_Z', 'SITUATIONS', 'FORMATS', 'COLOURS', 'WIDE', 'HIGH', 'STYLE', 'SHOWN',
-           'clip_words', 'clip_names', 'clip_table', 'ask_network', 'answer_columns', 'Recording', 'files_in',
-           'table_column', 'files_of_table', 'recordings_of', 'stretches', 'length_of', 'is_long', 'streamed',
-           'heard_piece', 'sound_windows', 'voice_means', 'voice_reason', 'voice_rows', 'averaged', 'face_rows',
-           'word_rows', 'words_between', 'Measured', 'measured', 'nothing', 'OwnCard', 'read_own_card', 'levelled',
+           'MADE_BY', 'VERSION', 'CARD', 'CARD_KEYS', 'CLIP_Z', 'SITUATIONS', 'FORMATS', 'COLOURS', 'WIDE', 'HIGH',
+           'STYLE', 'SHOWN', 'MIDDLE', 'FEWEST_SPEAKERS', 'clip_words', 'no_words', 'clip_names', 'clip_table',
+           'ask_network', 'answer_columns', 'Recording', 'files_in', 'table_column', 'files_of_table', 'recordings_of',
+           'stretches', 'length_of', 'is_long', 'streamed', 'heard_piece', 'sound_windows', 'voice_means',
+           'voice_reason', 'voice_rows', 'averaged', 'face_rows', 'word_rows', 'words_between', 'Measured', 'measured',
+           'nothing', 'OwnCard', 'card_text', 'card_digest', 'read_own_card', 'check_card', 'save_card', 'levelled',
            'block_parts', 'voice_scores', 'speaker_of_card', 'models_of', 'scope_scores', 'emotions_shown',
-           'speaker_trust', 'speaker_scores', 'alone_scores', 'set_scores', 'face_probabilities', 'face_order',
-           'prediction_set', 'joint', 'rows_of', 'channel_views', 'voice_asked', 'Predictor', 'measure_all',
-           'speaker_groups', 'voice_probabilities', 'Answers', 'judge_all', 'channel_answers', 'answered', 'reason_of',
-           'about_lines', 'reached', 'situation', 'judge_recordings', 'describe_answers', 'harmless', 'write_answers',
-           'moods_of', 'bands', 'thumbnails', 'answers_page', 'file_part', 'draw_answers', 'is_own_card',
-           'network_table', 'network_answers', 'network_row', 'filled_up', 'network_lines', 'predict', 'answers_of',
-           'read_classes', 'hear']
+           'speaker_trust', 'speaker_scores', 'alone_scores', 'set_scores', 'face_probabilities', 'face_scores_of',
+           'face_order', 'prediction_set', 'joint', 'rows_of', 'channel_views', 'voice_asked', 'Predictor',
+           'measure_all', 'speaker_groups', 'voice_probabilities', 'Answers', 'judge_all', 'channel_answers',
+           'answered', 'reason_of', 'about_lines', 'kind_of_speech', 'share_in_words', 'right_of_hundred', 'reached',
+           'situation', 'judge_recordings', 'describe_answers', 'harmless', 'write_answers', 'moods_of', 'bands',
+           'thumbnails', 'answers_page', 'file_part', 'draw_answers', 'is_own_card', 'card_in', 'network_table',
+           'reads_films', 'put_faces', 'network_answers', 'network_row', 'filled_up', 'network_lines', 'predict',
+           'answers_of', 'read_classes', 'hear', 'Spoken', 'by_group', 'by_speaker', 'weighted_moments', 'spread_model',
+           'standing', 'prior_numbers', 'learn_scope', 'card_of', 'scores_in', 'final_scores', 'score_variances',
+           'score_temperature', 'speaker_weights', 'set_bound', 'share_right', 'recall_mean', 'with_interval',
+           'recipes_of', 'block_widths', 'measured_all', 'heard_clips', 'seen_faces', 'labelled_clips', 'usable_clips',
+           'check_taught', 'speaker_cuts', 'calibrated', 'judged_scopes', 'rounded', 'learn_face', 'face_weight',
+           'teach_face', 'card_limits', 'sound_marks', 'describe_card', 'teach_card', 'train_pool', 'emotion_numbers',
+           'card_lines', 'taught_emotions', 'judgeable', 'card_rows', 'evaluate_card', 'scope_lacks', 'speaker_remarks']
 
 # %% ../nbs/20_predict.ipynb #348d3d7d
 import csv, io, json, os, sys, types
@@ -29,11 +37,13 @@ import cv2
 import numpy as np
 import pandas as pd
 import soxr
+from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
 from .core import (
-    CodeError, LABEL_COLUMNS, SettingError, cache_folder, code_digest, describe, file_digest,
-    keep_bytes, kept_bytes, label_names, packaged, parse_code, relative, text_digest)
+    CodeError, LABEL_COLUMNS, PACKAGED, SHAPES, SettingError, cache_folder, cluster_client,
+    code_digest, describe, families_of, file_digest, keep_bytes, kept_bytes, label_names, packaged,
+    parse_code, relative, spread, text_digest, to_label, write_whole)
 from .media import (
     Audio, MediaError, SR, Sound, _as_float, _frames, audio_reason, content_digest, is_passing, judge,
     open_box, open_file, read_audio, sound_track)
@@ -42,9 +52,12 @@ from emotion_study.corpus import (
     manifest_texts)
 from .face import clip_id, face_features
 from .features import join_channels, voice_features
-from .protocols import SpeakerPrior, enrolled_moments, moments
-from .pool import FEWEST_OF_A_SET, log_pool
-from .training import load_network, network_inputs
+from .protocols import (
+    Fold, SpeakerPrior, enrolled_moments, moments, need_speakers, speaker_prior)
+from .metrics import speaker_interval
+from .pool import (
+    FEWEST_OF_A_SET, Variances, even_weights, fit_linear, log_pool, variance_parts)
+from .training import is_labelled, load_network, network_inputs, predictions_rows
 
 # %% ../nbs/20_predict.ipynb #b5846337
 SHIPPED = packaged('models', 'without_actors_01_04.json')
@@ -70,6 +83,12 @@ def clip_words(clips: pd.DataFrame,  # `LABEL_COLUMNS`
         (text.text_features(texts) if (texts != '').any() else pd.DataFrame(index=paths.index)),
         reason, texts)
 
+# %% ../nbs/20_predict.ipynb #5e00e08a
+def no_words(names: list) -> tuple:  # as `clip_words`
+    "The words of clips whose words were not asked for."
+    blank = pd.Series('', index=names, dtype=object)
+    return pd.DataFrame(index=names), blank.replace('', 'not asked for'), blank
+
 # %% ../nbs/20_predict.ipynb #a66576c6
 def clip_names(paths) -> list:  # one text per path, all different
     "What to call each of some files: its name, and as much of its path as tells it from the others."
@@ -89,7 +108,8 @@ def _is_code(name):
 def clip_table(paths,  # sound files or videos with sound
                faces: FaceSources = None,  # face tables, if any speak of these clips
                jobs: int = 1,
-               engine: str = 'auto'  # recogniser of clips that are not RAVDESS
+               engine: str = 'auto',  # recogniser of clips that are not RAVDESS
+               words: bool = True  # False: nothing is transcribed
                ) -> pd.DataFrame:  # a feature table; labels only where the name is a RAVDESS code
     "Features of a few clips; a channel that can't be measured is marked with its reason."
     paths = [Path(p) for p in paths]
@@ -97,7 +117,7 @@ def clip_table(paths,  # sound files or videos with sound
     clips = pd.DataFrame([_labels(p) | {'clip': n} for p, n in zip(paths, names)])
     files = pd.Series(paths, index=names)
     voice, reason = voice_features(files, jobs)
-    words, silent, texts = clip_words(clips, files, engine)
+    words, silent, texts = clip_words(clips, files, engine) if words else no_words(names)
     seen = (
         face_features(faces or FaceSources())
         .reindex([clip_id(p.name) for p in paths])
@@ -465,20 +485,66 @@ class OwnCard:
     def scope(self, name): return self.about['scopes'][name]
 
 # %% ../nbs/20_predict.ipynb #24997098
-def read_own_card(path=CARD) -> OwnCard:
-    "A card with its numbers; raises where a file is missing or is another one."
-    from safetensors.numpy import load_file
-    path = Path(path)
-    try: about = json.loads(path.read_text(encoding='utf-8'))
+CARD_KEYS = ('labels', 'blocks', 'widths', 'scopes', 'weights', 'taught', 'shown', 'sha256')
+
+def card_text(path) -> dict:
+    "What a card says; raises where it is no card, or was altered."
+    try: about = json.loads(Path(path).read_text(encoding='utf-8'))
     except (OSError, ValueError):
         raise SettingError(f'{relative(path)}: not a model card') from None
-    weights = path.with_suffix('.safetensors')
+    lacks = [k for k in CARD_KEYS if not isinstance(about, dict) or k not in about]
+    if lacks: raise SettingError(f'{relative(path)}: not a card of predict, it lacks {lacks[0]!r}')
+    if about.get('digest', '') not in ('', card_digest(about)):
+        raise SettingError(f'{relative(path)} was altered after it was made: train it anew')
+    return about
+
+def card_digest(about: dict) -> str:
+    "A digest of all that a card says."
+    return text_digest({k: v for k, v in about.items() if k != 'digest'})
+
+# %% ../nbs/20_predict.ipynb #be954b79
+def read_own_card(path=CARD) -> OwnCard:
+    "A card with its numbers; raises where a file is missing or is another one."
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+    path = Path(path)
+    about, weights = card_text(path), path.with_suffix('.safetensors')
     if not weights.is_file():
         raise SettingError(f'{relative(weights)} is missing: it lies beside its card')
-    if file_digest(weights) != about.get('sha256'):
+    if file_digest(weights) != about['sha256']:
         raise SettingError(
             f'{relative(weights)} is not the file that the card describes: fetch both anew')
-    return OwnCard(about, load_file(weights))
+    try: card = OwnCard(about, load_file(weights))
+    except SafetensorError: raise SettingError(f'{relative(weights)} holds no numbers') from None
+    return check_card(card, path)
+
+# %% ../nbs/20_predict.ipynb #c412c654
+def check_card(card: OwnCard, path) -> OwnCard:
+    "The card; raises where its numbers are not those that it needs."
+    if card.about['labels'] != list(MOODS):
+        raise SettingError(f"{relative(path)}: its classes are not {', '.join(MOODS)}")
+    for scope, about in card.about['scopes'].items():
+        for i, block in enumerate(about['use']):
+            W = card.numbers.get(f'{scope}.{i}.weights', np.zeros(0))
+            if W.shape != (7, card.about['widths'][block]) or not np.isfinite(W).all():
+                raise SettingError(
+                    f'{relative(path)}: the numbers of scope {scope} do not fit its blocks')
+    return card
+
+# %% ../nbs/20_predict.ipynb #f08d0d4f
+def save_card(card: OwnCard, path) -> Path:
+    "Write a card and, before it, its numbers."
+    from safetensors.numpy import save
+    path, numbers = Path(path), {}
+    for name, v in card.numbers.items(): numbers[name] = np.ascontiguousarray(v, 'float32')
+    weights = path.with_suffix('.safetensors')
+    part = weights.with_name(f'{weights.name}.{os.getpid()}.part')
+    weights.parent.mkdir(parents=True, exist_ok=True)
+    part.write_bytes(save(numbers))
+    part.replace(weights)
+    card.about['sha256'] = file_digest(weights)
+    card.about['digest'] = card_digest(card.about)
+    return write_whole(path, json.dumps(card.about, indent=1) + '\n')
 
 # %% ../nbs/20_predict.ipynb #5a000015
 def levelled(X: np.ndarray) -> np.ndarray:
@@ -591,9 +657,16 @@ def set_scores(card: OwnCard, X: np.ndarray) -> np.ndarray:
 # %% ../nbs/20_predict.ipynb #5a000018
 def face_probabilities(card: OwnCard, logs: np.ndarray  # (n, 7) mean log scores in the order of `FACE_KEYS`
                        ) -> np.ndarray:  # (n, 7) in the order of `MOODS`
-    "DeepFace's scores, calibrated on faces that it was not trained on."
+    "DeepFace's scores, calibrated on faces that it was not trained on, or as the card's own faces teach."
     face = card.about['face']
+    if 'face.weights' in card.numbers:
+        return softmax(face_scores_of(card.numbers, logs) / face['temperature'], axis=1)
     return softmax(logs[:, face_order()] / face['temperature'] + np.array(face['bias']), axis=1)
+
+def face_scores_of(numbers: dict, logs: np.ndarray) -> np.ndarray:  # (n, 7)
+    "What a linear model of mean log scores says."
+    Z = (logs - numbers['face.mean']) / numbers['face.scale']
+    return voice_scores([Z], [(numbers['face.weights'], numbers['face.bias'])])
 
 def face_order() -> list:
     "The place of each of `MOODS` among `FACE_KEYS`."
@@ -615,7 +688,7 @@ def joint(card: OwnCard, parts: dict  # channel -> (n, 7) probabilities, NaN whe
     "The pool of the channels that are there, row by row."
     stack = np.stack(list(parts.values()), axis=1)
     there = np.isfinite(stack).all(axis=2)
-    weights = there * np.array([card.about['weights'][c] for c in parts])
+    weights = there * np.array([card.about['weights'].get(c, 0.) for c in parts])
     p = np.full((len(stack), stack.shape[2]), np.nan)
     for pattern in np.unique(there, axis=0):
         rows = (there == pattern).all(axis=1)
@@ -703,25 +776,26 @@ class Predictor:
         if channel == 'voice': return voice_asked(self.model.blocks, self.window, self.hop)
         return dict(rate=float(self.rate)) if channel == 'face' else dict(engine=self.engine)
 
+    def unknown(self, channel) -> str:  # '' where the card knows it
+        "Why a channel has no say."
+        known = channel in self.model.about['weights']
+        return '' if known else f'the card {Path(self.card).stem} was not taught this channel'
+
     def measure(self, recording: Recording) -> Measured:
         "All channels of one recording."
         by_channel = {c: None for c in OWN_CHANNELS}
         for c in self.channels:
+            fault = recording.fault or self.unknown(c)
             by_channel[c] = (
-                nothing(c, recording.fault)
-                if recording.fault
-                else measured(recording.path, c, **self.asked(c)))
+                nothing(c, fault) if fault else measured(recording.path, c, **self.asked(c)))
         return Measured(**by_channel)
 
 # %% ../nbs/20_predict.ipynb #5a000022
 def measure_all(predictor: Predictor, recordings: list):  # yields `Measured`, in order
     "Measure recordings one after the other, or in worker processes."
-    import joblib
     from tqdm import tqdm
-    if predictor.jobs == 1: work = map(predictor.measure, recordings)
-    else:
-        work = joblib.Parallel(n_jobs=predictor.jobs, return_as='generator')(
-            joblib.delayed(predictor.measure)(r) for r in recordings)
+    if predictor.jobs == 1 and not cluster_client(): work = map(predictor.measure, recordings)
+    else: work = spread(((predictor.measure, (r,)) for r in recordings), predictor.jobs)
     yield from tqdm(
         work, total=len(recordings), desc='measuring', unit='file', disable=not predictor.progress)
 
@@ -795,6 +869,7 @@ def channel_answers(
         if c == 'voice':
             parts[c], told = voice_probabilities(
                 card, np.stack(values), about['speaker'].to_numpy(object), scope, enrolled)
+        elif predictor.unknown(c): parts[c] = np.full((len(why), len(MOODS)), np.nan)
         elif c == 'face': parts[c] = face_probabilities(card, np.stack(values))
         else: parts[c] = _words_where(values, absent)
         parts[c][absent] = np.nan
@@ -848,16 +923,10 @@ def reason_of(view: dict, note: str) -> str:
 def about_lines(card: OwnCard, scope: str, told: dict  # speaker -> (clips, trust)
                 ) -> list:
     "What a reader has to know before the answers."
-    about, here = card.about, card.scope(scope)
-    same, other = here['accuracy']['new speakers'], here['accuracy']['other corpora']
+    about = card.about
     lines = [
-        (
-            f"The voice model was taught {about['taught']}. It is acted speech: the labels say what"
-            " was acted, not what was felt."),
-        (
-            f"In 100 clips it is right in {same['value']:.0f} for new speakers of these corpora"
-            f" ({same['lo']:.0f} to {same['hi']:.0f}), and in {other['value']:.0f} on a corpus that"
-            f" taught nothing ({other['lo']:.0f} to {other['hi']:.0f}). Expect the second figure."),
+        f"The voice model was taught {about['taught']}. {kind_of_speech(about)}",
+        right_of_hundred(card.scope(scope)['accuracy']),
         (
             'A score is no measurement of a person. Do not use it for decisions about health,'
             ' hiring, teaching, policing or credit.'),
@@ -870,11 +939,40 @@ def about_lines(card: OwnCard, scope: str, told: dict  # speaker -> (clips, trus
             f" {reached(about['enrolment'], clips)}")
     return lines
 
+# %% ../nbs/20_predict.ipynb #1146be56
+def kind_of_speech(about: dict) -> str:
+    "What the labels mean, as far as the card says it."
+    if all(c.get('speech') == 'acted' for c in about.get('corpora', ())):
+        return 'It is acted speech: the labels say what was acted, not what was felt.'
+    return 'Whether its labels say what was acted, felt or heard is not stated.'
+
+# %% ../nbs/20_predict.ipynb #6e9b9935
+def share_in_words(f: dict  # value, lo, hi; None or NaN where there are too few speakers
+                   ) -> str:
+    "A share of 100 clips with its interval."
+    known = f['lo'] is not None and np.isfinite(f['lo'])
+    interval = f"{f['lo']:.0f} to {f['hi']:.0f}" if known else 'too few speakers for an interval'
+    return f"{f['value']:.0f} ({interval})"
+
+def right_of_hundred(accuracy: dict  # 'new speakers', and 'other corpora' where that was measured
+                     ) -> str:
+    "How often a voice model is right, in words."
+    same = share_in_words(accuracy['new speakers'])
+    if 'other corpora' not in accuracy:
+        return (
+            f'In 100 clips it is right in {same} for new speakers of this corpus. On other'
+            ' recordings nobody measured it: expect less.')
+    return (
+        f'In 100 clips it is right in {same} for new speakers of these corpora, and in'
+        f" {share_in_words(accuracy['other corpora'])} on a corpus that taught nothing. Expect the"
+        ' second figure.')
+
 # %% ../nbs/20_predict.ipynb #5fbdb51e
 def reached(sizes: dict,  # number of clips -> UAR
             clips: int) -> str:
     "What the study reached with about so many clips of a speaker."
     fits = max((int(n) for n in sizes if int(n) <= clips), default=0)
+    if not sizes: return 'nobody measured with this card what a number of clips brings'
     if not fits: return 'the study measured nothing with so few'
     return (
         f"with {fits} clips the study reached UAR {sizes[str(fits)]:.0f} % on corpora that taught"
@@ -1051,36 +1149,64 @@ def draw_answers(found: Answers, out: Path):
 
 # %% ../nbs/20_predict.ipynb #5a000032
 def is_own_card(path) -> bool:
-    "Is a card one of this chapter, and not one of `train`?"
-    try: return 'blocks' in json.loads(Path(path).read_text(encoding='utf-8'))
+    "Is a card one of this chapter, and not one of `train`'s networks?"
+    try: about = json.loads(Path(path).read_text(encoding='utf-8'))
     except (OSError, ValueError):
         raise SettingError(f'{relative(path)}: not a model card') from None
+    return isinstance(about, dict) and 'blocks' in about
+
+def card_in(path) -> Path:
+    "A card; or the only one of a folder, or the first network of a training."
+    path = Path(path)
+    if not path.is_dir(): return path
+    cards = sorted(p for p in path.glob('*.json') if p.with_suffix('.safetensors').is_file())
+    networks = sorted(path.glob('fold*.json'))
+    if len(cards) + bool(networks) > 1:
+        raise SettingError(
+            f'{relative(path)} holds several cards: name one, such as {cards[0].name}')
+    if not cards + networks: raise SettingError(f'{relative(path)}: no model card in this folder')
+    return (cards + networks)[0]
 
 # %% ../nbs/20_predict.ipynb #9b38999f
-def network_table(recordings: list, card: dict, engine: str, jobs: int) -> pd.DataFrame:
-    "The feature table of recordings, with DeepFace's columns where the card has them."
+def network_table(recordings: list, card: dict, engine: str, jobs: int,
+                  channels=OWN_CHANNELS  # that were asked for
+                  ) -> pd.DataFrame:
+    "The feature table of recordings, with DeepFace's columns and words where the card has them."
+    wanted = [c for c in channels if c in card['channels']]
+    table = clip_table(
+        [r.path for r in recordings], jobs=jobs, engine=engine, words='words' in wanted)
+    if 'face' in wanted and reads_films(card): put_faces(table, recordings)
+    for c in OWN_CHANNELS:
+        if c not in channels: table[f'valid.{c}'], table[f'reason.{c}'] = False, 'not asked for'
+    return table
+
+def reads_films(card: dict) -> bool:
+    "Does a network read what DeepFace sees in films?"
+    return any(c.startswith('deepface.') for c in card['channels'].get('face', ()))
+
+# %% ../nbs/20_predict.ipynb #1768cf74
+def put_faces(table: pd.DataFrame, recordings: list):
+    "Put into a feature table what DeepFace sees in the films."
     from emotion_study.face import deepface_features, face_frames
-    table = clip_table([r.path for r in recordings], jobs=jobs, engine=engine)
-    if not any(c.startswith('deepface.') for c in card['channels'].get('face', ())): return table
     for i, r in enumerate(recordings):
         try: frames, why = face_frames(r.path)
         except SettingError as error:
             frames, why = pd.DataFrame(), getattr(error, 'reason', str(error))
-        columns = deepface_features(frames.assign(clip=r.name)) if len(frames) else pd.DataFrame()
-        for column in columns: table.loc[i, column] = float(columns[column].iloc[0])
-        table.loc[i, 'valid.face'], table.loc[i, 'reason.face'] = bool(len(columns)), (
-            '' if len(columns) else why)
-    return table
+        found = deepface_features(frames.assign(clip=r.name)) if len(frames) else pd.DataFrame()
+        for column in found: table.loc[i, column] = float(found[column].iloc[0])
+        table.loc[i, 'valid.face'], table.loc[i, 'reason.face'] = bool(len(found)), (
+            '' if len(found) else why)
 
 # %% ../nbs/20_predict.ipynb #5a000033
 def network_answers(
-    recordings: list, card: Path, abstain: float = 0.5, engine: str = 'auto', jobs: int = 1
+    recordings: list, card: Path, abstain: float = 0.5, engine: str = 'auto', jobs: int = 1,
+    channels=OWN_CHANNELS,
 ) -> Answers:
     "The rows of the contract by a network of `train`; it has no prediction sets."
     from emotion_study.training import lacking_channels, read_card
     about, there = read_card(card), [r for r in recordings if not r.fault]
     names = label_names(about['classes'])
-    measured_table = network_table(there, about, engine, jobs) if there else pd.DataFrame()
+    measured_table = network_table(there, about, engine, jobs, channels) if there else pd.DataFrame()
     said = ask_network(measured_table, card).reset_index(drop=True) if there else pd.DataFrame()
     lacking = lacking_channels(measured_table, about) if there else {}
     rows = []
@@ -1133,7 +1259,8 @@ def network_lines(about: dict, card: Path) -> list:
     corpus = about.get('corpus') or 'RAVDESS'
     return [
         (
-            f"The network {Path(card).name} was trained on {len(about['fit']):,} clips of {corpus}"
+            f"The network {about.get('title') or Path(card).name} was trained on"
+            f" {len(about['fit']):,} clips of {corpus}"
             f" in {about['classes']} classes."),
         (
             'It gives no prediction sets, and nobody measured it on recordings like yours: take its'
@@ -1154,7 +1281,7 @@ def predict(paths,  # files, folders and tables; or a feature table
 # %% ../nbs/20_predict.ipynb #fd506eb5
 def answers_of(paths, card=None, classes: int = 7, **options) -> Answers:
     "`predict` with all that a page needs."
-    card = Path(card or CARD)
+    card = card_in(card or CARD)
     own = is_own_card(card)
     have = 7 if own else read_classes(card)
     if classes != have:
@@ -1171,7 +1298,7 @@ def answers_of(paths, card=None, classes: int = 7, **options) -> Answers:
             " `train` answers for whole recordings")
     found = network_answers(
         recordings, card, options.get('abstain', 0.5), options.get('engine', 'auto'),
-        options.get('jobs', 1))
+        options.get('jobs', 1), options.get('channels', OWN_CHANNELS))
     found.remarks = remarks
     return found
 
@@ -1201,3 +1328,504 @@ def hear(predictor: Predictor,
     chosen = prediction_set(p, predictor.model.scope('inductive')['least'])
     return dict(answer=MOODS[p.argmax()], confidence=float(p.max()), set=chosen, reason='') | {
         f'p_{m}': float(v) for m, v in zip(MOODS, p)}
+
+# %% ../nbs/20_predict.ipynb #894ea058
+@dataclass
+class Spoken:
+    "Clips with a voice and a label."
+    X: np.ndarray        # (n, d) float64, block by block
+    y: np.ndarray        # (n,) numbers of `MOODS`
+    speaker: np.ndarray  # (n,)
+    corpus: np.ndarray   # (n,)
+    widths: list         # of the blocks
+
+    def of(self, rows):
+        "Some of the clips."
+        return Spoken(
+            self.X[rows], self.y[rows], self.speaker[rows], self.corpus[rows], self.widths)
+
+# %% ../nbs/20_predict.ipynb #7c2f1a2f
+def by_group(A: np.ndarray, groups) -> np.ndarray:
+    "Rows standardised group by group."
+    Z = np.zeros(A.shape)
+    for g in np.unique(groups):
+        mean, scale = moments(A[groups == g])
+        Z[groups == g] = (A[groups == g] - mean) / scale
+    return Z
+
+# %% ../nbs/20_predict.ipynb #a2e63327
+def by_speaker(taught: Spoken, prior: SpeakerPrior) -> np.ndarray:
+    "Training rows by each speaker's enrolled moments; the emotions of these clips are known."
+    Z = np.zeros(taught.X.shape)
+    for a in np.unique(taught.speaker):
+        mine = taught.speaker == a
+        mean, scale, _ = enrolled_moments(taught.X[mine], prior, np.eye(7)[taught.y[mine]])
+        Z[mine] = (taught.X[mine] - mean) / scale
+    return Z
+
+# %% ../nbs/20_predict.ipynb #807d0e13
+def weighted_moments(A: np.ndarray, weights: np.ndarray) -> tuple:  # mean (d,), scale (d,)
+    "Mean and spread of weighted rows."
+    share = weights / weights.sum()
+    mean = share @ A
+    return mean, np.sqrt(share @ (A - mean) ** 2)
+
+def spread_model(model, width: int) -> tuple:  # weights (7, width), bias (7,)
+    "A linear model's numbers for all seven classes; a class that nobody taught is never answered."
+    W, bias = np.zeros((7, width)), np.full(7, -20.)
+    coefficients, intercepts = model.coef_, model.intercept_
+    if len(model.classes_) == 2:  # scikit-learn keeps one row for two classes
+        coefficients = np.vstack([-model.coef_ / 2, model.coef_ / 2])
+        intercepts = np.concatenate([-model.intercept_ / 2, model.intercept_ / 2])
+    W[model.classes_], bias[model.classes_] = coefficients, intercepts
+    return W, bias
+
+# %% ../nbs/20_predict.ipynb #1fd70dfa
+def standing(taught: Spoken, scope: str, prior: SpeakerPrior = None) -> np.ndarray:  # (n, d)
+    "Training rows as a scope sees them."
+    if scope == 'adapted': return by_speaker(taught, prior)
+    return by_group(taught.X, taught.corpus) if scope == 'set' else taught.X
+
+# %% ../nbs/20_predict.ipynb #d5bf0d10
+def prior_numbers(prior: SpeakerPrior) -> dict:
+    "What a card keeps of the training speakers."
+    names = ('mean', 'within', 'between', 'freedom', 'offsets', 'inside', 'own', 'balance')
+    return {f'prior.{k}': getattr(prior, k) for k in names}
+
+# %% ../nbs/20_predict.ipynb #061a23c5
+def learn_scope(taught: Spoken, scope: str,  # one of `SITUATIONS`
+                recipe: dict  # use: numbers of blocks; level; c: the penalty, see `fit_linear`
+                ) -> dict:  # name -> array
+    "The models of a scope, as the numbers of a card."
+    weights, numbers = even_weights(taught.y, taught.corpus), {}
+    prior = None
+    if scope == 'adapted': prior = speaker_prior(taught.X, taught.speaker, taught.y, 7)
+    A = standing(taught, scope, prior)
+    for i, part in enumerate(block_parts(A, taught.widths, recipe['use'], recipe['level'])):
+        if scope == 'inductive':
+            mean, scale = weighted_moments(part, weights)
+            numbers |= {f'{scope}.{i}.mean': mean, f'{scope}.{i}.scale': scale}
+            part = (part - mean) / scale
+        model = fit_linear(np.clip(part, -CLIP_Z, CLIP_Z), taught.y, recipe['c'], weights)
+        W, bias = spread_model(model, part.shape[1])
+        numbers |= {f'{scope}.{i}.weights': W, f'{scope}.{i}.bias': bias}
+    return numbers | (prior_numbers(prior) if prior else {})
+
+# %% ../nbs/20_predict.ipynb #8c2f9319
+def card_of(taught: Spoken, recipes: dict,  # scope -> recipe
+            blocks=VOICE_BLOCKS) -> OwnCard:
+    "A card in memory; its temperatures are 1."
+    numbers, scopes = {}, {}
+    for scope, recipe in recipes.items():
+        numbers |= learn_scope(taught, scope, recipe)
+        scopes[scope] = dict(
+            temperature=1.0, least=0.0, use=list(recipe['use']), level=recipe['level'])
+    return OwnCard(dict(blocks=list(blocks), widths=taught.widths, scopes=scopes), numbers)
+
+# %% ../nbs/20_predict.ipynb #615537f6
+def scores_in(card: OwnCard, asked: Spoken, scope: str) -> np.ndarray:  # (n, 7)
+    "Scores of clips in a scope, with all clips of a speaker or corpus at hand and fully believed."
+    if scope == 'inductive': return alone_scores(card, asked.X)
+    S, prior = np.zeros((len(asked.y), 7)), speaker_of_card(card) if scope == 'adapted' else None
+    groups = asked.speaker if scope == 'adapted' else asked.corpus
+    for g in np.unique(groups):
+        mine = groups == g
+        mean, scale = (
+            enrolled_moments(asked.X[mine], prior)[:2] if prior else moments(asked.X[mine]))
+        S[mine] = scope_scores(card, scope, asked.X[mine], mean, scale)
+    return S
+
+# %% ../nbs/20_predict.ipynb #379ab971
+def final_scores(card: OwnCard, asked: Spoken, scope: str) -> np.ndarray:  # (n, 7)
+    "Scores as `predict` gives them, with all clips of a speaker or corpus at hand."
+    if scope != 'adapted': return scores_in(card, asked, scope)
+    S = np.zeros((len(asked.y), 7))
+    for a in np.unique(asked.speaker):
+        S[asked.speaker == a] = speaker_scores(card, asked.X[asked.speaker == a])[0]
+    return S
+
+# %% ../nbs/20_predict.ipynb #3fa6acd4
+def score_variances(card: OwnCard, asked: Spoken) -> Variances:
+    "How scores vary, relative to each speaker's mean, over speakers who taught nothing."
+    prior, S = speaker_of_card(card), np.zeros((len(asked.y), 7))
+    for a in np.unique(asked.speaker):
+        X = asked.X[asked.speaker == a]
+        S[asked.speaker == a] = scope_scores(
+            card, 'adapted', X, X.mean(axis=0), np.sqrt(prior.within))
+    classes = np.unique(asked.y)
+    return variance_parts(S[:, classes], np.searchsorted(classes, asked.y), asked.speaker)
+
+# %% ../nbs/20_predict.ipynb #34d10933
+def score_temperature(S: np.ndarray, truth: np.ndarray, weights) -> float:
+    "The temperature with the least cross-entropy."
+    def loss(t):
+        logs = log_softmax(S / np.exp(t), axis=1)
+        return -np.average(logs[np.arange(len(truth)), truth], weights=weights)
+    return float(np.exp(minimize_scalar(loss, bounds=(-2, 3), method='bounded').x))
+
+# %% ../nbs/20_predict.ipynb #b535f08c
+def speaker_weights(speaker: np.ndarray, corpus: np.ndarray) -> np.ndarray:
+    "Every speaker of a corpus weighs the same, and every corpus."
+    _, s, n = np.unique(speaker, return_inverse=True, return_counts=True)
+    each = 1 / n[s]
+    return each / pd.Series(each).groupby(corpus).transform('sum').to_numpy()
+
+# %% ../nbs/20_predict.ipynb #716c59fd
+def set_bound(p: np.ndarray, truth: np.ndarray, weights: np.ndarray, share: float = .9) -> float:
+    "The probability that the acted emotion of a share of clips reaches."
+    own_p = p[np.arange(len(truth)), truth]
+    order = np.argsort(-own_p)
+    reached = np.cumsum(weights[order]) / weights.sum()
+    wanted = share * (len(truth) + 1) / len(truth)
+    return float(own_p[order][min(np.searchsorted(reached, wanted), len(order) - 1)])
+
+# %% ../nbs/20_predict.ipynb #def4218f
+def share_right(right: np.ndarray, y: np.ndarray) -> float:
+    "The share of clips."
+    return right.mean()
+
+def recall_mean(right: np.ndarray, y: np.ndarray) -> float:
+    "The mean over classes: UAR."
+    return np.mean([right[y == k].mean() for k in np.unique(y)])
+
+# %% ../nbs/20_predict.ipynb #fbcd61b8
+def with_interval(measure,  # such as `share_right`
+                  right: np.ndarray, y: np.ndarray, speaker: np.ndarray  # (n,) each
+                  ) -> dict:  # value, lo, hi in percent; n, speakers
+    "A measure over clips, with its interval over speakers."
+    names = np.unique(speaker)
+    keep = [np.ones(len(y), bool)] + [speaker != a for a in names]
+    if len(names) < 2: keep = keep[:1]
+    found = np.array([measure(right[k], y[k]) for k in keep])
+    lo, hi = speaker_interval(found, len(y))
+    return dict(
+        value=100 * float(found[0]), lo=100 * float(lo), hi=100 * float(hi), n=len(y),
+        speakers=len(names))
+
+# %% ../nbs/20_predict.ipynb #20723197
+MIDDLE = {  # chosen by RAVDESS and nEMO, each asked by a model of the other
+    'inductive': dict(use=(0, 1, 2, 3), level=True, c=1.),
+    'adapted': dict(use=(0, 1, 2, 3, 4), level=False, c=4.),
+    'set': dict(use=(0, 1, 2, 3), level=False, c=10.)}
+FEWEST_SPEAKERS = 3  # so that two are left when one is kept aside
+
+def recipes_of(extended: bool) -> tuple:  # blocks, scope -> recipe
+    "The middle blocks, or all blocks of the encoders that the environment has."
+    if not extended: return VOICE_BLOCKS, MIDDLE
+    blocks = families_of(PACKAGED)
+    return blocks, {s: r | dict(use=tuple(range(len(blocks)))) for s, r in MIDDLE.items()}
+
+def block_widths(blocks) -> list:
+    "How many units each block has."
+    return [SHAPES[b.split('_')[1]][1] for b in blocks]
+
+# %% ../nbs/20_predict.ipynb #cfa83a51
+def measured_all(paths, channel: str, jobs: int = 1, progress: bool = False, **asked) -> list:
+    "`measured` for many files, in their order."
+    import joblib
+    from tqdm import tqdm
+    work = joblib.Parallel(n_jobs=jobs, return_as='generator')(
+        joblib.delayed(measured)(Path(p), channel, **asked) for p in paths)
+    return list(tqdm(work, total=len(paths), desc=channel, unit='file', disable=not progress))
+
+# %% ../nbs/20_predict.ipynb #870a9987
+def heard_clips(paths, blocks=VOICE_BLOCKS, jobs: int = 1, progress: bool = False
+                ) -> tuple:  # (n, d) float64, NaN where there is no voice; reasons (n,)
+    "The voices of some clips, each as `predict` measures it."
+    X, why = np.full((len(paths), sum(block_widths(blocks))), np.nan), []
+    for i, h in enumerate(measured_all(paths, 'voice', jobs, progress, **voice_asked(blocks))):
+        why.append(h['reason'][0])
+        if not why[-1]: X[i] = h['X'][0]
+    return X, np.array(why, object)
+
+# %% ../nbs/20_predict.ipynb #90fcae8d
+def seen_faces(paths, jobs: int = 1, progress: bool = False
+               ) -> tuple:  # (n, 7) mean log scores, NaN where there is no face; reasons (n,)
+    "The faces of some films."
+    logs, why = np.full((len(paths), 7), np.nan), []
+    for i, f in enumerate(measured_all(paths, 'face', jobs, progress, rate=RATE)):
+        why.append('' if len(f['t']) else f['reason'] or 'no face')
+        if not why[-1]: logs[i] = f['logs'].mean(axis=0)
+    return logs, np.array(why, object)
+
+# %% ../nbs/20_predict.ipynb #9a5ef7a2
+def labelled_clips(corpus, say=print) -> pd.DataFrame:  # clip, actor, emotion, path
+    "The clips of a corpus that state an emotion."
+    clips = corpus.clips
+    if corpus.synthetic: raise SettingError('the twin has no sound: name RAVDESS or a CSV')
+    known = is_labelled(clips)
+    if not known.any():
+        raise SettingError(
+            f'none of these {len(clips):,} clips has an emotion: fill the column emotion')
+    if not known.all(): say(f'left out: {(~known).sum():,} of {len(clips):,} clips have no emotion')
+    return clips[known].reset_index(drop=True)
+
+def usable_clips(clips: pd.DataFrame, why: np.ndarray, say=print) -> np.ndarray:  # (n,) bool
+    "Which clips have a voice; says why others are left out."
+    for reason, n in pd.Series(why)[why != ''].value_counts().items():
+        say(f'left out: {n:,} clip(s), voice: {reason}')
+    if (why != '').all():
+        raise SettingError(f'none of these {len(clips):,} clips has a usable voice')
+    return why == ''
+
+# %% ../nbs/20_predict.ipynb #d4effcdc
+def check_taught(taught: Spoken):
+    "Raise in one line where clips can't teach a card that is judged on speakers left out."
+    found, emotions = len(np.unique(taught.speaker)), np.unique(taught.y)
+    if len(emotions) < 2:
+        raise SettingError(
+            f'all {len(taught.y):,} usable clips are {MOODS[emotions[0]]}: a model needs two'
+            ' emotions or more')
+    if found < FEWEST_SPEAKERS:
+        raise SettingError(
+            f'a pool card is judged on speakers left out, so it needs {FEWEST_SPEAKERS} speakers,'
+            f' there are {found}: add some, or use --model network')
+    for fit, _ in speaker_cuts(taught):
+        if len(np.unique(taught.y[fit])) < 2:
+            raise SettingError(
+                'with some speakers left out one emotion remains: add speakers who show several')
+
+def speaker_cuts(taught: Spoken, most: int = 5) -> list:  # of (rows that teach, rows that are asked)
+    "The speakers dealt into groups, each left out once."
+    from sklearn.model_selection import GroupKFold
+    groups = min(most, len(np.unique(taught.speaker)))
+    return list(GroupKFold(groups).split(taught.X, groups=taught.speaker))
+
+# %% ../nbs/20_predict.ipynb #611bf12b
+def calibrated(taught: Spoken, cards: list  # (card, rows that it did not learn)
+               ) -> dict:  # scope -> (n, 7) probabilities
+    "What cards say of speakers left out; puts temperatures and bounds into them."
+    weights, said = speaker_weights(taught.speaker, taught.corpus), {}
+    parts = [score_variances(card, taught.of(rows)) for card, rows in cards]
+    known = dict(firm=1., **{k: float(np.mean([getattr(p, k) for p in parts]))
+                             for k in ('within', 'emotion')})
+    for card, _ in cards: card.about['shown'] = known
+    for scope in SITUATIONS:
+        S = np.zeros((len(taught.y), 7))
+        for card, rows in cards: S[rows] = final_scores(card, taught.of(rows), scope)
+        heat = score_temperature(S, taught.y, weights)
+        said[scope] = softmax(S / heat, axis=1)
+        least = set_bound(said[scope], taught.y, weights)
+        for card, _ in cards: card.about['scopes'][scope] |= dict(temperature=heat, least=least)
+    return said
+
+# %% ../nbs/20_predict.ipynb #59fc07fe
+def judged_scopes(taught: Spoken, said: dict) -> dict:  # scope -> dict(accuracy, uar)
+    "How right a card is about speakers left out, scope by scope."
+    found = {}
+    for scope, p in said.items():
+        right = p.argmax(axis=1) == taught.y
+        found[scope] = {}
+        for name, measure in (('accuracy', share_right), ('uar', recall_mean)):
+            f = with_interval(measure, right, taught.y, taught.speaker)
+            found[scope][name] = {'new speakers': rounded(f)}
+    return found
+
+def rounded(f: dict) -> dict:
+    "A figure as a card keeps it; what is not known is None."
+    return {k: None if v != v else round(v, 1) if isinstance(v, float) else v for k, v in f.items()}
+
+# %% ../nbs/20_predict.ipynb #c8f792ec
+def learn_face(logs: np.ndarray,  # (n, 7) mean log scores
+               y: np.ndarray, corpus: np.ndarray) -> dict:  # name -> array
+    "A linear model of the face network's mean log scores."
+    weights = even_weights(y, corpus)
+    mean, scale = weighted_moments(logs, weights)
+    scale = np.maximum(scale, 1e-6)
+    model = fit_linear(np.clip((logs - mean) / scale, -CLIP_Z, CLIP_Z), y, 1., weights)
+    W, bias = spread_model(model, 7)
+    return {'face.mean': mean, 'face.scale': scale, 'face.weights': W, 'face.bias': bias}
+
+# %% ../nbs/20_predict.ipynb #3ee5a581
+def face_weight(voice: np.ndarray, face: np.ndarray,  # (n, 7) probabilities of clips that have both
+                y: np.ndarray) -> float:
+    "The weight of the face beside a voice that counts fully, with the least cross-entropy."
+    stack = np.stack([voice, face], axis=1)
+    def loss(w):
+        p = log_pool(stack, np.array([1., w]))
+        return -np.log(p[np.arange(len(y)), y] + 1e-12).mean()
+    return float(minimize_scalar(loss, bounds=(0, 2), method='bounded').x)
+
+# %% ../nbs/20_predict.ipynb #1fb8189b
+def teach_face(card: OwnCard, taught: Spoken, logs: np.ndarray,  # (n, 7), NaN where no face was seen
+               voice: np.ndarray  # (n, 7) what the voice says of speakers left out
+               ) -> OwnCard:
+    "The card with a face: its model, its temperature and weight by speakers left out, what it is worth."
+    seen = np.flatnonzero(np.isfinite(logs).all(axis=1))
+    some, logs = taught.of(seen), logs[seen]
+    check_taught(some)
+    S = np.zeros((len(seen), 7))
+    for fit, ask in speaker_cuts(some):
+        S[ask] = face_scores_of(learn_face(logs[fit], some.y[fit], some.corpus[fit]), logs[ask])
+    heat = score_temperature(S, some.y, speaker_weights(some.speaker, some.corpus))
+    face, weight = softmax(S / heat, axis=1), face_weight(voice[seen], softmax(S / heat, 1), some.y)
+    both = log_pool(np.stack([voice[seen], face], axis=1), np.array([1., weight]))
+    card.numbers |= learn_face(logs, some.y, some.corpus)
+    card.about['face'] = dict(temperature=heat, learnt=f'{len(seen):,} films of the same corpus')
+    card.about['weights']['face'] = round(weight, 3)
+    card.about['channels'] = {
+        name: judged_scopes(some, dict(inductive=p))['inductive']
+        for name, p in (('face', face), ('voice+face', both))}
+    return card
+
+# %% ../nbs/20_predict.ipynb #b68176be
+def card_limits(taught: Spoken) -> list:
+    "What a reader of a card has to know of its corpus."
+    speakers, there = len(np.unique(taught.speaker)), np.unique(taught.y)
+    never = [m for k, m in enumerate(MOODS) if k not in there]
+    limits = ['nobody measured it on another corpus', 'blocks and penalties were chosen on other corpora']
+    if speakers < 10: limits.append(f'{speakers} speakers tell little about new ones')
+    if never: limits.append(f"it never answers {', '.join(never)}, which nobody taught")
+    return limits
+
+def sound_marks(X: np.ndarray) -> list:
+    "A mark of each voice, by which a copy of a training clip is known again."
+    return [text_digest(x.astype('float32').tobytes().hex())[:16] for x in X]
+
+# %% ../nbs/20_predict.ipynb #1b4851ae
+def describe_card(card: OwnCard, taught: Spoken, worth: dict, title: str, name: str, licence: str):
+    "Put into a card all that has to be said of it."
+    speakers = len(np.unique(taught.speaker))
+    corpus = dict(
+        name=title, clips=len(taught.y), speakers=speakers, language='unknown', speech='unknown',
+        licence=licence or 'unknown')
+    card.about |= dict(
+        kind='taught by a user', name=name, classes=7, labels=list(MOODS),
+        emotions=[MOODS[k] for k in np.unique(taught.y)],
+        taught=f'{len(taught.y):,} clips of {title} ({speakers} speakers)', corpora=[corpus],
+        licence=f"that of its corpus: {licence or 'unknown'}", enrolment={},
+        weights=dict(voice=1.), limits=card_limits(taught), sounds=sound_marks(taught.X),
+        code=code_digest('media', 'speech', 'whisper', 'face', 'predict'))
+    for scope in SITUATIONS: card.about['scopes'][scope] |= worth[scope]
+
+# %% ../nbs/20_predict.ipynb #aa403c14
+def teach_card(taught: Spoken, title: str, name: str = 'pool', licence: str = '',
+               extended: bool = False, logs: np.ndarray = None  # (n, 7) of faces
+               ) -> OwnCard:
+    "A card of all clips, with what is known of it from speakers left out."
+    blocks, recipes = recipes_of(extended)
+    check_taught(taught)
+    cards = [(card_of(taught.of(fit), recipes, blocks), ask) for fit, ask in speaker_cuts(taught)]
+    said, card = calibrated(taught, cards), card_of(taught, recipes, blocks)
+    judged = cards[0][0].about
+    card.about['shown'] = judged['shown']
+    for scope, about in card.about['scopes'].items():
+        about |= {k: judged['scopes'][scope][k] for k in ('temperature', 'least')}
+    describe_card(card, taught, judged_scopes(taught, said), title, name, licence)
+    return card if logs is None else teach_face(card, taught, logs, said['inductive'])
+
+# %% ../nbs/20_predict.ipynb #80e51748
+def train_pool(corpus,  # a `Corpus`
+               out, title: str,  # what to call the corpus
+               name: str = 'pool', licence: str = '', extended: bool = False, face: bool = False,
+               jobs: int = 1, progress: bool = False, say=print) -> Path:
+    "Teach a card by the clips of a corpus and save it."
+    if not name or Path(name).name != name:
+        raise SettingError(f'--name {name!r} is not a plain name')
+    clips = labelled_clips(corpus, say)
+    need_speakers(clips, 'a pool card')
+    blocks, _ = recipes_of(extended)
+    X, why = heard_clips(clips['path'], blocks, jobs, progress)
+    usable = usable_clips(clips, why, say)
+    clips, X = clips[usable], X[usable]
+    taught = Spoken(
+        X, emotion_numbers(clips['emotion']), clips['actor'].to_numpy(str),
+        np.full(len(X), title, object), block_widths(blocks))
+    logs = seen_faces(clips['path'], jobs, progress)[0] if face else None
+    if face and not np.isfinite(logs).any():
+        raise SettingError('--face: no film with a face is among these clips')
+    card = teach_card(taught, title, name, licence, extended, logs)
+    return save_card(card, Path(out) / f'{name}.json')
+
+def emotion_numbers(emotions) -> np.ndarray:
+    "The place of each emotion among `MOODS`."
+    return np.array([MOODS.index(to_label(e, 7)) for e in emotions])
+
+# %% ../nbs/20_predict.ipynb #69e6831f
+def card_lines(about: dict) -> list:
+    "What a card says of itself, in short."
+    lines = [f"taught by {about['taught']}; licence of the corpus: {about['corpora'][0]['licence']}"]
+    for scope, known in about['scopes'].items():
+        accuracy, uar = (known[m]['new speakers'] for m in ('accuracy', 'uar'))
+        lines.append(
+            f'{scope}: of 100 clips of new speakers {share_in_words(accuracy)} right; UAR'
+            f' {share_in_words(uar)}')
+    for channels, known in about.get('channels', {}).items():
+        lines.append(
+            f"{channels}: of 100 clips of new speakers"
+            f" {share_in_words(known['accuracy']['new speakers'])} right")
+    return lines + [f'limit: {line}' for line in about['limits']]
+
+# %% ../nbs/20_predict.ipynb #3ba0be75
+def taught_emotions(about: dict) -> list:
+    "What a card can answer."
+    return about.get('emotions', about['labels'])
+
+def judgeable(card: OwnCard, clips: pd.DataFrame,  # labelled, with a voice
+              X: np.ndarray, say=print) -> np.ndarray:  # (n,) bool
+    "Which clips a card can be judged on; says the classes in common, and why others are left out."
+    labels = np.array([to_label(e, 7) for e in clips['emotion']])
+    learnt = np.isin(sound_marks(X), card.about.get('sounds', []))
+    if learnt.any(): say(f'left out: {learnt.sum():,} copies of training clips')
+    if learnt.all(): raise SettingError('nothing to judge: every clip is a copy of a training clip')
+    known, there = taught_emotions(card.about), set(labels[~learnt])
+    common = [m for m in known if m in there]
+    if not common:
+        raise SettingError(
+            f"no class in common: the card knows {', '.join(known)}, the corpus has"
+            f" {', '.join(sorted(there))}")
+    say(
+        f"classes in common: {', '.join(common)}; the card answers among {', '.join(known)};"
+        ' calm counts as neutral')
+    other = ~learnt & ~np.isin(labels, common)
+    if other.any(): say(f'left out: {other.sum():,} clips of other emotions')
+    return ~(learnt | other)
+
+# %% ../nbs/20_predict.ipynb #1a45bb5f
+def card_rows(predictor: Predictor, clips: pd.DataFrame, scope: str) -> pd.DataFrame:
+    "What a card says of clips, as rows of the predictions table."
+    named = zip(clips['path'], clips['clip'], clips['actor'])
+    recordings = [Recording(Path(path), clip, str(actor)) for path, clip, actor in named]
+    found = judge_all(predictor, recordings, scope).table
+    p = found[[f'p_{m}' for m in MOODS]].to_numpy()
+    rows = np.flatnonzero(np.isfinite(p).all(axis=1))
+    fold = Fold('transfer', 0, 0, rows, rows, rows)
+    run = f"card {Path(predictor.card).stem}", '+'.join(predictor.channels)
+    return predictions_rows(clips, fold, run, p[rows], 7, scope)
+
+# %% ../nbs/20_predict.ipynb #835d6093
+def evaluate_card(path, corpus,  # a `Corpus`
+                  channels=('voice',), scopes=SITUATIONS, jobs: int = 1, progress: bool = False,
+                  say=print) -> pd.DataFrame:  # the predictions table
+    "Judge a card on a corpus that it did not learn, scope by scope."
+    predictor = Predictor(Path(path), tuple(channels), jobs=jobs, progress=progress)
+    card = predictor.model
+    if corpus.name in [c['name'].lower() for c in card.about['corpora']]:
+        raise SettingError(f'{corpus.name} taught this card: name another corpus')
+    clips = labelled_clips(corpus, say)
+    X, why = heard_clips(clips['path'], card.blocks, jobs, progress)
+    usable = usable_clips(clips, why, say)
+    clips, X = clips[usable].reset_index(drop=True), X[usable]
+    clips = clips[judgeable(card, clips, X, say)].reset_index(drop=True)
+    parts = []
+    for scope in scopes:
+        if lack := scope_lacks(clips, scope): say(f'scope {scope} is left out: {lack}')
+        else: parts.append(card_rows(predictor, clips, scope))
+    if not parts: raise SettingError(f'nothing to judge in scope {scopes[0]}: {lack}')
+    for line in speaker_remarks(clips): say(line)
+    return pd.concat(parts, ignore_index=True)
+
+# %% ../nbs/20_predict.ipynb #4851aa80
+def scope_lacks(clips: pd.DataFrame, scope: str) -> str:  # '' where nothing is lacking
+    "Why a scope can't be had of some clips."
+    if scope == 'set' and len(clips) < FEWEST_OF_A_SET:
+        return f'it needs {FEWEST_OF_A_SET} clips, there are {len(clips)}'
+    nameless = (clips['actor'].astype(str) == '').sum()
+    return f'{nameless:,} clip(s) name no speaker' if scope == 'adapted' and nameless else ''
+
+def speaker_remarks(clips: pd.DataFrame) -> list:
+    "What has to be said of a corpus' speakers."
+    names = clips['actor'].astype(str)
+    few = names.nunique() < 3
+    return ['fewer than three speakers: there is no interval over speakers'] * few + [
+        'clips without a speaker count as one speaker in the intervals'] * bool((names == '').any())

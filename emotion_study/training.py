@@ -8,13 +8,13 @@ __all__ = ['MODELS', 'EXPERT_MODELS', 'POOLS', 'CLIP', 'COMPONENTS', 'SHARE_MIX'
            'feature_parts', 'fold_features', 'late_groups', 'expert_answers', 'class_numbers', 'fold_clips', 'run_pool',
            'components', 'network_columns', 'copied_features', 'network_features', 'presence', 'uniform', 'altered',
            'NetworkStack', 'network_stack', 'stopping_epoch', 'best_temperature', 'StackData', 'stack_data',
-           'fit_stack', 'stack_outputs', 'network_of', 'predictions_rows', 'transfer_rows', 'network_seed',
-           'run_experts', 'run_stack', 'is_labelled', 'unmeasured_reasons', 'learnable', 'packed', 'unpacked',
-           'looked_up', 'asked_rows', 'saved_run', 'saved_runs', 'cross_validate', 'EnrolledPart', 'enrolled_features',
-           'trusted', 'enrolled_answers', 'enrolled_name', 'run_enrolled', 'cross_enrol', 'save_predictions',
-           'save_network', 'train_folds', 'checked_request', 'train_models', 'save_training', 'read_card',
-           'load_network', 'lacking_channels', 'apply_scaler', 'network_inputs', 'saved_cards', 'joined_card',
-           'why_not_judged', 'evaluate_models', 'evaluation_lines', 'label_map', 'has_other_sound']
+           'fit_stack', 'stack_outputs', 'network_of', 'predictions_rows', 'transfer_rows', 'pairs_to', 'cross_corpora',
+           'network_seed', 'run_experts', 'run_stack', 'is_labelled', 'unmeasured_reasons', 'learnable', 'packed',
+           'unpacked', 'looked_up', 'asked_rows', 'saved_run', 'saved_runs', 'cross_validate', 'EnrolledPart',
+           'enrolled_features', 'trusted', 'enrolled_answers', 'enrolled_name', 'run_enrolled', 'cross_enrol',
+           'save_predictions', 'save_network', 'train_folds', 'checked_request', 'train_models', 'save_training',
+           'read_card', 'load_network', 'lacking_channels', 'apply_scaler', 'network_inputs', 'saved_cards',
+           'joined_card', 'why_not_judged', 'evaluate_models', 'evaluation_lines', 'label_map', 'has_other_sound']
 
 # %% ../nbs/14_training.ipynb #7c5614ba
 import io, json, os, tempfile
@@ -32,7 +32,7 @@ from tqdm import tqdm
 from .core import (
     CHANNELS, COPIES, EMOTIONS, EXTENDED, FAMILIES, RUN, SPEEDS, SettingError, changing,
     check_libraries, check_open, file_digest, keep_bytes, kept_bytes, label_names, load_tensorflow,
-    provenance, set_seeds, text_digest, to_label, write_whole)
+    provenance, set_seeds, spread, text_digest, to_label, write_whole)
 from .features import channels_of, copies_notice, feature_columns, sound_digests
 from emotion_study.protocols import (
     Fold, LeakageError, PROTOCOLS, SCOPES, SealedLabels, check_enrolled, draw_enrolled,
@@ -40,7 +40,8 @@ from emotion_study.protocols import (
     standardise)
 from .metrics import tempered, with_folds
 from .pool import (
-    Clips, Crossing, ENOUGH, Voices, log_pool, pool_weights, pooled, self_trained, sentence_centre)
+    CROSSING_SCOPES, Clips, Crossing, ENOUGH, Recipe, Voices, carry_over, crossing, log_pool,
+    pool_weights, pooled, self_trained, sentence_centre)
 
 # %% ../nbs/14_training.ipynb #21f72563
 MODELS = {
@@ -471,6 +472,32 @@ def transfer_rows(voices: Voices, pair: Crossing, scope: str, model: str,
     return predictions_rows(
         voices.clips, pair.fold, (f'{model}, {pair.name}', 'voice'), p, 7, scope)
 
+# %% ../nbs/14_training.ipynb #7d896bf8
+def pairs_to(voices: Voices, target: str, protocol: str) -> list:  # of `Crossing`
+    "The pairs that end at one corpus."
+    others = tuple(n for n in voices.corpora if n != target)
+    if protocol == 'loco':
+        if len(others) < 2:
+            raise SettingError('protocol loco needs two corpora that teach: use transfer for one')
+        return [crossing(voices, others, target, 'loco')]
+    return [crossing(voices, (name,), target) for name in others]
+
+# %% ../nbs/14_training.ipynb #bca5f0e7
+def cross_corpora(voices: Voices, pairs: list, recipe: Recipe, scopes=CROSSING_SCOPES, say=print
+                  ) -> pd.DataFrame:  # the predictions table
+    "What each pair says in each scope."
+    rows = []
+    for pair in pairs:
+        say(
+            f"{pair.name}: {len(pair.fold.train):,} clips teach, {len(pair.fold.test):,} are asked;"
+            f" classes in common: {', '.join(label_names(7)[k] for k in pair.classes)}")
+        for scope in scopes:
+            try: p = carry_over(voices, pair, scope, recipe)
+            except SettingError as error: say(f'scope {scope} is left out: {error}')
+            else: rows.append(transfer_rows(voices, pair, scope, recipe.name, p))
+    if not rows: raise SettingError('nothing to judge: no scope is left, see the lines above')
+    return pd.concat(rows, ignore_index=True)
+
 # %% ../nbs/14_training.ipynb #c7b0a155
 STACK = 12
 
@@ -713,8 +740,7 @@ def _answers_of(table, folds, need, classes, scope, epochs, jobs, progress) -> d
     "What every network, pool and expert of a cross-validation said."
     resumable, parts = _kept if progress else lambda f: f, {}
     units = list(_units(table, folds, need, classes, scope, epochs))
-    work = joblib.Parallel(n_jobs=jobs, return_as='generator_unordered')(
-        joblib.delayed(resumable(f))(*a) for f, a in units)
+    work = spread(((resumable(f), a) for f, a in units), jobs, ordered=False, shared=[table])
     about = f'{folds[0].protocol} {classes} classes, scope {scope}'
     for part in tqdm(work, total=len(units), desc=about, unit='unit', disable=not progress):
         parts |= part
@@ -890,9 +916,8 @@ def cross_enrol(table: pd.DataFrame, sizes: dict,  # kind of enrolment -> number
     taken = saved_runs(table, folds, wanted, classes, 'adapted') if progress else {}
     missing = [run for run in wanted if run not in taken]  # one of them, and all folds are fitted
     one_fold = (_kept if progress else lambda f: f)(here.run_enrolled)
-    work = joblib.Parallel(n_jobs=jobs, return_as='generator')(
-        joblib.delayed(one_fold)(table, f, classes, modalities, models, sizes, plain)
-        for f in folds if missing)
+    work = spread(((one_fold, (table, f, classes, modalities, models, sizes, plain))
+                   for f in folds if missing), jobs, shared=[table])
     bar = tqdm(work, total=len(folds), desc=' '.join(['enrolment', label]), unit='fold',
                disable=not (progress and missing))
     made = [predictions_rows(table, f, wanted[run], answers[run], classes, 'adapted')
@@ -936,7 +961,8 @@ def _scaler(table, fold, scope, channels):
 
 # %% ../nbs/14_training.ipynb #d1947337
 def save_network(model, table, fold, scope, out: Path, name: str,
-                 training: str = ''  # which training it belongs to
+                 training: str = '',  # which training it belongs to
+                 said: dict = None  # title and licence, as the user states them
                  ) -> dict:
     "Save one trained network with everything that is needed to use it; returns its card."
     model.save(out / f'{name}.keras')
@@ -949,6 +975,7 @@ def save_network(model, table, fold, scope, out: Path, name: str,
         scaler=_scaler(table, fold, scope, channels), test=clips[fold.test].tolist(),
         fit=clips[fold.fit].tolist(), synthetic=bool(table.attrs.get('synthetic', False)),
         provenance=provenance(), corpus=asked.get('corpus', ''), training=training,
+        words=asked.get('words', 'script'), **(said or {}),
         weights=file_digest(out / f'{name}.keras'),
         emotions=sorted(learnt['emotion'].unique().tolist()),
         sounds=sound_digests(learnt, feature_columns(table, ['voice'])).tolist())
@@ -998,6 +1025,7 @@ def train_models(
     epochs: int = 40,
     only=None,
     say=print,
+    said=None,
 ) -> Path:
     "Fit and save the fusion network for each fold of a protocol (or only some of them); the folder holds one training."
     table, out = learnable(table, say), Path(out)
@@ -1011,18 +1039,20 @@ def train_models(
             ' fold(s)')
     networks = train_folds(table, folds, classes, scope, epochs)
     plain = table.drop(columns=feature_columns(table, families=COPIES))
-    return save_training(networks, plain, folds, scope, epochs, out)
+    return save_training(networks, plain, folds, scope, epochs, out, said)
 
 # %% ../nbs/14_training.ipynb #feb3448e
 def save_training(networks: list, table: pd.DataFrame, folds: list, scope: str, epochs: int,
-                  out: Path) -> Path:
+                  out: Path, said: dict = None  # see `save_network`
+                  ) -> Path:
     "Save the networks of one training; those of an earlier one go when all new ones are there."
     clips = table['clip'].to_numpy()
     learnt = [(f.protocol, f.seed, f.fold, clips[f.fit].tolist()) for f in folds]
     name = text_digest(provenance(), scope, epochs, learnt)[:16]
     with tempfile.TemporaryDirectory(dir=out, prefix='.unfinished-') as aside:
         for fold, network in zip(folds, networks):
-            save_network(network, table, fold, scope, Path(aside), f'fold{fold.fold}', name)
+            called = f'fold{fold.fold}'
+            save_network(network, table, fold, scope, Path(aside), called, name, said)
         for old in [*out.glob('fold*.json'), *out.glob('fold*.keras')]: old.unlink()
         for new in sorted(Path(aside).iterdir()): new.replace(out / new.name)
     return out

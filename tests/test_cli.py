@@ -20,7 +20,7 @@ def run(*args, timeout=120, **kw):
                           timeout=timeout, stdin=subprocess.DEVNULL, **kw)
 
 
-COMMANDS = ['study', 'features', 'train', 'evaluate', 'report', 'audit', 'data', 'transcribe', 'data ravdess', 'data samples',
+COMMANDS = ['study', 'features', 'train', 'evaluate', 'report', 'site', 'audit', 'data', 'transcribe', 'data ravdess', 'data samples',
              'data verify', 'data vosk-en', 'data whisper-small', 'data deepface']
 
 
@@ -30,7 +30,7 @@ def test_help_is_quick():
     best = 9.
     for _ in range(3):
         began = time.monotonic(); done = run('--help'); best = min(best, time.monotonic() - began)
-    assert done.returncode == 0 and all(c in done.stdout for c in COMMANDS[:7])
+    assert done.returncode == 0 and all(c in done.stdout for c in COMMANDS[:8])
     assert best < 3, f'{best:.1f} s: on a quiet machine it is below one'
 
 
@@ -67,7 +67,14 @@ def test_every_command_has_help(command):
     'train --corpus twin --out {tmp}/file', 'train --corpus twin --out {tmp}/file/m', 'train --corpus twin --out {tmp}/m --scope room',
     'train --corpus {tmp}/bare.csv --out {tmp}/m', 'evaluate {tmp}/taken', 'evaluate {tmp}/file', 'evaluate {tmp}/broken',
     'data verify --corpus {tmp}/none.csv', 'data verify --corpus twin', 'data verify --corpus {tmp}/bare.csv --out {tmp}/taken',
-    'transcribe {tmp}/taken'])
+    'transcribe {tmp}/taken', 'evaluate', 'evaluate --protocol transfer --train {tmp}/bare.csv',
+    'evaluate --protocol loco --train twin --corpus {tmp}/bare.csv', 'evaluate --protocol dice --train twin --corpus samples',
+    'evaluate --protocol transfer --train {tmp}/bare.csv --corpus {tmp}/bare.csv', 'evaluate --card {tmp}/broken/fold0.json --corpus twin',
+    'evaluate --protocol transfer --train {tmp}/odd.csv --corpus twin',
+    'train --corpus twin --out {tmp}/m --model pool', 'train --corpus {tmp}/bare.csv --out {tmp}/m --model pool --classes 8',
+    'train --corpus {tmp}/bare.csv --out {tmp}/m --model pool --protocol actor', 'train --corpus twin --out {tmp}/m --extended',
+    'train --corpus {tmp}/odd.csv --out {tmp}/m --model pool', 'train --corpus {tmp}/plain.csv --out {tmp}/m --model pool',
+    'predict --card {tmp}/taken {tmp}/file', 'predict --card {tmp}/broken/fold0.json {tmp}/file'])
 def test_wrong_values_are_one_line(line, tmp_path):
     (tmp_path / 'taken').mkdir()
     (tmp_path / 'taken' / 'thesis.txt').write_text('mine')
@@ -77,6 +84,8 @@ def test_wrong_values_are_one_line(line, tmp_path):
     (tmp_path / 'broken' / 'fold0.json').write_text('{}')
     (tmp_path / 'table.xlsx').write_bytes(b'PK')
     (tmp_path / 'bare.csv').write_text('path,emotion\nfile,sad\n')
+    (tmp_path / 'odd.csv').write_text('path,emotion\nfile,bored\n')
+    (tmp_path / 'plain.csv').write_text('path,emotion,speaker\nfile,,a\n')
     done = run(*line.format(tmp=tmp_path).split())
     errors = [l for l in done.stderr.splitlines() if l.startswith('error: ')]
     assert done.returncode == 2 and len(errors) == 1 and 'Traceback' not in done.stderr, done.stderr

@@ -252,3 +252,138 @@ def test_a_network_of_train_is_a_card_too(folder):
     found = own.predict([folder / 'angry.flac', folder / 'gone.wav'], card=SHIPPED, classes=8)
     assert 'p_calm' in found and found['answer'].iloc[0] and not found['answer'].iloc[1]
     assert found['valid_voice'].tolist() == [True, False] and not found['valid_face'].any() and 'face:' in found['reason'].iloc[0]
+
+
+# --- cards that a user teaches, and what they are worth elsewhere
+
+def spoken(speakers=4, emotions=(1, 2, 3), clips=4, seed=0):
+    "Invented voices in the columns of the middle blocks."
+    rng, widths = np.random.default_rng(seed), own.block_widths(own.VOICE_BLOCKS)
+    y = np.tile(np.repeat(emotions, clips), speakers)
+    names = np.repeat([f's{a}' for a in range(speakers)], len(emotions) * clips)
+    X = rng.normal(size=(len(y), sum(widths))) + np.tile(1.5 * np.eye(7)[y], sum(widths) // 7 + 1)[:, :sum(widths)]
+    return own.Spoken(X, y, names, np.full(len(y), 'mine'), widths)
+
+
+@pytest.fixture(scope='module')
+def taught(tmp_path_factory):
+    card = own.teach_card(spoken(), 'my calls', 'mine')
+    return own.save_card(card, tmp_path_factory.mktemp('card') / 'mine.json')
+
+
+def test_a_users_card_says_all_that_has_to_be_said(taught):
+    about = read_own_card(taught).about
+    assert about['corpora'][0]['licence'] == 'unknown' and about['labels'] == list(MOODS) and about['code']
+    assert about['emotions'] == ['happy', 'sad', 'angry'] and 'never answers' in ' '.join(about['limits'])
+    for scope in own.SITUATIONS:
+        known = about['scopes'][scope]
+        assert known['temperature'] > 0 and known['accuracy']['new speakers']['speakers'] == 4
+        assert known['accuracy']['new speakers']['lo'] <= known['uar']['new speakers']['value']
+    lines = own.about_lines(read_own_card(taught), 'inductive', {})
+    assert 'nobody measured it' in lines[1] and 'acted speech' not in lines[0]
+
+
+@pytest.mark.parametrize('fault,said', [
+    ('altered', 'was altered'), ('numbers', 'not the file that the card describes'), ('gone', 'is missing'),
+    ('foreign', "lacks 'labels'"), ('text', 'not a model card'), ('list', "lacks 'labels'"), ('classes', 'its classes are not')])
+def test_a_card_that_is_not_whole_is_refused_in_one_line(taught, tmp_path, fault, said):
+    for suffix in ('.json', '.safetensors'): shutil.copy(taught.with_suffix(suffix), tmp_path)
+    path, about = tmp_path / 'mine.json', json.loads(taught.read_text())
+    weights = path.with_suffix('.safetensors')
+    if fault == 'altered': about['licence'] = 'CC0'
+    if fault == 'classes': about['labels'], about['digest'] = ['good', 'bad'], ''
+    if fault in ('altered', 'classes'): path.write_text(json.dumps(about))
+    if fault == 'numbers': weights.write_bytes(weights.read_bytes() + b'x')
+    if fault == 'gone': weights.unlink()
+    if fault == 'foreign': path.write_text('{"blocks": [], "model": "other"}')
+    if fault == 'text': path.write_text('no JSON')
+    if fault == 'list': path.write_text('["blocks"]')
+    with pytest.raises(SettingError, match=said) as e: read_own_card(path)
+    assert '\n' not in str(e.value)
+
+
+def test_channels_that_a_card_was_not_taught_are_absent(taught, tmp_path):
+    table = own.predict([tone(tmp_path / 'a.wav')], card=taught)
+    assert not table[['valid_face', 'valid_words']].any(axis=None)
+    assert 'face: the card mine was not taught this channel' in table['reason'].iloc[0]
+
+
+def test_what_can_not_teach_is_one_line():
+    for material, said in ((spoken(2), 'there are 2'), (spoken(4, (1,)), 'all 16 usable clips are happy')):
+        with pytest.raises(SettingError, match=said): own.check_taught(material)
+
+
+def test_speakers_left_out_teach_nothing_of_what_is_said_about_them():
+    "Other labels of the speakers left out change no answer about them."
+    a = spoken()
+    fit, ask = own.speaker_cuts(a)[0]
+    assert not set(a.speaker[fit]) & set(a.speaker[ask])
+    b = own.Spoken(a.X, a.y.copy(), a.speaker, a.corpus, a.widths)
+    b.y[ask] = np.roll(b.y[ask], 5)
+    recipe = {s: r | dict(use=(0,)) for s, r in own.MIDDLE.items()}
+    for scope in own.SITUATIONS:
+        cards = [own.card_of(m.of(fit), {scope: recipe[scope]}) for m in (a, b)]
+        assert np.array_equal(*(own.scores_in(c, a.of(ask), scope) for c in cards))
+
+
+def test_a_card_on_other_corpora(taught, tmp_path, monkeypatch):
+    "Copies of training clips and other emotions are left out; bad corpora are one line each."
+    from types import SimpleNamespace
+    known, new = spoken(), spoken(3, (2, 3, 5), 2, seed=1)
+    X = np.vstack([known.X[:2], new.X])
+    emotions = np.array(MOODS)[np.concatenate([known.y[:2], new.y])]
+    clips = pd.DataFrame(dict(
+        clip=[f'c{i}' for i in range(len(X))], actor=['s0', 's0', *new.speaker], emotion=emotions, path='x'))
+    asked = lambda t: SimpleNamespace(clips=t, synthetic=False, name='manifest')
+    rows_of = {c: x for c, x in zip(clips['clip'], X)}
+    monkeypatch.setattr(own, 'heard_clips', lambda paths, *a, **k: (X[:len(paths)], np.full(len(paths), '', object)))
+    monkeypatch.setattr(own.Predictor, 'measure', lambda self, r: own.Measured(
+        dict(start=[0.], end=[1.], X=rows_of[r.name][None].astype('float32'), reason=[''], notes=[]), None, None))
+    told = []
+    rows = own.evaluate_card(taught, asked(clips), say=told.append)
+    assert set(rows['scope']) == set(own.SITUATIONS) and not {'c0', 'c1'} & set(rows['clip'])
+    assert set(rows['emotion']) == {'sad', 'angry'} and 'left out: 2 copies of training clips' in told
+    assert told[1].startswith('classes in common: sad, angry; the card answers among happy, sad, angry')
+    one = []
+    few = own.evaluate_card(taught, asked(clips.assign(actor='')[:5]), say=one.append)
+    assert set(few['scope']) == {'inductive'} and any('there is no interval' in line for line in one)
+    for bad, said in ((clips.assign(emotion=''), 'has an emotion'), (clips.assign(emotion='disgust'), 'no class in common')):
+        with pytest.raises(SettingError, match=said): own.evaluate_card(taught, asked(bad), say=told.append)
+
+
+def test_a_face_is_learnt_and_its_weight_too():
+    "Scores that tell the emotion are learnt; those that tell nothing stay near chance, and move no clear voice."
+    material, rng = spoken(), np.random.default_rng(0)
+    voice = .04 + .72 * np.eye(7)[material.y]
+    for logs, telling in ((4 * np.eye(7)[material.y] + rng.normal(size=(len(material.y), 7)), True),
+                          (rng.normal(size=(len(material.y), 7)), False)):
+        card = own.teach_face(own.OwnCard(dict(weights=dict(voice=1.)), {}), material, logs, voice)
+        known = card.about['channels']
+        assert (known['face']['uar']['new speakers']['value'] > 60) == telling
+        assert known['voice+face']['uar']['new speakers']['value'] == 100 and 0 <= card.about['weights']['face'] <= 2
+
+
+@pytest.mark.realdata
+def test_a_card_from_the_command_line(tmp_path, capsys):
+    "Train on a table, ask the card, and judge it on another speaker."
+    def manifest(name, actors):
+        rows = [(clip(f'03-01-{e:02d}-01-{s:02d}-01-{a:02d}'), word, a)
+                for e, word in ((3, 'happy'), (4, 'sad'), (5, 'angry')) for s in (1, 2) for a in actors]
+        text = 'path,emotion,speaker\n' + ''.join(f'{p},{word},{a}\n' for p, word, a in rows)
+        (tmp_path / name).write_text(text)
+        return tmp_path / name
+    def command(*args):
+        with pytest.raises(SystemExit) as e: cli.main([*map(str, args)])
+        said = capsys.readouterr()
+        return e.value.code, said.out, said.err
+    mine, other = manifest('mine.csv', (1, 2, 3)), manifest('other.csv', (5,))
+    code, out, err = command('train', '--corpus', mine, '--model', 'pool', '--name', 'calls', '--licence', 'CC0', '--out', tmp_path / 'm')
+    assert code == 0 and 'licence of the corpus: CC0' in out and '18 clips of mine (3 speakers)' in out, err
+    card = tmp_path / 'm' / 'calls.json'
+    code, out, err = command('predict', clip('03-01-05-02-01-01-06'), '--card', tmp_path / 'm', '--channels', 'voice')
+    assert code == 0 and '18 clips of mine' in out, err
+    code, out, err = command('evaluate', '--card', card, '--corpus', other, '--jobs', 1)
+    assert code == 0 and 'classes in common: happy, sad, angry' in out and 'no interval over speakers' in out, err
+    assert 'scope set is left out' in out and 'uar' in out
+    code, out, err = command('evaluate', card, '--corpus', mine, '--jobs', 1)
+    assert code == 2 and err.startswith('error: nothing to judge') and err.count('\n') == 1, err

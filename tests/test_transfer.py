@@ -6,7 +6,7 @@ from emotion_study.protocols import LeakageError, SealedLabels
 from emotion_study.pool import (
     BLOCKS, CROSSING_SCOPES, FEWEST_OF_A_SET, Recipe, Variances, Voices, belief, block_means, carry_over,
     choose_recipe, crossing, crossings, emotions_heard, gather, prepare)
-from emotion_study.training import transfer_rows
+from emotion_study.training import cross_corpora, pairs_to, transfer_rows
 
 PARTS = ('whisper_tiny_1', 'whisper_base_3')
 RECIPE = Recipe('two blocks', PARTS, 1.)
@@ -191,3 +191,28 @@ def test_rows_of_the_predictions_table(voices):
     assert check_rows(rows) == [] and rows['model'].unique().tolist() == ['blocks, studio+stage to shows']
     assert pd.api.types.is_integer_dtype(rows['actor']) and set(rows['protocol']) == {'loco'}
     assert summary(rows).loc['uar', 'actors'] == 6
+
+
+# --- a user's own corpora
+
+def test_pairs_that_end_at_a_corpus(voices):
+    assert [p.name for p in pairs_to(voices, 'shows', 'transfer')] == ['studio to shows', 'stage to shows']
+    assert [p.name for p in pairs_to(voices, 'shows', 'loco')] == ['studio+stage to shows']
+    said('loco needs two corpora', pairs_to, voices_of(a=table('a', ['happy', 'sad']), b=table('b', ['happy', 'sad'], seed=1)), 'b', 'loco')
+
+
+def test_a_scope_that_can_not_be_had_is_told_and_the_others_go_on():
+    few = voices_of(a=table('a', ['happy', 'sad']), b=table('b', ['happy', 'sad'], speakers=1, clips=1, seed=1))
+    told = []
+    rows = cross_corpora(few, pairs_to(few, 'b', 'transfer'), RECIPE, say=told.append)
+    assert set(rows['scope']) == {'inductive'} and len(rows) == 2
+    assert told[0].endswith('classes in common: happy, sad') and sum('is left out' in line for line in told) == 2
+    said('no scope is left', cross_corpora, few, pairs_to(few, 'b', 'transfer'), RECIPE, ('set',), say=told.append)
+
+
+def test_crossing_is_what_the_chapter_computes(voices):
+    pair, = pairs_to(voices, 'shows', 'loco')
+    rows = cross_corpora(voices, [pair], RECIPE, say=lambda line: None)
+    for scope in CROSSING_SCOPES:
+        own = rows[rows['scope'] == scope].filter(like='p_').to_numpy()
+        assert np.allclose(own, carry_over(voices, pair, scope, RECIPE), atol=1e-4)
