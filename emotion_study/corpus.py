@@ -298,6 +298,7 @@ def counts(values) -> dict:
     "How often each value occurs, as JSON can hold it."
     return {str(k): int(n) for k, n in sorted(Counter(values).items())}
 
+# %% ../nbs/03_corpus.ipynb #40b1c924
 def summary_values(x) -> dict:
     "Smallest, middle, largest and sum of a column; empty when nothing was measured."
     x = pd.Series(x).dropna()
@@ -506,6 +507,7 @@ def composed(text: str) -> str:
     "A text whose letters and accents are one character each."
     return unicodedata.normalize('NFC', text)
 
+# %% ../nbs/03_corpus.ipynb #2454cb5f
 def as_on_disk(path: Path) -> Path:
     "A path in the disk's spelling of composed letters."
     if os.path.exists(path) or str(path).isascii() or path.parent == path: return path
@@ -578,6 +580,7 @@ def row_fault(row: dict, surplus: int, file: Path) -> str:
 # %% ../nbs/03_corpus.ipynb #d181d3ba
 def _emotion(row): return read_emotion(row['emotion']) if row.get('emotion') else ''
 
+# %% ../nbs/03_corpus.ipynb #3439b84e
 def _code_fault(row):
     "Why an id of one's own can't be used: a RAVDESS code is reserved for a clip of the emotion that it states."
     try: stated = describe(parse_code(row.get('clip', '')))['emotion']

@@ -184,6 +184,7 @@ def _of_group(runs, e):
     kind = {c: describe(parse_code(c))[what] for c in rows['clip'].unique()}
     return _of_part(rows[rows['clip'].map(kind) == e[what]])
 
+# %% ../nbs/17_evidence.ipynb #a219570d
 def _of_part(rows):
     if not len(rows): raise NotComputed('no clip of this kind was tested')
     row = summary_of(counts_by_seed(rows)).loc['accuracy']
@@ -203,6 +204,7 @@ def _of_difference(runs, e):
     if not between: same_clips(runs.asked(e['against']), runs.asked(e))
     return difference_of(runs.counts(e['against']), runs.counts(e))
 
+# %% ../nbs/17_evidence.ipynb #4ab7860a
 def _of_actors(runs, e):
     p_values = tests.actor_tests(runs.by_actor(e['against']), runs.by_actor(e))
     return dict(value=p_values[e['metric'].removesuffix('_p')])
@@ -405,6 +407,7 @@ def entry_id(metric: str, about: dict, against: dict = None, **more) -> str:
     tail = [f'against {run_name(against)}'] if against else []
     return '/'.join([run_name(about), metric, *map(str, more.values()), *tail])
 
+# %% ../nbs/17_evidence.ipynb #8925cdad
 def _sizes(rows):
     seeds = rows['seed'].nunique()
     return dict(
@@ -532,6 +535,7 @@ def _speaker_faults(protocol, rows):
         faults.append('a fold tests two speakers')
     return faults
 
+# %% ../nbs/17_evidence.ipynb #af389b97
 def _statement(clip):
     try: return parse_code(clip).statement
     except CodeError: return 0
@@ -759,6 +763,7 @@ def extended(model: tuple) -> tuple:
     "The same model on the extended set."
     return f'{model[0]}, extended', model[1]
 
+# %% ../nbs/17_evidence.ipynb #35f11052
 def with_small(model: tuple) -> tuple:
     "The same model on the extended set and Whisper small."
     return f'{model[0]}, Whisper small', model[1]
@@ -1017,6 +1022,7 @@ class Pair:
     with_: dict
     side: object = 1  # 1 better, -1 worse, 0 no difference shown, 'no better'
 
+# %% ../nbs/17_evidence.ipynb #bbf34f48
 def pairs(settings, without: tuple, with_: tuple,  # (model, channels) each
           side=1) -> list:
     "The same two models under several settings."
@@ -1371,6 +1377,7 @@ def shown_by(cell: dict) -> list:  # of (kind, content)
         shown += [(kind, _joined(text)) for kind, text in content.items() if kind != 'stderr']
     return sorted(shown)
 
+# %% ../nbs/17_evidence.ipynb #740e1cbe
 def _joined(text):  # as notebooks keep it: lines, a string, or JSON
     if isinstance(text, list): return ''.join(text)
     return text if isinstance(text, str) else json.dumps(text, sort_keys=True)
@@ -1388,6 +1395,7 @@ def notebook_differences(a: Path, b: Path) -> list:  # sentences
             found.append(f'cell {number}: {_what_differs(shown_by(one), shown_by(other))}')
     return found
 
+# %% ../nbs/17_evidence.ipynb #f584c43a
 def _code_cells(notebook):
     parameters = 'injected-parameters'
     return [c for c in notebook['cells']
@@ -1436,7 +1444,9 @@ def record_differences(a: Path, b: Path) -> list:  # sentences
     keys = [k for k in one | other if not _same(one.get(k, ...), other.get(k, ...))]
     return [f"{k}: {one.get(k, 'not there')!r} and {other.get(k, 'not there')!r}" for k in keys]
 
+# %% ../nbs/17_evidence.ipynb #7ead8913
 def _passes(file, key): return key.split('/')[1] in PASSING.get(file, ())
+
 def _same(x, y): return x == y or (x != x and y != y)  # NaN is the same as NaN
 
 # %% ../nbs/17_evidence.ipynb #3c8f4581
@@ -1455,6 +1465,7 @@ def _outputs(folder: Path) -> set:  # names of files, as seen from the folder
     files = [p for p in folder.rglob('*') if p.is_file() and p.suffix not in ('.log', '.lock', '.part')]
     return {p.relative_to(folder).as_posix() for p in files if not p.name.startswith('.')}
 
+# %% ../nbs/17_evidence.ipynb #0a8b3ee1
 def file_differences(a: Path, b: Path) -> list:  # sentences
     "How one output of two runs differs."
     for path, other in ((a, b), (b, a)):

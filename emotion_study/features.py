@@ -46,6 +46,7 @@ def channels_of(table: pd.DataFrame) -> list:  # some of `CHANNELS`
     usable = lambda c: f'valid.{c}' not in table or table[f'valid.{c}'].any()
     return [c for c in CHANNELS if feature_columns(table, [c]) and usable(c)]
 
+# %% ../nbs/09_features.ipynb #31823663
 def offered(corpus) -> list:  # some of `CHANNELS`
     "The channels that a corpus offers before anything is measured."
     tables = [getattr(corpus.faces, k) for k in ('xception_frames', 'mini_means', 'au_means')]
@@ -544,6 +545,7 @@ def _group(name) -> int:  # 0 labels, 1 to 3 a channel's columns, 4 flags
     family = name.split('.')[0] if name.count('.') == 2 else ''
     return next((i for i, c in enumerate(CHANNELS, 1) if family in FAMILIES[c]), 4)
 
+# %% ../nbs/09_features.ipynb #df9da340
 def whole_schema(schemas: list  # of tables that have a channel, or lack it
                  ) -> pa.Schema:
     "The columns of several tables in the order of one that has them all."
@@ -551,6 +553,7 @@ def whole_schema(schemas: list  # of tables that have a channel, or lack it
     fields = pa.unify_schemas(plain, promote_options='permissive')
     return pa.schema(sorted(fields, key=lambda field: _group(field.name)))
 
+# %% ../nbs/09_features.ipynb #c34ce896
 def _filled(table, schema):  # with nothing where a batch lacks a channel
     return pa.table([
         table[f.name].cast(f.type) if f.name in table.column_names else pa.nulls(len(table), f.type)

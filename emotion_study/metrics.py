@@ -86,6 +86,7 @@ def without_each(actors: int) -> np.ndarray:  # (actors + 1, actors) weights of 
     if actors < FEWEST: return np.ones((1, actors))
     return np.vstack([np.ones(actors), 1 - np.eye(actors)])
 
+# %% ../nbs/11_metrics.ipynb #54df0841
 def jackknife_error(found: np.ndarray  # (actors + 1, ...): of all speakers, then without each
                     ) -> np.ndarray:  # (...)
     "Standard error of a measure by leaving out one speaker at a time."
@@ -270,6 +271,7 @@ def protocol_name(about: dict) -> str:
         if None in (folds, usual) or int(folds) == usual
         else f"{about['protocol']} in {int(folds)} folds")
 
+# %% ../nbs/11_metrics.ipynb #49d3700a
 def run_name(about: dict) -> str:
     "How ids name a run, such as actor/8/inductive/late/voice."
     return '/'.join([protocol_name(about), *(str(about[k]) for k in RUN[1:-1])])
@@ -291,6 +293,7 @@ def finite(x):  # a number, or None
     "A number as JSON can hold it: what is not finite is none."
     return float(x) if x is not None and np.isfinite(x) else None
 
+# %% ../nbs/11_metrics.ipynb #dcd5e559
 def no_interval(actors: int, lo: float = 0.) -> dict:  # empty, or the reason
     "What an entry says of an interval that it lacks."
     few = f'no interval: {int(actors)} speaker(s), and it needs {FEWEST}'
@@ -354,6 +357,7 @@ def p_words(p) -> str:
     if p is None or pd.isna(p): return '–'
     return '< .001' if p < .001 else f'{p:.3f}'
 
+# %% ../nbs/11_metrics.ipynb #f1731864
 _SPELT = {
     'modalities': 'channels', 'n': 'test clips', 'value': 'figure', 'seeds': 'seeds', 'p': 'p',
     'Holm': 'p, corrected (Holm)', 'Holm p': 'p, corrected (Holm)', 'sign_flip': 'p, sign flips',
@@ -371,6 +375,7 @@ def for_page(table: pd.DataFrame, of: str = 'value',  # the column that `lo` and
         shown[name] = [p_words(p) for p in table[name]]
     return readable(shown.rename(columns=_SPELT).infer_objects(), digits)
 
+# %% ../nbs/11_metrics.ipynb #8e36623d
 def with_interval(value, lo, hi, digits: int = 1) -> str:
     "A figure with its interval in brackets."
     if pd.isna(value): return '–'

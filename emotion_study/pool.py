@@ -386,6 +386,7 @@ def block_means(table: pd.DataFrame, speed: str = ''  # one of `core.SPEEDS`
     copies = {block: feature_columns(table, families=[block + speed]) for block in BLOCKS}
     return {block: [c for c in names if c.endswith('.mean')] for block, names in copies.items()}
 
+# %% ../nbs/13_pool.ipynb #5d8f5d65
 def librosa_columns(table: pd.DataFrame) -> list:
     "The voice's columns without those of an encoder."
     return feature_columns(table, families=[f for f in FAMILIES['voice'] if f not in COPIES])
@@ -578,6 +579,7 @@ def spread_out(S: np.ndarray, classes) -> np.ndarray:  # (m, 7)
     p[:, classes] = softmax(S, axis=1)
     return p
 
+# %% ../nbs/13_pool.ipynb #f8d9907b
 def uar(p: np.ndarray, y: np.ndarray) -> float:  # percent
     "Mean recall of the classes that are there."
     answer = p.argmax(axis=1)

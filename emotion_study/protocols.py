@@ -309,6 +309,7 @@ def _counted(X):  # (n, d), may hold NaN
     mean = np.where(finite, X, 0).sum(0) / np.maximum(n, 1)
     return n, mean, (np.where(finite, X - mean, 0) ** 2).sum(0)
 
+# %% ../nbs/10_protocols.ipynb #426c7ade
 def _by_group(X, groups):
     "`_counted` of each group, as arrays (groups, d)."
     parts = [_counted(X[groups == g]) for g in np.unique(groups)]

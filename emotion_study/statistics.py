@@ -161,6 +161,7 @@ def _moved(differences):
     d = np.asarray(differences, float).round(9)
     return d[d != 0]
 
+# %% ../nbs/15_statistics.ipynb #9faa2d50
 def wilcoxon_exact(differences  # (n,) one per actor
                    ) -> float:  # p, two-sided
     "Wilcoxon's signed-rank test by all flips of the signed ranks, so that ties are no trouble."
@@ -282,6 +283,7 @@ def _kappa(C):
     observed, expected = np.trace(C, axis1=-2, axis2=-1) / n, (C.sum(-1) * C.sum(-2)).sum(-1) / n**2
     return (observed - expected) / np.where(expected < 1, 1 - expected, 1)
 
+# %% ../nbs/15_statistics.ipynb #6776391c
 def _matthews(C):
     n, t, p = C.sum((-1, -2)), C.sum(-1), C.sum(-2)
     top = np.trace(C, axis1=-2, axis2=-1) * n - (t * p).sum(-1)

@@ -69,6 +69,7 @@ def possible_runs(table: pd.DataFrame, runs) -> list:  # of (model, modalities)
     "Those of some runs whose channels a table has."
     return [(m, mods) for m, mods in runs if set(mods.split('+')) <= set(channels_of(table))]
 
+# %% ../nbs/14_training.ipynb #f9551b42
 def _known(model, mods, have):
     "A pair whose model and channels there are."
     if model.partition(', ')[0] not in MODELS:
@@ -632,6 +633,7 @@ def packed(answers: dict  # key -> array, or {name: array}
     np.savez(file, *(np.asarray(p) for *_, p in flat), names=np.array(names))
     return file.getvalue()
 
+# %% ../nbs/14_training.ipynb #5a32e22d
 def _as_key(x): return tuple(map(_as_key, x)) if isinstance(x, list) else x
 
 # %% ../nbs/14_training.ipynb #ecf419f2
@@ -877,6 +879,7 @@ def enrolled_name(kind: str, n: int, plain: bool = False) -> str:
     words = [str(n), *([kind] if kind != 'random' and n else []), 'enrolled']
     return ' '.join(words) + (', plain z-scores' if plain else '')
 
+# %% ../nbs/14_training.ipynb #e542cfb9
 def _asked_for(sizes: dict, plain: dict) -> dict:  # name -> (kind, clips, plain z-scores?)
     "Every enrolment that is asked for, by its name."
     both = [(kind, n, rough) for by, rough in ((sizes, False), (plain, True))
@@ -944,6 +947,7 @@ def save_predictions(folder, predictions: pd.DataFrame) -> Path:
             return part.replace(path)
         finally: part.unlink(missing_ok=True)
 
+# %% ../nbs/14_training.ipynb #ca6f7193
 def _rows_there(path):
     try: return pd.read_parquet(path)
     except (ValueError, OSError):

@@ -104,6 +104,7 @@ def on_grid(x: np.ndarray, bits: int) -> np.ndarray:
     "Round to multiples of 2^-bits."
     return np.rint(x * 2. ** bits) * 2. ** -bits
 
+# %% ../nbs/04_twin.ipynb #b9b807c4
 def level_effects(model: TwinModel, level: str, rng, groups: int) -> np.ndarray:  # (groups, p) in scaled axes
     "Random effects of one level, one row per group."
     a = model.arrays

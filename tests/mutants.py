@@ -40,14 +40,14 @@ MUTANTS = [
     # figures
     Mutant('recall is precision', 'metrics', 'uar=mean(diagonal, truth)', 'uar=mean(diagonal, answered)', ('test_properties', 'lesson')),
     Mutant('an absent class counts as wrong', 'metrics', 'present.sum(-1))\n    return dict', 'present.shape[-1])\n    return dict', ('test_properties', 'lesson')),
-    Mutant('clips are the units of the error', 'metrics', '(len(rest) - 1) / len(rest)', '1 / len(rest)', ('lesson', 'test_statistics')),
+    Mutant('clips are the units of the error', 'metrics', '(len(left_out) - 1) / len(left_out)', '1 / len(left_out)', ('lesson', 'test_statistics')),
     Mutant('an interval for two speakers', 'metrics', 'FEWEST = 3', 'FEWEST = 2', ('test_silence -k few', 'lesson')),
     Mutant('a 90 % interval', 'metrics', 'special.stdtrit(actors - 1, .975)', 'special.stdtrit(actors - 1, .95)', ('lesson', 'test_statistics')),
     Mutant('a promise learns from its own speaker', 'metrics', 'learn(groups != name)', 'learn(groups == groups)', ('test_silence -k own',)),
     Mutant('risk counts what is not given', 'metrics', 'risk=wrong / n))', 'risk=wrong / n[-1]))', ('test_silence -k risk',)),
     # tests of significance
-    Mutant('Holm is not applied', 'statistics', "method='holm')", "method='holm')\n    adjusted = np.where(known, values, 1.)", ('test_statistics -k holm', 'lesson')),
-    Mutant('what was not computed leaves the family', 'statistics', 'multipletests(np.where(known, values, 1.), alpha', 'multipletests(np.where(known, values, 0.), alpha',
+    Mutant('Holm is not applied', 'statistics', "method='holm')", "method='holm')\n    adjusted = np.where(computed, values, 1.)", ('test_statistics -k holm', 'lesson')),
+    Mutant('what was not computed leaves the family', 'statistics', 'multipletests(np.where(computed, values, 1.), alpha', 'multipletests(np.where(computed, values, 0.), alpha',
            ('test_statistics', 'lesson')),
     Mutant('one-sided flips', 'statistics', 'float((above + below).sum() / 2 ** len(d))', 'float(above.sum() / 2 ** len(d))', ('test_statistics', 'lesson')),
     Mutant('the observed flip is not counted', 'statistics', '(reached + 1) / (draws + 1)', 'reached / (draws + 1)', ('test_statistics', 'lesson')),

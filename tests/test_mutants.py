@@ -1,6 +1,7 @@
 """Known answers: what would be noticed if a guard of the study's honesty or a unit of a measured quantity were another."""
-import json
+import ast, json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -9,9 +10,20 @@ import pytest
 from emotion_study import fusion, media, pool, speech, training
 from emotion_study.core import SettingError, describe, expected_codes, file_digest
 from emotion_study.protocols import Fold, make_folds
+from mutants import MUTANTS
 from test_pipeline import toy_table
 
+PACKAGE = Path(training.__file__).parent
 GRID = pd.DataFrame([describe(c) for c in expected_codes()])
+
+
+# --- the table of changes
+
+@pytest.mark.parametrize('mutant', MUTANTS, ids=lambda m: m.name)
+def test_a_change_has_one_place_and_leaves_a_program(mutant):
+    text = (PACKAGE / f'{mutant.module}.py').read_text(encoding='utf-8')
+    assert text.count(mutant.old) == 1, f'{mutant.old} is not one place of {mutant.module}: mend the table in tests/mutants.py'
+    ast.parse(text.replace(mutant.old, mutant.new))
 
 
 # --- the pool
