@@ -224,7 +224,8 @@ a { color: var(--link); } a.anchor-link { display: none; }
 h1, h2, h3 { line-height: 1.25; margin: 2.2rem 0 .8rem; } h1 { font-size: 1.9rem; }
 nav { font-size: .9rem; border-bottom: 1px solid var(--line); padding: .9rem 0; display: flex;
   flex-wrap: wrap; gap: .2rem 1.1rem; }
-@media (max-width: 40rem) { nav { flex-wrap: nowrap; overflow-x: auto; white-space: nowrap; } }
+@media (max-width: 40rem) { nav { flex-wrap: nowrap; overflow-x: auto; white-space: nowrap; }
+  .front td, .front th { padding: .3rem .25rem; } .front td.number { white-space: normal; } }
 nav.foot { border: 0; border-top: 1px solid var(--line); margin-top: 3rem; justify-content:
 space-between; }
 nav [aria-current] { color: var(--text); font-weight: 600; text-decoration: none; }
@@ -254,7 +255,7 @@ img { max-width: 100%; height: auto; background: #fff; border-radius: 4px; }
 figure { margin: 0; } figcaption { font-size: .88rem; color: var(--soft); margin-top: .3rem; }
 .celltag_answer { border-left: 4px solid var(--link); background: var(--box); padding: .2rem 1rem;
 border-radius: 4px; }
-.front td, .front th { padding-right: 1.2rem; } .note { color: var(--soft); font-size: .88rem; }
+.note { color: var(--soft); font-size: .88rem; }
 dl.pages dt { margin-top: .7rem; } dl.pages dt span { color: var(--soft); }
 dl.pages dd { margin: .1rem 0 0 1rem; }
 .gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 24rem), 1fr));
