@@ -6,14 +6,15 @@
 __all__ = ['STYLE', 'SYNTHETIC', 'RESULT_KEYS', 'GROUPS', 'respell', 'outline', 'formula_svg', 'tall_fractions', 'display_svg',
            'for_reading', 'is_answer', 'answer_first', 'exporter', 'picture_files', 'figures_of', 'name_pictures',
            'with_captions', 'mend_links', 'style_sheet', 'banners', 'framed', 'made_by', 'read_results', 'in_unit',
-           'interval', 'fall_of', 'fall_rows', 'interval_of', 'fall_words', 'result_row', 'results_of', 'figure_list',
-           'run_facts', 'index_body', 'machine_words', 'question_of', 'answer_of', 'first_sentence', 'corpus_words',
-           'report_title', 'clear_pages', 'page_name', 'report_parts', 'build_report', 'interval_picture',
-           'claims_page', 'facts_page', 'write_ledger', 'codes_of', 'document_facts', 'figure_text', 'share_words',
-           'shortcut_words', 'leakage_sheet', 'reforms', 'model_card', 'datasheet', 'documents', 'write_documents']
+           'interval', 'fall_of', 'fall_rows', 'interval_of', 'fall_words', 'detail_of', 'result_row', 'results_of',
+           'figure_list', 'run_facts', 'index_body', 'machine_words', 'machine_name', 'question_of', 'answer_of',
+           'first_sentence', 'corpus_words', 'report_title', 'clear_pages', 'page_name', 'report_parts', 'build_report',
+           'interval_picture', 'claims_page', 'facts_page', 'write_ledger', 'codes_of', 'document_facts', 'figure_text',
+           'share_words', 'shortcut_words', 'leakage_sheet', 'reforms', 'model_card', 'datasheet', 'documents',
+           'write_documents']
 
 # %% ../nbs/19_site.ipynb #fe6b8057
-import base64, functools, hashlib, html, json, math, re
+import base64, functools, hashlib, html, json, math, os, platform, re
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -188,7 +189,7 @@ def with_captions(body: str, captions: dict) -> str:
     def captioned(m):
         caption = html.escape(captions.get(m[1], ''), quote=True)
         if not caption: return m[0]
-        seen = re.split(r'(?<=[a-z)])[.;:] ', caption)[0]
+        seen = re.split(r'(?<=[a-z0-9)])\. (?=[A-Z])', caption)[0]
         return (
             f'<figure><a href="figures/{m[1]}"><img src="figures/{m[1]}" alt="{seen}"></a>'
             f'<figcaption>{caption}</figcaption></figure>')
@@ -442,7 +443,15 @@ def fall_words(steps: list) -> str:
 # %% ../nbs/19_site.ipynb #afa521bf
 _HEADS = (
     'metric', 'value', 'interval', 'n', 'protocol', 'classes', 'scope', 'model', 'channels',
-    'seeds')
+    'seeds', 'of what')
+
+def detail_of(r: dict) -> str:
+    "What the name of a result says beyond its columns, so that no two rows look alike."
+    columns = ('metric', 'protocol', 'classes', 'scope', 'model', 'modalities')
+    told = {str(r[k]) for k in columns}
+    name, _, other = r['id'].partition('/against ')
+    parts = [p for p in name.split('/') if p not in told]
+    return ', '.join(parts + [f'against {other}'] * bool(other))
 
 def result_row(r: dict) -> list:
     "One result as the cells of the table."
@@ -451,7 +460,8 @@ def result_row(r: dict) -> list:
         r['modalities'] if isinstance(r['modalities'], str) else ' + '.join(r['modalities'] or []))
     seeds = len(r['seeds']) if isinstance(r['seeds'], list) else r['seeds']
     n = f"{r['n']:,}" if isinstance(r['n'], int) else r['n']
-    rest = [n, protocol_name(r), r['classes'], r['scope'], r['model'], channels, seeds]
+    rest = [n, protocol_name(r), r['classes'], r['scope'], r['model'], channels, seeds,
+            detail_of(r)]
     value = (
         f"not computed: {r['reason']}"
         if r['value'] is None and r.get('reason')
@@ -528,6 +538,10 @@ def machine_words(run: dict) -> str:  # from run.json; '' where it is not record
     told = [p for p in ('numpy', 'scikit-learn', 'keras', 'librosa') if p in packages]
     named = [f'{p} {packages[p]}' for p in told]
     return ', '.join(filter(None, [machine, f'Python {python}' if python else '', *named]))
+
+def machine_name() -> str:
+    "The machine of this process: its system and how many processors it has."
+    return f'{platform.system()} on {platform.machine()}, {os.cpu_count()} processors'
 
 # %% ../nbs/19_site.ipynb #4d23eb38
 def question_of(folder: Path, file: str) -> str:
