@@ -6,18 +6,18 @@
 __all__ = ['STYLE', 'SYNTHETIC', 'RESULT_KEYS', 'GROUPS', 'respell', 'outline', 'formula_svg', 'tall_fractions', 'display_svg',
            'for_reading', 'is_answer', 'answer_first', 'exporter', 'picture_files', 'figures_of', 'name_pictures',
            'with_captions', 'mend_links', 'style_sheet', 'banners', 'framed', 'made_by', 'read_results', 'in_unit',
-           'interval', 'fall_of', 'fall_rows', 'interval_of', 'fall_words', 'result_row', 'results_of', 'figure_list',
-           'run_facts', 'index_body', 'machine_words', 'question_of', 'answer_of', 'first_sentence', 'corpus_words',
-           'report_title', 'clear_pages', 'page_name', 'report_parts', 'build_report', 'interval_picture',
-           'claims_page', 'facts_page', 'write_ledger', 'codes_of', 'document_facts', 'figure_text', 'share_words',
-           'shortcut_words', 'leakage_sheet', 'reforms', 'model_card', 'datasheet', 'documents', 'write_documents',
-           'shelf', 'book_place', 'book_link', 'book_text', 'linked_files', 'captions_of', 'name_pictures_of',
-           'fold_code', 'book_page', 'plain_signature', 'docments_table', 'member_entry', 'reference_page',
-           'glossary_terms', 'find_term', 'link_terms', 'public_names', 'link_names', 'notebooks_of', 'gather_page',
-           'contents_cell', 'gather_book', 'run_sphinx', 'check_book_place', 'build_book']
+           'interval', 'fall_of', 'fall_rows', 'interval_of', 'fall_words', 'detail_of', 'result_row', 'results_of',
+           'figure_list', 'run_facts', 'index_body', 'machine_words', 'machine_name', 'question_of', 'answer_of',
+           'first_sentence', 'corpus_words', 'report_title', 'clear_pages', 'page_name', 'report_parts', 'build_report',
+           'interval_picture', 'claims_page', 'facts_page', 'write_ledger', 'codes_of', 'document_facts', 'figure_text',
+           'share_words', 'shortcut_words', 'leakage_sheet', 'reforms', 'model_card', 'datasheet', 'documents',
+           'write_documents', 'shelf', 'book_place', 'book_link', 'book_text', 'linked_files', 'captions_of',
+           'name_pictures_of', 'fold_code', 'book_page', 'plain_signature', 'docments_table', 'member_entry',
+           'reference_page', 'glossary_terms', 'find_term', 'link_terms', 'public_names', 'link_names', 'notebooks_of',
+           'gather_page', 'contents_cell', 'gather_book', 'run_sphinx', 'check_book_place', 'build_book']
 
 # %% ../nbs/19_site.ipynb #fe6b8057
-import base64, functools, hashlib, html, json, math, os, posixpath, re, shutil, sys, tempfile
+import base64, functools, hashlib, html, json, math, os, platform, posixpath, re, shutil, sys, tempfile
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -192,7 +192,7 @@ def with_captions(body: str, captions: dict) -> str:
     def captioned(m):
         caption = html.escape(captions.get(m[1], ''), quote=True)
         if not caption: return m[0]
-        seen = re.split(r'(?<=[a-z)])[.;:] ', caption)[0]
+        seen = re.split(r'(?<=[a-z0-9)])\. (?=[A-Z])', caption)[0]
         return (
             f'<figure><a href="figures/{m[1]}"><img src="figures/{m[1]}" alt="{seen}"></a>'
             f'<figcaption>{caption}</figcaption></figure>')
@@ -228,7 +228,8 @@ a { color: var(--link); } a.anchor-link { display: none; }
 h1, h2, h3 { line-height: 1.25; margin: 2.2rem 0 .8rem; } h1 { font-size: 1.9rem; }
 nav { font-size: .9rem; border-bottom: 1px solid var(--line); padding: .9rem 0; display: flex;
   flex-wrap: wrap; gap: .2rem 1.1rem; }
-@media (max-width: 40rem) { nav { flex-wrap: nowrap; overflow-x: auto; white-space: nowrap; } }
+@media (max-width: 40rem) { nav { flex-wrap: nowrap; overflow-x: auto; white-space: nowrap; }
+  .front td, .front th { padding: .3rem .25rem; } .front td.number { white-space: normal; } }
 nav.foot { border: 0; border-top: 1px solid var(--line); margin-top: 3rem; justify-content:
 space-between; }
 nav [aria-current] { color: var(--text); font-weight: 600; text-decoration: none; }
@@ -258,7 +259,7 @@ img { max-width: 100%; height: auto; background: #fff; border-radius: 4px; }
 figure { margin: 0; } figcaption { font-size: .88rem; color: var(--soft); margin-top: .3rem; }
 .celltag_answer { border-left: 4px solid var(--link); background: var(--box); padding: .2rem 1rem;
 border-radius: 4px; }
-.front td, .front th { padding-right: 1.2rem; } .note { color: var(--soft); font-size: .88rem; }
+.note { color: var(--soft); font-size: .88rem; }
 dl.pages dt { margin-top: .7rem; } dl.pages dt span { color: var(--soft); }
 dl.pages dd { margin: .1rem 0 0 1rem; }
 .gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 24rem), 1fr));
@@ -445,7 +446,15 @@ def fall_words(steps: list) -> str:
 # %% ../nbs/19_site.ipynb #afa521bf
 _HEADS = (
     'metric', 'value', 'interval', 'n', 'protocol', 'classes', 'scope', 'model', 'channels',
-    'seeds')
+    'seeds', 'of what')
+
+def detail_of(r: dict) -> str:
+    "What the name of a result says beyond its columns, so that no two rows look alike."
+    columns = ('metric', 'protocol', 'classes', 'scope', 'model', 'modalities')
+    told = {str(r[k]) for k in columns}
+    name, _, other = r['id'].partition('/against ')
+    parts = [p for p in name.split('/') if p not in told]
+    return ', '.join(parts + [f'against {other}'] * bool(other))
 
 def result_row(r: dict) -> list:
     "One result as the cells of the table."
@@ -454,7 +463,8 @@ def result_row(r: dict) -> list:
         r['modalities'] if isinstance(r['modalities'], str) else ' + '.join(r['modalities'] or []))
     seeds = len(r['seeds']) if isinstance(r['seeds'], list) else r['seeds']
     n = f"{r['n']:,}" if isinstance(r['n'], int) else r['n']
-    rest = [n, protocol_name(r), r['classes'], r['scope'], r['model'], channels, seeds]
+    rest = [n, protocol_name(r), r['classes'], r['scope'], r['model'], channels, seeds,
+            detail_of(r)]
     value = (
         f"not computed: {r['reason']}"
         if r['value'] is None and r.get('reason')
@@ -531,6 +541,10 @@ def machine_words(run: dict) -> str:  # from run.json; '' where it is not record
     told = [p for p in ('numpy', 'scikit-learn', 'keras', 'librosa') if p in packages]
     named = [f'{p} {packages[p]}' for p in told]
     return ', '.join(filter(None, [machine, f'Python {python}' if python else '', *named]))
+
+def machine_name() -> str:
+    "The machine of this process: its system and how many processors it has."
+    return f'{platform.system()} on {platform.machine()}, {os.cpu_count()} processors'
 
 # %% ../nbs/19_site.ipynb #4d23eb38
 def question_of(folder: Path, file: str) -> str:
