@@ -12,9 +12,10 @@ __all__ = ['STYLE', 'SYNTHETIC', 'RESULT_KEYS', 'GROUPS', 'respell', 'outline', 
            'interval_picture', 'claims_page', 'facts_page', 'write_ledger', 'codes_of', 'document_facts', 'figure_text',
            'share_words', 'shortcut_words', 'leakage_sheet', 'reforms', 'model_card', 'datasheet', 'documents',
            'write_documents', 'shelf', 'book_place', 'book_link', 'book_text', 'linked_files', 'captions_of',
-           'name_pictures_of', 'fold_code', 'book_page', 'plain_signature', 'docments_table', 'member_entry',
-           'reference_page', 'glossary_terms', 'find_term', 'link_terms', 'public_names', 'link_names', 'notebooks_of',
-           'gather_page', 'contents_cell', 'gather_book', 'run_sphinx', 'check_book_place', 'build_book']
+           'name_pictures_of', 'fold_code', 'markdown_of', 'book_page', 'plain_signature', 'docments_table',
+           'constant_words', 'member_entry', 'reference_page', 'glossary_terms', 'find_term', 'link_terms',
+           'public_names', 'link_names', 'notebooks_of', 'gather_page', 'contents_cell', 'gather_book', 'run_sphinx',
+           'check_book_place', 'build_book']
 
 # %% ../nbs/19_site.ipynb #fe6b8057
 import base64, functools, hashlib, html, json, math, os, platform, posixpath, re, shutil, sys, tempfile
@@ -1151,23 +1152,30 @@ The report's run has no copy of this notebook, so it is shown without results.
 :::"""
 
 def fold_code(nb, page: str):
-    "The same notebook with the code of a study folded, and that of the front page left out."
-    tag = 'remove-input' if page == 'index' else 'hide-input' if page.startswith('study/') else ''
-    for cell in nb.cells if tag else []:
-        if cell.cell_type == 'code' and cell.source:
+    "The same notebook with imports and the code of a study folded, that of the front page left out."
+    for cell in nb.cells:
+        if cell.cell_type != 'code' or not cell.source: continue
+        imports = all(re.match(r'import |from |[ )]|$', line) for line in cell.source.splitlines())
+        tag = 'remove-input' if page == 'index' else 'hide-input'
+        if '/' in page or page == 'index' or imports:
             cell.metadata['tags'] = [*cell.metadata.get('tags', []), tag]
     return nb
 
 # %% ../nbs/19_site.ipynb #b0000012
+def markdown_of(nb) -> list:  # of (what holds it, under which key)
+    "All Markdown of a notebook: its text, and what its code wrote."
+    texts = [(cell, 'source') for cell in nb.cells if cell.cell_type == 'markdown']
+    outputs = [o for cell in nb.cells for o in cell.get('outputs', [])]
+    return texts + [(o.data, 'text/markdown') for o in outputs if 'text/markdown' in o.get('data', {})]
+
 def book_page(nb,  # as nbformat reads it
               page: str, captions: dict, executed: bool = True):
     "A notebook as a page of the book."
     heading, nb = '', fold_code(answer_first(for_reading(nb)), page)
+    for owner, key in markdown_of(nb): owner[key] = book_text(owner[key], page)
     for cell in nb.cells:
-        if cell.cell_type == 'markdown':
-            heading = (re.findall(r'(?m)^#+ (.+)', cell.source) or [heading])[-1]
-            cell.source = book_text(cell.source, page)
-        elif cell.cell_type == 'code': name_pictures_of(cell, captions, heading)
+        if cell.cell_type == 'code': name_pictures_of(cell, captions, heading)
+        else: heading = (re.findall(r'(?m)^#+ (.+)', cell.source) or [heading])[-1]
     if not executed:
         import nbformat.v4 as v4
         nb.cells.insert(1, v4.new_markdown_cell(_UNRUN, id='unrun'))
@@ -1194,12 +1202,18 @@ def docments_table(obj) -> str:  # '' where no argument has a comment
     try: return DocmentTbl(obj, verbose=True)._repr_markdown_() if callable(obj) else ''
     except (AttributeError, TypeError, ValueError): return ''
 
+def constant_words(obj) -> str:
+    "What a constant is, with its value where that is short and plain."
+    plain = isinstance(obj, (int, float, str, tuple)) and len(repr(obj)) < 90
+    value = f': `{obj!r}`' if plain and not re.search('[`/]', repr(obj)) else ''
+    return f'A constant, {type(obj).__name__}{value}.'
+
 def member_entry(name: str, obj, level: int = 4) -> str:
     "A definition as an entry of the reference."
     import inspect
     kind = 'class' if inspect.isclass(obj) else 'function' if callable(obj) else 'data'
     head = f'{name}{plain_signature(obj)}' if kind != 'data' else name
-    words = (inspect.getdoc(obj) or '') if kind != 'data' else f'A constant: {type(obj).__name__}.'
+    words = (inspect.getdoc(obj) or '') if kind != 'data' else constant_words(obj)
     if kind == 'class' and words.startswith(f'{obj.__name__}('): words = ''  # made by dataclass
     own = [
         member_entry(n, m, level - 1).replace('{py:function}', '{py:method}')
@@ -1217,10 +1231,11 @@ def reference_page(chapter: str,  # such as '05_speech'
     name = chapter.partition('_')[2]
     module = importlib.import_module(f'{package}.{name}')
     entries = [member_entry(n, getattr(module, n)) for n in module.__all__]
-    return (
-        f'# {package}.{name}\n\n{module.__doc__}\n\nExplained in the chapter'
-        f' [{name}](../{chapter}.ipynb).\n\n```{{py:currentmodule}} {package}.{name}\n```\n\n'
-        + '\n'.join(entries))
+    words = module.__doc__ if module.__doc__.endswith('.') else ''  # nbdev takes one line of it
+    head = [f'# {package}.{name}', words, f'Explained in the chapter [{name}]({chapter}.ipynb).']
+    text = '\n\n'.join([*head, f'```{{py:currentmodule}} {package}.{name}\n```', *entries])
+    text = re.sub(r'\]\((?=\d+_\w+\.ipynb)', '](../', text)  # links as seen from the chapter
+    return text.replace(f'{ROOT}/', '')
 
 # %% ../nbs/19_site.ipynb #b000001e
 def glossary_terms(text: str  # the glossary, as MyST
@@ -1306,7 +1321,7 @@ def gather_page(page: str, path: Path, folder: Path, root: Path, captions: dict)
     "Write one notebook as the book shows it, and the files that it links."
     import nbformat
     nb = nbformat.read(path, 4)
-    linked = [linked_files(c.source, page) for c in nb.cells if c.cell_type == 'markdown']
+    linked = [linked_files(owner[key], page) for owner, key in markdown_of(nb)]
     for file in {f for files in linked for f in files if (root / f).is_file()}:
         (folder / book_place(file)).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(root / file, folder / book_place(file))
