@@ -623,8 +623,10 @@ def film_table(corpus: str, jobs: int, words: str, encoders, rate: float, detect
     frames, verdict = deepface_scores(
         clips, FaceSettings(rate, detector), jobs, progress=sys.stderr.isatty(), say=say)
     part = out.with_suffix(f'.{os.getpid()}.part')
-    frames.to_parquet(part, index=False)
-    part.replace(out.with_suffix('.frames.parquet'))
+    try:
+        frames.to_parquet(part, index=False)
+        part.replace(out.with_suffix('.frames.parquet'))
+    finally: part.unlink(missing_ok=True)
     share = f"{frames['found'].mean():.1%}" if len(frames) else 'none'
     say(f"{len(frames):,} frames, {share} with a face, in {out.with_suffix('.frames.parquet')}")
     faces = deepface_features(frames)
@@ -1078,7 +1080,10 @@ def verify(corpus: AnyCorpusOption = 'auto',
 
 # %% ../nbs/21_cli.ipynb #ca4e0e99
 _BLOCKED = tuple(
-    getattr(errno, name, 0) for name in ('EACCES', 'EPERM', 'EROFS', 'ENOSPC', 'EDQUOT'))
+    getattr(errno, name, 0)
+    for name in (
+        'EACCES', 'EPERM', 'EROFS', 'ENOSPC', 'EDQUOT', 'EFBIG', 'EIO', 'ENOTDIR', 'EISDIR',
+        'ELOOP', 'ENAMETOOLONG', 'EMFILE', 'ENFILE', 'ESTALE'))
 
 _KILLED = ('TerminatedWorkerError', 'BrokenProcessPool')
 

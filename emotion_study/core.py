@@ -20,7 +20,7 @@ __all__ = ['EMOTIONS', 'EMOTION_NAMES', 'OTHER_EMOTIONS', 'COLUMNS', 'STATEMENTS
 # %% ../nbs/00_core.ipynb #619c6986
 import ast, atexit, configparser, contextlib, hashlib, importlib.metadata as metadata
 import importlib.util, json, math, os, platform, random, re, shutil, sys, tempfile, time
-import unicodedata, warnings, zipfile
+import unicodedata, warnings
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -366,10 +366,10 @@ def _is_foreign(name, value):
 def settled(env: dict  # variables
             ) -> dict:  # those that our processes get
     "An environment without what users set up for other work."
-    rest = {k: v for k, v in env.items() if not _is_foreign(k, v)}
+    users_own = {k: v for k, v in env.items() if not _is_foreign(k, v)}
     return (
         dict(TF_CPP_MIN_LOG_LEVEL='3')
-        | rest
+        | users_own
         | dict(KERAS_BACKEND='tensorflow', TF_ENABLE_ONEDNN_OPTS='0'))
 
 # %% ../nbs/00_core.ipynb #3531e847
@@ -588,9 +588,9 @@ def load_row(entry: Path) -> tuple:  # values, reason, note; None when there is 
     "One clip's row as it was kept."
     import numpy as np
     try:
-        with np.load(entry, allow_pickle=False) as kept:
-            return kept['values'], str(kept['reason']), str(kept['note'])
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile): return None
+        with np.load(entry, allow_pickle=False) as arrays:
+            return arrays['values'], str(arrays['reason']), str(arrays['note'])
+    except Exception: return None  # whatever is the matter with it: it is made anew
 
 # %% ../nbs/00_core.ipynb #30e68097
 def keep_bytes(entry: Path, data: bytes):
@@ -698,10 +698,10 @@ def let_go(folder):
 # %% ../nbs/00_core.ipynb #ebc93ce9
 def put_back(folder) -> bool:  # was there an earlier one?
     "The new report stopped: the earlier one comes back, what the new one made goes beside it."
-    before, rest = _beside(folder, 'before'), _beside(folder, 'unfinished')
+    before, unfinished = _beside(folder, 'before'), _beside(folder, 'unfinished')
     if not before.is_dir(): return False
-    if rest.is_dir(): shutil.rmtree(rest)
-    _move(Path(folder), rest)
+    if unfinished.is_dir(): shutil.rmtree(unfinished)
+    _move(Path(folder), unfinished)
     _move(before, Path(folder))
     before.rmdir()
     return True

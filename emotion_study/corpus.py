@@ -125,14 +125,14 @@ def find_ravdess(env: dict = None,  # environment to read, `os.environ` by defau
     if named and not folder.is_dir():
         raise SettingError(f"EMOTION_STUDY_DATA={named} is not a folder: correct or unset it")
     usual = base / 'data' / 'ravdess', base.parent / 'shared' / 'data' / 'ravdess'
-    found = next(
+    ravdess = next(
         (p.resolve() for p in ((folder / 'ravdess', folder) if named else usual) if has_speech(p)),
         None)
-    if named and not found:
+    if named and not ravdess:
         raise SettingError(
             f"EMOTION_STUDY_DATA={named} holds no RAVDESS speech clip (03-01-….wav or .flac): "
             "name the folder above Actor_01 … Actor_24")
-    return found
+    return ravdess
 
 # %% ../nbs/03_corpus.ipynb #e2f3e835
 def find_face_sources(root, files: pd.DataFrame = None  # what `survey` says, to spare a second walk
@@ -289,8 +289,8 @@ def by_problem(table: pd.DataFrame) -> dict:  # word -> clips
 # %% ../nbs/03_corpus.ipynb #f861d313
 def same_recordings(table: pd.DataFrame) -> list:  # groups of clips
     "Clips of different names that hold the very same samples."
-    heard = table[(table.sound != '') & ~table.problems.str.contains('silent')]
-    groups = heard[heard.sound.duplicated(keep=False)].groupby('sound')['clip'].agg(sorted)
+    audible = table[(table.sound != '') & ~table.problems.str.contains('silent')]
+    groups = audible[audible.sound.duplicated(keep=False)].groupby('sound')['clip'].agg(sorted)
     return sorted(groups)
 
 # %% ../nbs/03_corpus.ipynb #90b565d8
@@ -774,11 +774,11 @@ def chosen_archives(
     what, actors=range(1, 25), api_url: str = RECORD_API, archives: dict = None
 ) -> dict:
     "The zips that a user's words name."
-    known, chosen = archives or ARCHIVES, {}
+    by_name, chosen = archives or ARCHIVES, {}
     for word in [what] if isinstance(what, str) else what:
-        if word in known: chosen[word] = known[word]
+        if word in by_name: chosen[word] = by_name[word]
         elif word == 'video': chosen |= film_archives(actors, api_url)
-        else: raise SettingError(f"what={word!r} is not one of {', '.join(known)}, video")
+        else: raise SettingError(f"what={word!r} is not one of {', '.join(by_name)}, video")
     return chosen
 
 # %% ../nbs/03_corpus.ipynb #3912dd74
@@ -916,9 +916,9 @@ SOURCES = {
 def read_name(source: Source, path) -> dict:  # what the name tells; empty where it is no clip of the corpus
     "Speaker, emotion and what else the name of a clip tells; emotion is '' where it is none of ours."
     path = Path(path)
-    found = re.fullmatch(source.pattern, path.stem) if path.suffix.lower() in AUDIO else None
-    if not found or found['emotion'] not in source.emotions: return {}
-    row = found.groupdict() | dict(emotion=source.emotions[found['emotion']])
+    match = re.fullmatch(source.pattern, path.stem) if path.suffix.lower() in AUDIO else None
+    if not match or match['emotion'] not in source.emotions: return {}
+    row = match.groupdict() | dict(emotion=source.emotions[match['emotion']])
     return row | {k: meant.get(row[k], row[k]) for k, meant in source.words.items() if k in row}
 
 # %% ../nbs/03_corpus.ipynb #bdb25653
@@ -938,8 +938,8 @@ def told_elsewhere(source: Source, files: list  # paths
 # %% ../nbs/03_corpus.ipynb #a495094c
 def with_told(row: dict, stem: str, told: dict) -> dict:
     "A row with what the publisher's table tells of its clip or its speaker."
-    for column, known in told.items():
-        row[column] = known.get(stem, known.get(row['speaker'], row.get(column, '')))
+    for column, values in told.items():
+        row[column] = values.get(stem, values.get(row['speaker'], row.get(column, '')))
         if column == 'sex': row[column] = row[column].lower()
     return row
 
@@ -956,7 +956,7 @@ def name_rows(source: Source, root: Path
               ) -> tuple:  # (rows of a manifest, number of clips of an emotion that is none of ours)
     "What the names of all clips in a folder tell."
     files, rows, others, seen = list_files(root), [], 0, set()
-    told = told_elsewhere(source, files)
+    publishers_table = told_elsewhere(source, files)
     for path in files:
         row = read_name(source, path)
         if not row or path.name in seen: continue
@@ -968,7 +968,7 @@ def name_rows(source: Source, root: Path
         others += not row['emotion']
         if not row['emotion']: continue
         place = dict(path=path.relative_to(root).as_posix(), language=source.language)
-        row = with_told(row, path.stem, told) | place
+        row = with_told(row, path.stem, publishers_table) | place
         rows.append({c: row.get(c, '') for c in MANIFEST_COLUMNS})
     return sorted(rows, key=lambda r: r['path']), others
 
@@ -1033,23 +1033,23 @@ def sighted(root: Path) -> dict:  # file -> dict(bytes, sha256, url)
 # %% ../nbs/03_corpus.ipynb #c2f7de9a
 def note_sight(root: Path, name: str, url: str, path: Path):
     "Note size and SHA-256 of a file that came."
-    known = sighted(root) | {
+    sizes_and_digests = sighted(root) | {
         name: dict(url=url, bytes=path.stat().st_size, sha256=file_digest(path))}
-    write_whole(root / SIGHT, json.dumps(known, indent=1, sort_keys=True) + '\n')
+    write_whole(root / SIGHT, json.dumps(sizes_and_digests, indent=1, sort_keys=True) + '\n')
 
 # %% ../nbs/03_corpus.ipynb #29b9b9d7
 def fetch_sighted(name: str, url: str, root: Path, sha256: str = '',  # as the table states it
                   **resume) -> Path:
     "Fetch a file, which must be what the table says, or what came the first time."
     root.mkdir(parents=True, exist_ok=True)
-    size, known = stated_size(url), sighted(root).get(name, {}).get('sha256', '')
+    size, first_digest = stated_size(url), sighted(root).get(name, {}).get('sha256', '')
     if size: check_space(root, size)
     archive = Archive(name, 0, size, None, size)
     path = (
         fetch_archive(archive, url, root, **resume)
         if size
         else fetch_unsized(url, root / name, **resume))
-    expected, came = sha256 or known, file_digest(path)
+    expected, came = sha256 or first_digest, file_digest(path)
     if expected in ('', came): return path
     path.unlink()
     remedy = (

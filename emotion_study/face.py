@@ -459,6 +459,18 @@ def _need(table, columns, path):
     missing = [c for c in columns if c not in table]
     if missing: raise SettingError(f"{Path(path).name}: column(s) missing: {', '.join(missing)}")
 
+def _numbers(table, columns, path):
+    "The numbers of some columns; raises where a cell holds none."
+    for c in columns:
+        cells = pd.to_numeric(table[c], errors='coerce')
+        bad = ~np.isfinite(cells.to_numpy(float))
+        if not bad.any(): continue
+        row = int(bad.argmax())
+        raise SettingError(
+            f"{Path(path).name}: column {c}, row {row} holds {str(table[c].iloc[row])!r}, which is"
+            " no number (write a decimal point, and leave out clips without scores)")
+    return table[list(columns)].astype(float)
+
 # %% ../nbs/07_face.ipynb #8c1286ee
 def read_score_table(path  # parquet or CSV with `clip, frame` and the seven scores
                      ) -> pd.DataFrame:  # sorted by clip and frame; clip ids of the feature table
@@ -466,7 +478,7 @@ def read_score_table(path  # parquet or CSV with `clip, frame` and the seven sco
     table = _read_any(path)
     _need(table, ('clip', 'frame', *FACE_KEYS), path)
     if 'found' in table: table = table[table['found'].astype(bool)].reset_index(drop=True)
-    scores = table[list(FACE_KEYS)].to_numpy(float)
+    scores = _numbers(table, FACE_KEYS, path).to_numpy()
     off = ~(np.abs(scores.sum(1) - 1) < .01) | (scores < 0).any(1)
     if off.any():
         raise SettingError(
@@ -543,7 +555,7 @@ def read_clip_scores(path,  # CSV or parquet with `clip` and the seven mean scor
     "Logarithms of a clip's mean scores."
     table = _read_any(path)
     _need(table, ('clip', *FACE_KEYS), path)
-    logs = np.log(table[list(FACE_KEYS)].clip(lower=1e-3))
+    logs = np.log(_numbers(table, FACE_KEYS, path).clip(lower=1e-3))
     logs.columns = [f'{family}.{k}.mean' for k in FACE_KEYS]
     return logs.set_axis([clip_id(c) for c in table['clip']]).rename_axis('clip').sort_index()
 
@@ -564,7 +576,8 @@ def read_au_means(path  # CSV with `clip` and columns `AUnn_r`, `AUnn_c`
     table = _read_any(path)
     _need(table, ('clip', 'AU12_r', 'AU12_c'), path)
     units = [c for c in table.columns if c.startswith('AU')]
-    return au_features(table[units].set_axis([clip_id(c) for c in table['clip']]))
+    means = _numbers(table, units, path)
+    return au_features(means.set_axis([clip_id(c) for c in table['clip']]))
 
 # %% ../nbs/07_face.ipynb #f5ce3f19
 LEAST_CONFIDENCE = .8

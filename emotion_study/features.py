@@ -72,7 +72,7 @@ def voice_row(path,  # a sound file or a video with sound
     def nothing(reason): return np.full(len(speech.speech_columns()), np.nan, 'float32'), reason, ''
     try: entry = cache / (text_digest(media.content_digest(path), code)[:32] + '.npz')
     except media.MediaError as error: return nothing(error.reason)
-    if (kept := load_row(entry)) is not None: return kept
+    if (cached := load_row(entry)) is not None: return cached
     try: row = _measured(path)
     except SettingError: raise  # of this machine, and not of the clip
     except Exception as error: return nothing(media.failure(error))
@@ -179,17 +179,17 @@ def film_scores(paths: dict,  # clip -> film
     scores = {
         c: (_scored(c, *_no_frames(why)[:2], settings.weights), why) for c, why in refused.items()}
     for clip in entries:
-        if kept := read_film(cache / entries[clip]):
-            scores[clip] = kept[0].assign(clip=clip), kept[1]
+        if cached := read_film(cache / entries[clip]):
+            scores[clip] = cached[0].assign(clip=clip), cached[1]
     todo = sorted(
         set(paths) - set(scores), key=lambda c: (-Path(paths[c]).stat().st_size, c)
     )  # long films first: no worker is left waiting
     work = joblib.Parallel(n_jobs=jobs, return_as='generator')(
         joblib.delayed(_cut_faces)(paths[c], settings) for c in todo)
     bar = tqdm(work, total=len(todo), desc='faces', unit='film', disable=not progress)
-    for (table, inputs, told), clip in zip(bar, todo):
-        scores[clip] = _scored(clip, table, inputs, settings.weights), told
-        if not media.is_passing(told): write_film(cache / entries[clip], *scores[clip])
+    for (table, inputs, why_none), clip in zip(bar, todo):
+        scores[clip] = _scored(clip, table, inputs, settings.weights), why_none
+        if not media.is_passing(why_none): write_film(cache / entries[clip], *scores[clip])
     return dict(sorted(scores.items()))
 
 # %% ../nbs/09_features.ipynb #2f59ea2b
@@ -225,7 +225,7 @@ def zip_scores(path,  # a zip of films
                checksum: str,  # that names it
                settings: FaceSettings, jobs: int = -1, cache: Path = None, batch: int = 8) -> dict:  # as `film_scores`
     "Scores of the films with sound (`01-…`) in a zip, a few unpacked at a time."
-    found, key = {}, settings.key()
+    scores, key = {}, settings.key()
     tmp = Path(f'{path}.films')
     shutil.rmtree(tmp, ignore_errors=True)  # what a killed run left
     with zipfile.ZipFile(path) as z:
@@ -240,9 +240,9 @@ def zip_scores(path,  # a zip of films
                 for c in clips
                 if read_film(Path(cache or cache_folder()) / 'faces' / entries[c]) is None]
             paths = {c: z.extract(films[c], tmp) if c in todo else Path(films[c]) for c in clips}
-            found |= film_scores(paths, settings, entries, jobs, cache)
+            scores |= film_scores(paths, settings, entries, jobs, cache)
             shutil.rmtree(tmp, ignore_errors=True)
-    return found
+    return scores
 
 # %% ../nbs/09_features.ipynb #ed5fb5b6
 def stream_films(archives: dict,  # name -> `fetch.Archive`, as from `corpus.film_archives`
@@ -251,7 +251,7 @@ def stream_films(archives: dict,  # name -> `fetch.Archive`, as from `corpus.fil
                  folder: Path = None,  # where a zip lies while it is worked on
                  jobs: int = -1, cache: Path = None, say=print, **resume) -> dict:  # as `film_scores`
     "Fetch published zips of films one at a time, measure the faces in them, and delete them."
-    cache, found, key = Path(cache or cache_folder()), {}, settings.key()
+    cache, all_scores, key = Path(cache or cache_folder()), {}, settings.key()
     folder = Path(folder or cache / 'films')
     for name, archive in archives.items():
         done = cache / 'faces' / f'{text_digest(archive.checksum, key)[:32]}.json'
@@ -265,8 +265,8 @@ def stream_films(archives: dict,  # name -> `fetch.Archive`, as from `corpus.fil
             entries = {c: text_digest(archive.checksum, c, key)[:32] for c in scores}
             keep_bytes(done, json.dumps(entries).encode())
         say(f'{name}: {len(scores)} films')
-        found |= scores
-    return found
+        all_scores |= scores
+    return all_scores
 
 # %% ../nbs/09_features.ipynb #6c58702a
 def _finished(done: Path):
@@ -319,10 +319,10 @@ def join_channels(clips: pd.DataFrame,  # `LABEL_COLUMNS`, one row per clip
 def script_features(clips: pd.DataFrame) -> pd.DataFrame:
     "The words columns of clips whose statement is known."
     from emotion_study.text import script_of, text_features
-    known = clips[clips['statement'].isin((1, 2))] if 'statement' in clips else clips[:0]
-    if not len(known): return pd.DataFrame().rename_axis('clip')
+    scripted = clips[clips['statement'].isin((1, 2))] if 'statement' in clips else clips[:0]
+    if not len(scripted): return pd.DataFrame().rename_axis('clip')
     return text_features(
-        pd.Series([script_of(s) for s in known['statement']], index=known['clip'].tolist()))
+        pd.Series([script_of(s) for s in scripted['statement']], index=scripted['clip'].tolist()))
 
 # %% ../nbs/09_features.ipynb #2d58dfbb
 def own_films(corpus) -> tuple:  # clip -> film, clip -> why there is none
@@ -363,8 +363,9 @@ def transcripts_of(corpus,  # a `Corpus`
     from emotion_study.text import shipped_transcripts, transcribe_clips
     clips = corpus.clips.set_index('clip')
     if corpus.name == 'ravdess':
-        known = shipped_transcripts().query('engine == @engine').set_index('clip')
-        if set(clips.index) <= set(known.index): return known.loc[clips.index, ['text', 'reason']]
+        shipped = shipped_transcripts().query('engine == @engine').set_index('clip')
+        if set(clips.index) <= set(shipped.index):
+            return shipped.loc[clips.index, ['text', 'reason']]
     folder = Path(cache or cache_folder()) / 'transcripts'
     return transcribe_clips(clips['path'], engine, cache=folder, progress=progress)[
         ['text', 'reason']]
@@ -375,8 +376,8 @@ def words_features(corpus, words: str = 'script', cache: Path = None, progress: 
     "The words columns of a corpus: its script, or what an engine heard."
     if words == 'script': return script_features(corpus.clips), None
     from emotion_study.text import text_features
-    heard = transcripts_of(corpus, words, cache, progress)
-    return text_features(heard['text']), heard['reason']
+    transcripts = transcripts_of(corpus, words, cache, progress)
+    return text_features(transcripts['text']), transcripts['reason']
 
 # %% ../nbs/09_features.ipynb #b2f1850e
 def voice_channel(paths: pd.Series, jobs: int = -1, cache: Path = None, progress: bool = False,
@@ -410,18 +411,19 @@ def feature_table(corpus,  # a `Corpus`
     clips = corpus.clips.sort_values('clip', ignore_index=True)
     paths = clips.set_index('clip')['path']
     voice, verdict = voice_channel(paths, jobs, cache, progress, encoders)
-    said, silent = words_features(corpus, words, cache, progress)
+    word_columns, silent = words_features(corpus, words, cache, progress)
     seen = face.face_features(corpus.faces) if faces is None else faces
     why = (
         pd.DataFrame('', paths.index, ['reason', 'note']) if face_verdict is None else face_verdict)
     notes = {'voice': verdict['note'], 'face': why['note']}
-    table = join_channels(clips, voice, verdict['reason'], seen, said, silent, why['reason'], notes)
-    asked = (
+    table = join_channels(clips, voice, verdict['reason'], seen, word_columns, silent,
+                          why['reason'], notes)
+    parameters = (
         dict(corpus=corpus.name, sr=media.SR)
         | ({} if words == 'script' else {'words': words})
         | ({'encoders': list(encoders)} if encoders else {}))
     sources = _sources(corpus, paths) | weights_digests(encoders)
-    table.attrs['provenance'] = provenance(sources, **asked)
+    table.attrs['provenance'] = provenance(sources, **parameters)
     return table
 
 # %% ../nbs/09_features.ipynb #db459b86
@@ -518,7 +520,10 @@ def write_table(table: pd.DataFrame, path) -> Path:
 def read_table(path) -> pd.DataFrame:
     "Read a feature table written by `write_table`."
     if not Path(path).is_file(): raise SettingError(f'{path}: no such feature table')
-    arrow = pq.read_table(path)
+    try: arrow = pq.read_table(path)
+    except (pa.ArrowException, OSError):
+        raise SettingError(
+            f'{Path(path).name}: cut off or no parquet file; make it again') from None
     missing = [c for c in LABEL_COLUMNS if c not in arrow.column_names]
     if missing:
         raise SettingError(
@@ -556,8 +561,8 @@ def open_study(corpus='auto', profile=None, seeds=None, out='', strict=None,
     given = {k: v for k, v in given.items() if v is not None}
     settings = Settings(corpus=corpus, out=out, **given)
     loaded = load_corpus(settings.corpus, strict=settings.strict)
-    asked = {k: getattr(settings, k) for k in given} | identity(loaded)
-    folder = open_report(notebook, settings.out, asked)
+    parameters = {k: getattr(settings, k) for k in given} | identity(loaded)
+    folder = open_report(notebook, settings.out, parameters)
     notice = (
         'SYNTHETIC: sampled from a statistical model, no person spoke'
         if loaded.synthetic

@@ -82,11 +82,11 @@ def save_figure(fig, folder, name: str, caption: str, synthetic: bool = False) -
     fig.savefig(
         drawn := io.BytesIO(), metadata={'Software': None}, bbox_inches='tight', pad_inches=0.08)
     (target / f'{name}.png').write_bytes(with_palette(drawn.getvalue()))
-    known = (
+    earlier = (
         json.loads((target / 'captions.json').read_text(encoding='utf-8'))
         if (target / 'captions.json').exists()
         else {})
-    captions = dict(sorted((known | {f'{name}.png': caption}).items()))
+    captions = dict(sorted((earlier | {f'{name}.png': caption}).items()))
     write_whole(target / 'captions.json', json.dumps(captions, indent=1) + '\n')
     return target / f'{name}.png'
 

@@ -28,8 +28,8 @@ class NotComputed(SettingError):
 
 def _named(row):
     "A row of a predictions table, for a message."
-    known = ('protocol', 'scope', 'model', 'modalities', 'seed')
-    run = [f'{k} {row[k]}' for k in known if k in row]
+    fields = ('protocol', 'scope', 'model', 'modalities', 'seed')
+    run = [f'{k} {row[k]}' for k in fields if k in row]
     return ', '.join([*run, f"clip {row['clip']}" if 'clip' in row else 'a clip without a name'])
 
 # %% ../nbs/11_metrics.ipynb #ca6ba4fc
@@ -88,8 +88,9 @@ def without_each(actors: int) -> np.ndarray:  # (actors + 1, actors) weights of 
 def jackknife_error(found: np.ndarray  # (actors + 1, ...): of all speakers, then without each
                     ) -> np.ndarray:  # (...)
     "Standard error of a measure by leaving out one speaker at a time."
-    rest = found[1:]
-    return np.sqrt((len(rest) - 1) / len(rest) * ((rest - rest.mean(0)) ** 2).sum(0))
+    left_out = found[1:]
+    squares = ((left_out - left_out.mean(0)) ** 2).sum(0)
+    return np.sqrt((len(left_out) - 1) / len(left_out) * squares)
 
 # %% ../nbs/11_metrics.ipynb #c59d031e
 def _clopper_pearson(share, n):
@@ -134,17 +135,17 @@ def counts_by_seed(predictions: pd.DataFrame  # one run, any number of seeds
 def measured(C: np.ndarray  # (seeds, actors, K, K) counts
              ) -> dict:  # each measure under the weights of `without_each`, mean over seeds
     "Measures of all speakers, then without each of them."
-    rest = C.sum(1, keepdims=True) - C if C.shape[1] >= FEWEST else C[:, :0]
-    found = measures(np.concatenate([C.sum(1, keepdims=True), rest], axis=1))
-    return {m: found[m].mean(0) for m in METRICS}
+    left_out = C.sum(1, keepdims=True) - C if C.shape[1] >= FEWEST else C[:, :0]
+    values = measures(np.concatenate([C.sum(1, keepdims=True), left_out], axis=1))
+    return {m: values[m].mean(0) for m in METRICS}
 
 # %% ../nbs/11_metrics.ipynb #3cac541e
 def summary_of(C: np.ndarray  # (seeds, actors, K, K) counts
                ) -> pd.DataFrame:  # as `summary`
     "What `summary` says, from counts."
-    each, found, n, rows = measures(C.sum(1)), measured(C), int(C[0].sum()), {}
+    each, values, n, rows = measures(C.sum(1)), measured(C), int(C[0].sum()), {}
     for m in METRICS:
-        lo, hi = speaker_interval(found[m], n)
+        lo, hi = speaker_interval(values[m], n)
         rows[m] = dict(
             value=each[m].mean(), lo=lo, hi=hi, sd=each[m].std(ddof=1) if len(C) > 1 else np.nan,
             n=n, actors=C.shape[1], seeds=len(C))
@@ -167,9 +168,9 @@ def bootstrap_weights(actors: int, draws: int = 2000, seed: int = 0
 def spread(drawn: np.ndarray,  # (draws,) resampled values
            speakers: int) -> tuple:  # lo, hi; NaN for too few speakers
     "The 95 % percentile interval of resampled values."
-    known = drawn[np.isfinite(drawn)]
-    if speakers < FEWEST or not len(known): return np.nan, np.nan
-    return tuple(np.percentile(known, (2.5, 97.5)))
+    finite = drawn[np.isfinite(drawn)]
+    if speakers < FEWEST or not len(finite): return np.nan, np.nan
+    return tuple(np.percentile(finite, (2.5, 97.5)))
 
 # %% ../nbs/11_metrics.ipynb #d529f6a1
 def from_others(groups,  # (n,) whose clip each row is
@@ -177,10 +178,10 @@ def from_others(groups,  # (n,) whose clip each row is
                 ) -> np.ndarray:  # (n,)
     "For each row a number that was learnt from the rows of all other groups."
     groups = np.asarray(groups)
-    names, found = np.unique(groups), np.zeros(len(groups))
+    names, numbers = np.unique(groups), np.zeros(len(groups))
     if len(names) < 2: raise NotComputed('it is learnt from other speakers, and there are none')
-    for name in names: found[groups == name] = learn(groups != name)
-    return found
+    for name in names: numbers[groups == name] = learn(groups != name)
+    return numbers
 
 # %% ../nbs/11_metrics.ipynb #72d62121
 def group_quantile(scores: np.ndarray,  # (n,) how far each clip's right answer was from certain
@@ -252,12 +253,12 @@ def of_emotions(predictions: pd.DataFrame,  # one value of `classes`
     hits(predictions)  # raises where a probability is missing
     k, emotions = int(predictions['classes'].iloc[0]), list(emotions or acted_emotions(predictions))
     named = {e: to_label(e, 8 if 'calm' in emotions else 7) for e in label_names(k)}
-    kept = predictions[predictions['emotion'].map(lambda e: named[to_label(e, k)]).isin(emotions)]
-    p = np.zeros((len(kept), len(emotions)))
+    rows = predictions[predictions['emotion'].map(lambda e: named[to_label(e, k)]).isin(emotions)]
+    p = np.zeros((len(rows), len(emotions)))
     for e, name in named.items():
-        if name in emotions: p[:, emotions.index(name)] += kept[f'p_{e}'].to_numpy('float64')
-    truth = kept['emotion'].map(lambda e: emotions.index(named[to_label(e, k)])).to_numpy(int)
-    return truth, p / np.maximum(p.sum(1, keepdims=True), 1e-12), kept['actor'].to_numpy()
+        if name in emotions: p[:, emotions.index(name)] += rows[f'p_{e}'].to_numpy('float64')
+    truth = rows['emotion'].map(lambda e: emotions.index(named[to_label(e, k)])).to_numpy(int)
+    return truth, p / np.maximum(p.sum(1, keepdims=True), 1e-12), rows['actor'].to_numpy()
 
 # %% ../nbs/11_metrics.ipynb #e770dea3
 def protocol_name(about: dict) -> str:
@@ -317,8 +318,8 @@ def save_results(folder, entries: list, notebook: str) -> Path:
     entries = [e | dict(folds=e.get('folds')) for e in entries]
     with changing(path.parent):
         old = json.loads(path.read_text(encoding='utf-8')) if path.exists() else []
-        kept = [e for e in old if e['notebook'] != notebook]
-        every = sorted(kept + entries, key=lambda e: e['id'])
+        others = [e for e in old if e['notebook'] != notebook]
+        every = sorted(others + entries, key=lambda e: e['id'])
         write_whole(path, json.dumps(every, indent=1) + '\n')
     return path
 
@@ -334,8 +335,8 @@ def readable(table: pd.DataFrame, digits: int = 1, absent: str = '–') -> pd.Da
 def text_table(table: pd.DataFrame):  # what a notebook shows
     "A table of words for a page: no row numbers, cells that wrap."
     from IPython.display import HTML
-    told = table.astype(object).where(table.notna(), '')
-    return HTML(told.to_html(index=False, classes='words', border=0))
+    words = table.astype(object).where(table.notna(), '')
+    return HTML(words.to_html(index=False, classes='words', border=0))
 
 # %% ../nbs/11_metrics.ipynb #dc2db30f
 def recalls(predictions: pd.DataFrame  # one run
@@ -390,8 +391,8 @@ def dialogue_scores(truth, answer, dialogues  # as in `dialogue_counts`
     every = C.sum(0, keepdims=True)
     left_out, rows = np.concatenate([every, every - C]), {}
     for name, measure in DIALOGUE_MEASURES.items():
-        found = measure(left_out)
-        value, lo, hi = (100 * float(x) for x in (found[0], *speaker_interval(found, len(truth))))
+        values = measure(left_out)
+        value, lo, hi = (100 * float(x) for x in (values[0], *speaker_interval(values, len(truth))))
         rows[name] = dict(value=value, lo=lo, hi=hi, n=len(truth), dialogues=len(C))
     return pd.DataFrame(rows).T.rename_axis('measure')
 
@@ -402,7 +403,7 @@ def dialogue_gain(truth, before, after, dialogues  # class numbers (n,), two ans
     rows, sides = {}, [dialogue_counts(truth, answer, dialogues) for answer in (before, after)]
     for name, measure in DIALOGUE_MEASURES.items():
         each = [measure(np.concatenate([C.sum(0, keepdims=True), C.sum(0) - C])) for C in sides]
-        found = each[1] - each[0]
-        value, lo, hi = (100 * float(x) for x in (found[0], *speaker_interval(found)))
+        gains = each[1] - each[0]
+        value, lo, hi = (100 * float(x) for x in (gains[0], *speaker_interval(gains)))
         rows[name] = dict(value=value, lo=lo, hi=hi, n=len(truth), dialogues=len(sides[0]))
     return pd.DataFrame(rows).T.rename_axis('measure')

@@ -41,12 +41,12 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
 from .core import (
-    CodeError, LABEL_COLUMNS, PACKAGED, SHAPES, SettingError, cache_folder, code_digest, describe,
-    families_of, file_digest, keep, label_names, packaged, parse_code, relative, text_digest,
-    to_label, write_whole)
+    CodeError, LABEL_COLUMNS, PACKAGED, SHAPES, SettingError, cache_folder, cluster_client,
+    code_digest, describe, families_of, file_digest, keep_bytes, kept_bytes, label_names, packaged,
+    parse_code, relative, spread, text_digest, to_label, write_whole)
 from .media import (
-    Audio, MediaError, SR, Sound, _as_float, _frames, audio_reason, content_digest, judge, open_box,
-    open_file, read_audio, sound_track)
+    Audio, MediaError, SR, Sound, _as_float, _frames, audio_reason, content_digest, is_passing, judge,
+    open_box, open_file, read_audio, sound_track)
 from emotion_study.corpus import (
     FaceSources, SEPARATORS, TABLES, _LEAD, find_file, list_files, manifest_header, manifest_rows,
     manifest_texts)
@@ -69,16 +69,19 @@ def clip_words(clips: pd.DataFrame,  # `LABEL_COLUMNS`
                ) -> tuple:  # columns (index clip), reasons, texts
     "Words of a few clips: the script where the name states it, else a transcript."
     from emotion_study import text
-    said = pd.Series(
+    texts = pd.Series(
         [text.script_of(s) if s in (1, 2) else '' for s in clips['statement']], index=paths.index,
         dtype=object)
-    reason, unknown = pd.Series('', index=paths.index, dtype=object), paths[(said == '').to_numpy()]
-    try: heard = text.transcribe_clips(unknown, engine)
+    reason = pd.Series('', index=paths.index, dtype=object)
+    unknown = paths[(texts == '').to_numpy()]
+    try: transcripts = text.transcribe_clips(unknown, engine)
     except SettingError as error: reason[unknown.index] = str(error)
-    else: said[unknown.index], reason[unknown.index] = heard['text'], heard['reason']
+    else:
+        texts[unknown.index] = transcripts['text']
+        reason[unknown.index] = transcripts['reason']
     return (
-        (text.text_features(said) if (said != '').any() else pd.DataFrame(index=paths.index)),
-        reason, said)
+        (text.text_features(texts) if (texts != '').any() else pd.DataFrame(index=paths.index)),
+        reason, texts)
 
 # %% ../nbs/20_predict.ipynb #5e00e08a
 def no_words(names: list) -> tuple:  # as `clip_words`
@@ -114,13 +117,13 @@ def clip_table(paths,  # sound files or videos with sound
     clips = pd.DataFrame([_labels(p) | {'clip': n} for p, n in zip(paths, names)])
     files = pd.Series(paths, index=names)
     voice, reason = voice_features(files, jobs)
-    words, silent, said = clip_words(clips, files, engine) if words else no_words(names)
+    words, silent, texts = clip_words(clips, files, engine) if words else no_words(names)
     seen = (
         face_features(faces or FaceSources())
         .reindex([clip_id(p.name) for p in paths])
         .set_axis(names))
     table = join_channels(clips, voice, reason, seen, words, silent)
-    table.attrs['transcripts'] = said.to_dict()
+    table.attrs['transcripts'] = texts.to_dict()
     return table
 
 # %% ../nbs/20_predict.ipynb #3ec5cc1a
@@ -188,8 +191,9 @@ def table_column(path: Path, encoding: str, column: str) -> list:
     names = [n.strip() for n in names]
     if column not in names:
         raise SettingError(f"{relative(path)} has no column {column!r}: it has {', '.join(names)}")
-    at = names.index(column)
-    return [row[at].strip() if at < len(row) else '' for row in rows if any(v.strip() for v in row)]
+    place = names.index(column)
+    filled = [row for row in rows if any(v.strip() for v in row)]
+    return [row[place].strip() if place < len(row) else '' for row in filled]
 
 # %% ../nbs/20_predict.ipynb #5c2f4113
 def files_of_table(path: Path, column: str = ''  # that names the speaker
@@ -197,37 +201,40 @@ def files_of_table(path: Path, column: str = ''  # that names the speaker
     "The recordings that a CSV lists; of its other columns none is read."
     rows, encoding = manifest_rows(path)
     speakers = table_column(path, encoding, column) if column else [''] * len(rows)
-    found = []
+    recordings = []
     for (line, cells, _), speaker in zip(rows, speakers):
         written = cells.get('path', '')
         file = find_file(written, path.parent) if written else path
         fault = '' if written and file.is_file() else f'file missing: line {line} of {path.name}'
-        found.append(Recording(file, written or f'{path.name}, line {line}', speaker, fault))
-    return found
+        recordings.append(Recording(file, written or f'{path.name}, line {line}', speaker, fault))
+    return recordings
 
 # %% ../nbs/20_predict.ipynb #5a000005
 def recordings_of(paths,  # files, folders and tables
                   column: str = '',  # of the tables, with speakers
                   one_speaker: bool = False) -> tuple:  # list of `Recording`, list of remarks
     "Everything that was named, in order; raises where nothing was."
-    found, remarks = [], []
+    recordings, remarks = [], []
     for path in map(Path, [paths] if isinstance(paths, (str, Path)) else paths):
         if path.is_dir():
-            own, others = files_in(path)
+            here, others = files_in(path)
             if others:
                 remarks.append(
                     f'{path.name}: {others:,} file(s) are no sound or film by their names; left'
                     ' alone')
-            if not own: remarks.append(f'{path.name}: no sound or film in this folder')
-            found += own
-        elif path.suffix.lower() in TABLES and path.is_file(): found += files_of_table(path, column)
-        else: found.append(Recording(path, str(path), '', '' if path.is_file() else 'file missing'))
-    if column and not any(r.speaker for r in found):
+            if not here: remarks.append(f'{path.name}: no sound or film in this folder')
+            recordings += here
+        elif path.suffix.lower() in TABLES and path.is_file():
+            recordings += files_of_table(path, column)
+        else:
+            fault = '' if path.is_file() else 'file missing'
+            recordings.append(Recording(path, str(path), '', fault))
+    if column and not any(r.speaker for r in recordings):
         raise SettingError(
             f'--speaker-column {column}: no speaker is named; it needs a CSV with that column'
             ' filled')
-    if one_speaker: found = [r._replace(speaker='1') for r in found]
-    return found, remarks
+    if one_speaker: recordings = [r._replace(speaker='1') for r in recordings]
+    return recordings, remarks
 
 # %% ../nbs/20_predict.ipynb #5a000006
 LONGEST, PIECE = 30., 10.  # seconds that are read at once, and of the pieces of what is longer
@@ -258,17 +265,17 @@ def streamed(path, window: float, hop: float):  # yields (start, end, `Audio`)
     "Windows of a sound, decoded as they are needed and judged one by one."
     with open_file(path) as file, open_box(file) as box:
         stream, _ = sound_track(box)
-        parts, have, new, at, rate = [], 0, 0, 0., stream.rate
+        parts, have, new, begin, rate = [], 0, 0, 0., stream.rate
         for frame in _as_float(_frames(box, stream, []), []):
             parts.append(frame.to_ndarray().T)
             have, new, rate = have + len(parts[-1]), new + len(parts[-1]), frame.sample_rate
             while have >= round(window * rate):
-                rest = np.concatenate(parts)
-                yield at, at + window, heard_piece(rest[:round(window * rate)], rate)
-                parts = [rest[round(hop * rate):]]
-                at, have, new = at + hop, len(parts[0]), have - round(window * rate)
-        if parts and (new > .25 * rate or at == 0):
-            yield at, at + have / rate, heard_piece(np.concatenate(parts), rate)
+                samples = np.concatenate(parts)
+                yield begin, begin + window, heard_piece(samples[:round(window * rate)], rate)
+                parts = [samples[round(hop * rate):]]
+                begin, have, new = begin + hop, len(parts[0]), have - round(window * rate)
+        if parts and (new > .25 * rate or begin == 0):
+            yield begin, begin + have / rate, heard_piece(np.concatenate(parts), rate)
 
 # %% ../nbs/20_predict.ipynb #460434b9
 def heard_piece(samples: np.ndarray, rate: int) -> Audio:
@@ -303,8 +310,8 @@ def voice_means(samples: np.ndarray,  # (n,) at `SR` Hz, at most 30 s
     from emotion_study.whisper import encoder_blocks, spoken_part
     cut, frames = spoken_part(samples)
     wanted = [b.removeprefix('whisper_').split('_') for b in blocks]
-    said = {name: encoder_blocks(cut, name) for name in dict.fromkeys(n for n, _ in wanted)}
-    return np.concatenate([said[n][int(i) - 1, frames].mean(axis=0) for n, i in wanted])
+    outputs = {name: encoder_blocks(cut, name) for name in dict.fromkeys(n for n, _ in wanted)}
+    return np.concatenate([outputs[n][int(i) - 1, frames].mean(axis=0) for n, i in wanted])
 
 # %% ../nbs/20_predict.ipynb #40820c76
 def voice_reason(audio: Audio) -> str:  # '' when there is a voice
@@ -326,22 +333,22 @@ def voice_rows(path, window: float = 0, hop: float = 0, blocks=VOICE_BLOCKS) -> 
     X = np.array(
         [np.full(width, np.nan) if x is None else x for *_, x, _ in rows], 'float32'
     ).reshape(len(rows), width)
-    found = dict(
+    measured_rows = dict(
         start=[r[0] for r in rows], end=[r[1] for r in rows], X=X, reason=[r[3] for r in rows],
         notes=notes)
-    return found if window or len(rows) < 2 else averaged(found)
+    return measured_rows if window or len(rows) < 2 else averaged(measured_rows)
 
 # %% ../nbs/20_predict.ipynb #a5664a24
 def averaged(rows: dict) -> dict:
     "The stretches of a long recording as one row."
-    heard = [r == '' for r in rows['reason']]
-    X = rows['X'][heard].mean(axis=0, keepdims=True) if any(heard) else rows['X'][:1]
+    has_speech = [r == '' for r in rows['reason']]
+    X = rows['X'][has_speech].mean(axis=0, keepdims=True) if any(has_speech) else rows['X'][:1]
     note = (
-        f"long: the mean of {sum(heard)} pieces of {PIECE:g} s with speech; --window gives a"
+        f"long: the mean of {sum(has_speech)} pieces of {PIECE:g} s with speech; --window gives a"
         " timeline")
     return dict(
-        start=[0.0], end=rows['end'][-1:], X=X, reason=[''] if any(heard) else rows['reason'][:1],
-        notes=[*rows['notes'], note])
+        start=[0.0], end=rows['end'][-1:], X=X,
+        reason=[''] if any(has_speech) else rows['reason'][:1], notes=[*rows['notes'], note])
 
 # %% ../nbs/20_predict.ipynb #5a000011
 RATE = 6.  # frames a second
@@ -383,10 +390,11 @@ def word_rows(path, engine: str = 'auto') -> dict:
     from emotion_study.text import choose_engine, transcribe
     engine, _ = choose_engine(engine)
     words, why, notes = [], '', ''
-    for at, _, audio in sound_windows(path, LONGEST if length_of(path) > LONGEST else 0, LONGEST):
-        heard = transcribe(audio, engine)
-        why = why or heard.reason
-        words += [(w.text, at + w.start, at + w.end, w.confidence) for w in heard.words]
+    window = LONGEST if length_of(path) > LONGEST else 0
+    for begin, _, audio in sound_windows(path, window, LONGEST):
+        transcript = transcribe(audio, engine)
+        why = why or transcript.reason
+        words += [(w.text, begin + w.start, begin + w.end, w.confidence) for w in transcript.words]
     text, start, end, sure = map(list, zip(*words)) if words else ([], [], [], [])
     return dict(
         text=text, start=start, end=end, sure=sure, reason='' if words else why or 'no words heard')
@@ -420,14 +428,23 @@ def _entry(path, channel, asked):
     return cache_folder() / 'predict' / f'{name}.npz'
 
 def _load(entry):
-    try:
-        with np.load(entry, allow_pickle=False) as kept:
-            return {
-                k: v.tolist() if v.dtype.kind == 'U' or v.ndim == 0 else v for k, v in kept.items()}
-    except (OSError, ValueError, EOFError): return None
+    data = kept_bytes(entry)
+    if data is None: return None
+    with np.load(io.BytesIO(data), allow_pickle=False) as kept:
+        return {k: v.tolist() if v.dtype.kind == 'U' or v.ndim == 0 else v for k, v in kept.items()}
+
+def _pack(found) -> bytes:
+    file, texts = io.BytesIO(), ('reason', 'notes', 'text', 'note')
+    np.savez(file, **{k: np.asarray(v, str if k in texts else None) for k, v in found.items()})
+    return file.getvalue()
+
+def _of_this_moment(found):
+    "Is a reason about this moment, such as a disk that refused, instead of the recording?"
+    why = found['reason']
+    return any(map(is_passing, [why] if isinstance(why, str) else why))
 
 # %% ../nbs/20_predict.ipynb #cbfee08b
-VERSION = 1  # of what is kept
+VERSION = 2  # of what is kept
 
 def measured(path, channel: str, **asked) -> dict:
     "One channel of one file, from the cache where it is there; a failure is a reason."
@@ -438,14 +455,8 @@ def measured(path, channel: str, **asked) -> dict:
         found = work(path, **asked)
     except SettingError as error: return nothing(channel, getattr(error, 'reason', str(error)))
     except Exception as error: return nothing(channel, f'failed: {type(error).__name__}: {error}')
-    def write(part):
-        with open(part, 'wb') as file:
-            np.savez(
-                file,
-                **{
-                    k: np.asarray(v, str if k in ('reason', 'notes', 'text', 'note') else None)
-                    for k, v in found.items()},)
-    with suppress(SettingError): keep(entry, write)
+    if _of_this_moment(found): return found
+    with suppress(SettingError): keep_bytes(entry, _pack(found))
     return _load(entry) or found
 
 # %% ../nbs/20_predict.ipynb #e1c9b623
@@ -555,12 +566,12 @@ def voice_scores(parts: list,  # of (n, width), standardised
                  models: list  # of (weights (7, width), bias (7,))
                  ) -> np.ndarray:  # (n, 7)
     "The mean over blocks of what each linear model says, as log-probabilities of mean zero."
-    said = []
+    log_probabilities = []
     for Z, (W, bias) in zip(parts, models):
         log = np.maximum(
             log_softmax(np.clip(Z, -CLIP_Z, CLIP_Z) @ W.T + bias, axis=1), np.log(1e-6))
-        said.append(log - log.mean(axis=1, keepdims=True))
-    return np.mean(said, axis=0)
+        log_probabilities.append(log - log.mean(axis=1, keepdims=True))
+    return np.mean(log_probabilities, axis=0)
 
 # %% ../nbs/20_predict.ipynb #7ffb0dc6
 CLIP_Z = 5.  # standardised columns are cut there
@@ -568,11 +579,11 @@ CLIP_Z = 5.  # standardised columns are cut there
 # %% ../nbs/20_predict.ipynb #5a000016
 def speaker_of_card(card: OwnCard) -> SpeakerPrior:
     "What the training speakers tell about a new one."
-    kept = {
+    arrays = {
         k.removeprefix('prior.'): v.astype('float64')
         for k, v in card.numbers.items()
         if k.startswith('prior.')}
-    return SpeakerPrior(**kept)
+    return SpeakerPrior(**arrays)
 
 # %% ../nbs/20_predict.ipynb #c3d88edc
 def models_of(card: OwnCard, name: str) -> list:  # of (weights, bias)
@@ -613,14 +624,14 @@ def emotions_shown(S: np.ndarray,  # (n, 7) scores of one speaker's clips, relat
 # %% ../nbs/20_predict.ipynb #ff24f78f
 def speaker_trust(card: OwnCard, enrolled: np.ndarray) -> tuple:  # mean (d,), scale (d,), trust from 0 to 1
     "Mean and scale of a speaker, and how far they are to be believed."
-    prior, known = speaker_of_card(card), card.about['shown']
+    prior, typical = speaker_of_card(card), card.about['shown']
     mean, scale, trust = enrolled_moments(enrolled, prior)
     if not len(enrolled): return mean, scale, 0.
     centred_scores = (
         scope_scores(card, 'adapted', enrolled, enrolled.mean(axis=0), np.sqrt(prior.within))
         * card.scope('adapted')['temperature'])
-    share = emotions_shown(centred_scores, known['within'], known['emotion'])
-    return mean, scale, float(min(1, known['firm'] * np.sqrt(np.sqrt(trust.mean()) * share)))
+    share = emotions_shown(centred_scores, typical['within'], typical['emotion'])
+    return mean, scale, float(min(1, typical['firm'] * np.sqrt(np.sqrt(trust.mean()) * share)))
 
 # %% ../nbs/20_predict.ipynb #7e26a112
 def speaker_scores(card: OwnCard, X: np.ndarray,  # (n, d) clips of one speaker to be judged
@@ -688,14 +699,14 @@ def joint(card: OwnCard, parts: dict  # channel -> (n, 7) probabilities, NaN whe
 # %% ../nbs/20_predict.ipynb #5a000020
 def rows_of(m: Measured, window: float, hop: float) -> list:  # of (start, end)
     "The stretches of a recording: those of its sound, or of its film where there is none or it goes on."
-    heard = list(zip(m.voice['start'], m.voice['end'])) if m.voice else []
-    heard = [(float(a), float(b)) for a, b in heard if b > 0]
+    spans = list(zip(m.voice['start'], m.voice['end'])) if m.voice else []
+    spans = [(float(a), float(b)) for a, b in spans if b > 0]
     length = max([m.face['seconds']] if m.face else [0.0]) or (
         m.words['end'][-1] if m.words and len(m.words['end']) else 0.0)
-    if not heard: return stretches(float(length), window, hop)
-    if window and length > heard[-1][1] + hop:
-        return heard + [r for r in stretches(float(length), window, hop) if r[0] > heard[-1][0]]
-    return heard
+    if not spans: return stretches(float(length), window, hop)
+    if window and length > spans[-1][1] + hop:
+        return spans + [r for r in stretches(float(length), window, hop) if r[0] > spans[-1][0]]
+    return spans
 
 # %% ../nbs/20_predict.ipynb #1320aea0
 def channel_views(card: OwnCard, m: Measured, rows: list) -> dict:  # channel -> (values per row, reasons per row)
@@ -772,22 +783,19 @@ class Predictor:
 
     def measure(self, recording: Recording) -> Measured:
         "All channels of one recording."
-        found = {c: None for c in OWN_CHANNELS}
+        by_channel = {c: None for c in OWN_CHANNELS}
         for c in self.channels:
             fault = recording.fault or self.unknown(c)
-            found[c] = (
+            by_channel[c] = (
                 nothing(c, fault) if fault else measured(recording.path, c, **self.asked(c)))
-        return Measured(**found)
+        return Measured(**by_channel)
 
 # %% ../nbs/20_predict.ipynb #5a000022
 def measure_all(predictor: Predictor, recordings: list):  # yields `Measured`, in order
     "Measure recordings one after the other, or in worker processes."
-    import joblib
     from tqdm import tqdm
-    if predictor.jobs == 1: work = map(predictor.measure, recordings)
-    else:
-        work = joblib.Parallel(n_jobs=predictor.jobs, return_as='generator')(
-            joblib.delayed(predictor.measure)(r) for r in recordings)
+    if predictor.jobs == 1 and not cluster_client(): work = map(predictor.measure, recordings)
+    else: work = spread(((predictor.measure, (r,)) for r in recordings), predictor.jobs)
     yield from tqdm(
         work, total=len(recordings), desc='measuring', unit='file', disable=not predictor.progress)
 
@@ -900,11 +908,11 @@ def answered(
 
 # %% ../nbs/20_predict.ipynb #d6624c5d
 def _put_channel(table, c, parts, share):
-    own = np.isfinite(parts[c]).all(axis=1) if c in parts else np.zeros(len(table), bool)
+    valid = np.isfinite(parts[c]).all(axis=1) if c in parts else np.zeros(len(table), bool)
     best = np.nan_to_num(parts[c]).argmax(axis=1) if c in parts else np.zeros(len(table), int)
-    table[f'valid_{c}'] = own
-    table[f'{c}_answer'] = np.where(own, np.array(MOODS, object)[best], '')
-    table[f'weight_{c}'] = np.where(own, share.get(c, 0.), 0.)
+    table[f'valid_{c}'] = valid
+    table[f'{c}_answer'] = np.where(valid, np.array(MOODS, object)[best], '')
+    table[f'weight_{c}'] = np.where(valid, share.get(c, 0.), 0.)
 
 def reason_of(view: dict, note: str) -> str:
     "Why channels are absent in a row; '' when all is well."
@@ -1017,12 +1025,14 @@ def write_answers(found: Answers, out: Path):
     table.attrs = {}
     out.parent.mkdir(parents=True, exist_ok=True)
     part = out.with_name(f'{out.name}.{os.getpid()}.part')
-    if out.suffix == '.csv': table.map(harmless).to_csv(part, index=False)
-    elif out.suffix == '.jsonl':
-        table.to_json(part, orient='records', lines=True, force_ascii=False)
-    elif out.suffix == '.parquet': table.to_parquet(part, index=False)
-    else: part.write_text(answers_page(found), encoding='utf-8')
-    part.replace(out)
+    try:
+        if out.suffix == '.csv': table.map(harmless).to_csv(part, index=False)
+        elif out.suffix == '.jsonl':
+            table.to_json(part, orient='records', lines=True, force_ascii=False)
+        elif out.suffix == '.parquet': table.to_parquet(part, index=False)
+        else: part.write_text(answers_page(found), encoding='utf-8')
+        part.replace(out)
+    finally: part.unlink(missing_ok=True)
 
 # %% ../nbs/20_predict.ipynb #5a000029
 COLOURS = dict(
@@ -1115,8 +1125,8 @@ def file_part(name: str, rows: pd.DataFrame, faces=None) -> str:
     drawn = bands(rows) if np.isfinite(rows['confidence']).any() else ''
     shown = rows[list(SHOWN)].round(2).to_html(index=False, border=0, escape=True, na_rep='')
     words = ' '.join(dict.fromkeys(t for t in rows['transcript'] if t))
-    said = f'<p>Heard: {escape(words)}</p>' if words else ''
-    return f'<h2>{escape(name)}</h2>{drawn}{thumbnails(*faces) if faces else ""}{said}{shown}'
+    line = f'<p>Heard: {escape(words)}</p>' if words else ''
+    return f'<h2>{escape(name)}</h2>{drawn}{thumbnails(*faces) if faces else ""}{line}{shown}'
 
 # %% ../nbs/20_predict.ipynb #5a000031
 def draw_answers(found: Answers, out: Path):
@@ -1222,10 +1232,10 @@ def network_row(said: pd.Series, clip: pd.Series, names, lacking: dict) -> dict:
         for c in OWN_CHANNELS
         if c in lacking or not clip[f'valid.{c}']]
     for c in OWN_CHANNELS:
-        own = said.get(f'{c}_alone', '')
-        valid = answered and isinstance(own, str) and own != ''
+        answer = said.get(f'{c}_alone', '')
+        valid = answered and isinstance(answer, str) and answer != ''
         row |= {
-            f'valid_{c}': valid, f'{c}_answer': own if valid else '',
+            f'valid_{c}': valid, f'{c}_answer': answer if valid else '',
             f'weight_{c}': float(said.get(f'gate_{c}', 0) or 0) if valid else 0.0}
     return row | dict(reason='; '.join(why))
 

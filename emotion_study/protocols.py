@@ -140,9 +140,10 @@ def loso_folds(table: pd.DataFrame, classes: int, seed: int) -> list:  # one per
     k = min(6, table['actor'].nunique())
     if k < 3: raise SettingError(f'protocol loso needs at least 3 speakers, the corpus has {k}')
     group = {a: i for i, g in enumerate(actor_groups(table, k, seed)) for a in g}
-    actor, of, folds = table['actor'].to_numpy(), table['actor'].map(group).to_numpy(), []
+    actor, folds = table['actor'].to_numpy(), []
+    group_of_clip = table['actor'].map(group).to_numpy()
     for i, a in enumerate(sorted(group)):
-        val = of == (group[a] + 1) % k
+        val = group_of_clip == (group[a] + 1) % k
         folds.append(
             Fold(
                 'loso', seed, i, *map(np.flatnonzero, ((actor != a) & ~val, val, actor == a)),
@@ -152,20 +153,21 @@ def loso_folds(table: pd.DataFrame, classes: int, seed: int) -> list:  # one per
 # %% ../nbs/10_protocols.ipynb #9f0f25ee
 def statement_folds(table: pd.DataFrame, classes: int, seed: int, k: int = 12) -> list:  # two per group of speakers
     "Train on one sentence, test new speakers on the other."
-    said = sorted(table['statement'].unique())
-    if len(said) != 2:
-        raise SettingError(f'protocol statement needs two sentences, the corpus has {len(said)}')
-    of = table['statement'].to_numpy()
+    sentences = sorted(table['statement'].unique())
+    if len(sentences) != 2:
+        raise SettingError(
+            f'protocol statement needs two sentences, the corpus has {len(sentences)}')
+    sentence_of_clip = table['statement'].to_numpy()
     def half(fold, learnt, i):
-        keep = lambda rows, s: rows[of[rows] == s]
-        other = said[1] if learnt == said[0] else said[0]
+        keep = lambda rows, s: rows[sentence_of_clip[rows] == s]
+        other = sentences[1] if learnt == sentences[0] else sentences[0]
         return Fold(
             'statement', seed, i, keep(fold.train, learnt), keep(fold.val, learnt),
             keep(fold.test, other), 2 * fold.folds)
     return [
         half(f, s, 2 * f.fold + j)
         for f in actor_folds(table, classes, seed, k // 2)
-        for j, s in enumerate(said)]
+        for j, s in enumerate(sentences)]
 
 # %% ../nbs/10_protocols.ipynb #8a412b20
 EMOBOX = ((1, 11, 20, 21), (4, 10, 12, 14), (8, 9, 19, 23),  # test actors of EmoBox's folds 1 to 6
@@ -249,10 +251,10 @@ SCOPES = ('inductive', 'adapted')
 def moments(X: np.ndarray  # (n, d), may hold NaN
             ) -> tuple:  # mean (d,), scale (d,)
     "Mean and standard deviation of columns; a constant or absent column gets scale 1."
-    known = np.isfinite(X)
-    n = np.maximum(known.sum(0), 1)
-    mean = np.where(known, X, 0).sum(0) / n
-    scale = np.sqrt((np.where(known, X - mean, 0) ** 2).sum(0) / n)
+    finite = np.isfinite(X)
+    n = np.maximum(finite.sum(0), 1)
+    mean = np.where(finite, X, 0).sum(0) / n
+    scale = np.sqrt((np.where(finite, X - mean, 0) ** 2).sum(0) / n)
     return mean, np.where(scale > 1e-6 * (1 + np.abs(mean)), scale, 1.0)
 
 # %% ../nbs/10_protocols.ipynb #9b398119
@@ -281,8 +283,8 @@ def normalise(X: np.ndarray,  # (n, d) raw features of the whole table
 def _by_speaker(X, actors):
     Z = np.zeros(X.shape, 'float32')
     for a in np.unique(actors):
-        own = actors == a
-        Z[own] = standardise(X[own], *moments(X[own]))
+        clips = actors == a
+        Z[clips] = standardise(X[clips], *moments(X[clips]))
     return Z
 
 # %% ../nbs/10_protocols.ipynb #e16a0004
@@ -302,10 +304,10 @@ class SpeakerPrior:
 # %% ../nbs/10_protocols.ipynb #e16a0005
 def _counted(X):  # (n, d), may hold NaN
     "Number, mean and squared deviations of the known values of each column."
-    known = np.isfinite(X)
-    n = known.sum(0)
-    mean = np.where(known, X, 0).sum(0) / np.maximum(n, 1)
-    return n, mean, (np.where(known, X - mean, 0) ** 2).sum(0)
+    finite = np.isfinite(X)
+    n = finite.sum(0)
+    mean = np.where(finite, X, 0).sum(0) / np.maximum(n, 1)
+    return n, mean, (np.where(finite, X - mean, 0) ** 2).sum(0)
 
 def _by_group(X, groups):
     "`_counted` of each group, as arrays (groups, d)."
@@ -353,16 +355,16 @@ def speaker_prior(X: np.ndarray,  # (n, d) features of training clips, may hold 
     n, M, S = _by_group(X, numbers)
     mean, within, between = _variances(n, M, S)
     R, balance = X - M[numbers], np.bincount(y, minlength=classes) / len(y)
-    offsets, inside, own = np.zeros((classes, X.shape[1])), [], []
+    offsets, inside, between_offsets = np.zeros((classes, X.shape[1])), [], []
     for k in np.unique(y):
         offsets[k], inside_k, own_k = _variances(*_by_group(R[y == k], numbers[y == k]))
-        inside.append(inside_k); own.append(own_k)
+        inside.append(inside_k); between_offsets.append(own_k)
     astray = 0.
     if guesses is not None:
-        said = [guesses[of == a].mean(0) for a in np.unique(of)]
-        astray = float(np.mean([((g - balance) ** 2).sum() for g in said]))
-    inside, own = np.mean(inside, axis=0), np.mean(own, axis=0)
-    return SpeakerPrior(mean, within, between, _freedom(n, S), offsets, inside, own,
+        mean_guesses = [guesses[of == a].mean(0) for a in np.unique(of)]
+        astray = float(np.mean([((g - balance) ** 2).sum() for g in mean_guesses]))
+    inside, between_offsets = np.mean(inside, axis=0), np.mean(between_offsets, axis=0)
+    return SpeakerPrior(mean, within, between, _freedom(n, S), offsets, inside, between_offsets,
                         balance, astray)
 
 # %% ../nbs/10_protocols.ipynb #e16a0007
@@ -392,9 +394,9 @@ def enrolled_moments(X: np.ndarray,  # (n, d) enrolled clips of one speaker, n f
     noise, ratio = prior.within / some, _moderated(prior, n, squares, prior.within)
     f = 0. if guesses is None else one_sided(guesses, prior)
     if f:
-        _, rest, left = _counted(D - guesses @ prior.offsets)
+        _, corrected_mean, left = _counted(D - guesses @ prior.offsets)
         many = min(1 / (guesses.mean(0) ** 2).sum(), len(X))
-        mean = (1 - f) * mean + f * rest
+        mean = (1 - f) * mean + f * corrected_mean
         noise = (1 - f) * noise + f * (prior.inside / some + prior.own / many)
         typical = prior.inside + prior.own * (1 - 1 / many)
         ratio = ratio ** (1 - f) * _moderated(prior, n, left, typical) ** f
@@ -449,9 +451,9 @@ def check_enrolled(chosen: np.ndarray, table: pd.DataFrame, fold: Fold):
         raise SettingError('enrolled clips: one row per test clip, one column per clip')
     actor, clip, numbers = table['actor'].to_numpy(), table['clip'].to_numpy(), recordings(table)
     for i, row in enumerate(fold.test):
-        own = np.flatnonzero(chosen[i])
-        faults = {'adapted by a clip outside of the test set': ~np.isin(own, fold.test),
-                  'adapted by a clip of another speaker': actor[own] != actor[row],
-                  'enrolled for itself': numbers[own] == numbers[row]}
+        enrolled = np.flatnonzero(chosen[i])
+        faults = {'adapted by a clip outside of the test set': ~np.isin(enrolled, fold.test),
+                  'adapted by a clip of another speaker': actor[enrolled] != actor[row],
+                  'enrolled for itself': numbers[enrolled] == numbers[row]}
         for fault, where in faults.items():
             if where.any(): raise LeakageError(f'{clip[row]} would be {fault}')

@@ -234,9 +234,9 @@ def ratings_of(rows: list, name: str) -> pd.DataFrame:  # columns clip, modality
         raise SettingError(
             f'{name}: no column holds clip codes such as '
             f'03-01-06-01-02-01-12; columns: {rows[head]}')
-    found = [(describe(k)['clip'], k.modality, float(v)) for k, v in zip(coded[best], body[share])
-             if k is not None and k.channel == 1 and isinstance(v, (int, float))]
-    table = pd.DataFrame(found, columns=['clip', 'modality', 'recognised'])
+    ratings = [(describe(k)['clip'], k.modality, float(v)) for k, v in zip(coded[best], body[share])
+               if k is not None and k.channel == 1 and isinstance(v, (int, float))]
+    table = pd.DataFrame(ratings, columns=['clip', 'modality', 'recognised'])
     if table['recognised'].max() <= 1: table['recognised'] *= 100
     if not table['recognised'].between(0, 100).all():
         raise SettingError(f'{name}: column {rows[head][share]!r} holds values that are no shares')

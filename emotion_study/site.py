@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['STYLE', 'SYNTHETIC', 'RESULT_KEYS', 'GROUPS', 'respell', 'outline', 'formula_svg', 'tall_fractions', 'display_svg',
-           'for_reading', 'exporter', 'picture_files', 'mend_links', 'style_sheet', 'banners', 'framed', 'made_by',
-           'read_results', 'in_unit', 'interval', 'result_row', 'results_of', 'index_body', 'question_of',
-           'corpus_words', 'report_title', 'clear_pages', 'page_name', 'report_parts', 'build_report',
-           'interval_picture', 'claims_page', 'write_ledger', 'codes_of', 'document_facts', 'figure_text',
-           'share_words', 'shortcut_words', 'leakage_sheet', 'reforms', 'model_card', 'datasheet', 'documents',
-           'write_documents']
+           'for_reading', 'is_answer', 'answer_first', 'exporter', 'picture_files', 'mend_links', 'style_sheet',
+           'banners', 'framed', 'made_by', 'read_results', 'in_unit', 'interval', 'result_row', 'results_of',
+           'index_body', 'question_of', 'corpus_words', 'report_title', 'clear_pages', 'page_name', 'report_parts',
+           'build_report', 'interval_picture', 'claims_page', 'write_ledger', 'codes_of', 'document_facts',
+           'figure_text', 'share_words', 'shortcut_words', 'leakage_sheet', 'reforms', 'model_card', 'datasheet',
+           'documents', 'write_documents']
 
 # %% ../nbs/19_site.ipynb #fe6b8057
 import base64, functools, hashlib, html, json, math, re
@@ -101,6 +101,18 @@ def for_reading(nb):  # a notebook as nbformat reads it
         c
         for c in nb.cells
         if not c.metadata.pop('hidden', False) and (c.source or c.get('outputs'))]
+    return nb
+
+# %% ../nbs/19_site.ipynb #54433bca
+def is_answer(cell) -> bool:
+    "Whether a cell has the tag `answer` and shows something."
+    return 'answer' in cell['metadata'].get('tags', []) and bool(cell.get('outputs'))
+
+def answer_first(nb):  # a notebook as nbformat reads it, executed
+    "The same notebook with its answer right below its title and question."
+    answers = [cell for cell in nb.cells if is_answer(cell)]
+    others = [cell for cell in nb.cells if not is_answer(cell)]
+    nb.cells = others[:1] + answers + others[1:]
     return nb
 
 # %% ../nbs/19_site.ipynb #0abb4e9f
@@ -464,7 +476,7 @@ def build_report(folder  # what a run of the study left: run.json, notebooks/, f
     clear_pages(folder)
     results = read_results(folder)
     for path, (file, name) in zip(notebooks, pages[1:]):
-        body, _ = exporter().from_notebook_node(for_reading(nbformat.read(path, 4)))
+        body, _ = exporter().from_notebook_node(for_reading(answer_first(nbformat.read(path, 4))))
         body = mend_links(picture_files(body, folder), folder, {*known, 'index'}) + results_of(
             results, path.stem)
         write(file, framed(body, name, file, pages, run))

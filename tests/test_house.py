@@ -219,6 +219,40 @@ def test_readme_links_are_seen_from_the_top(tmp_path):
     assert 'secret' not in text and 'shown' in text
 
 
+# --- the language
+
+LONG = ' '.join(['word'] * 41)
+
+@pytest.mark.parametrize('markdown, expected', [
+    ('One idea. Another one! A third?', [2, 2, 2]),
+    ('Cf. Fig. 3 (e.g. by J. Smith, approx. 96.88 %). Next.', [9, 1]),
+    ('He said "no." She left.', [3, 2]),
+    ('# A heading. It is none\n\n> A subtitle\n> of two lines.\n\nText\nof one paragraph', [5, 4]),
+    ('- first item\n- second item\n1. third', [2, 2, 1]),
+    ('| a | b |\n|---|---|\n| 1 | 2 |', []),
+    ('Before\n\n```python\nx = 1. + 2\n```\nafter', [1, 1]),
+    ('It is $x + y$ of `a b c`, see [the next chapter](10_x.ipynb#a.b) and ![a picture](x.png).', [10]),
+    ('$$x = 1. \\text{ A formula. }$$', []),
+    ('<div class="a">*Two* **words**</div> &mdash; — …', [3]),
+    (LONG[5:] + '.', [40]), (LONG, [41]),
+])
+def test_sentences_are_split_and_counted(markdown, expected):
+    assert [house_checks.count_words(s) for s in house_checks.sentences(markdown)] == expected
+
+
+def test_a_long_sentence_is_printed_and_is_a_fault(checkout, capsys):
+    assert house_checks.prose(checkout) == []
+    spoil(checkout, lambda nb: nb['cells'].append(dict(cell_type='markdown', id='0', metadata={}, source=['Short.\n', LONG])))
+    assert house_checks.prose(checkout) == [f'nbs/00_core.ipynb: 41 words: {LONG}']
+    assert f'   41: {LONG}\n' in capsys.readouterr().out
+
+
+def test_no_chapter_of_the_library_nor_readme_has_a_sentence_over_40_words():
+    chapters = {name: text for name, text in house_checks.written().items() if not name.startswith('nbs/study/')}
+    assert sum(map(len, chapters.values())) > 1000
+    assert house_checks.too_long(chapters) == []
+
+
 # --- make
 
 def make(*args):
