@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -e -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help study all test lab lock readme clean python
+.PHONY: help study all test site lab lock readme clean python
 MAKEFLAGS += --no-print-directory
 # nothing of the user's own Python may leak into the environment
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
@@ -35,12 +35,13 @@ make study    the whole study: makes .venv, runs the study notebooks, writes rep
                 OUT=folder                 where the report goes
                 STRICT=1                   stop when clips are missing, instead of going on and saying so
                 ONLY=names                 some notebooks, e.g. ONLY=03_new_speakers or ONLY='09 10'
-make all      adds the speech recognisers, Whisper's encoders and what tests need to the environment
+make all      adds the speech recognisers, Whisper's encoders, and what tests and the book need to the environment
 make test     the same, then everything that CI runs
+make site     the book: every chapter and study as a static site, _site/index.html; no network needed
 make lab      opens JupyterLab on the notebooks
 make lock     writes the locks and environment.yml anew from settings.ini
 make readme   writes README.md from nbs/index.ipynb
-make clean    removes .venv and caches; reports and data stay
+make clean    removes .venv, _site and caches; reports and data stay
 PYTHON=path names the Python 3.11 to use.
 endef
 export HELP
@@ -126,6 +127,10 @@ test: | $(HERE) $(ALL)
 	[ -z "$$failed" ] || echo "== test: a part above FAILED"; \
 	part 'pytest' $(BIN)/python -m pytest; [ -z "$$failed" ]
 
+site: | $(HERE) $(ALL)
+	@echo "== site: building the book (a minute or two)"
+	@$(BIN)/emotion-study site --out _site
+
 lab: | $(HERE)
 	@$(BIN)/jupyter lab nbs/index.ipynb
 
@@ -139,6 +144,6 @@ readme: | $(HERE) $(ALL)
 	@$(BIN)/python tests/house_checks.py readme > README.md.new && mv README.md.new README.md && echo "README.md written"
 
 clean:
-	@rm -rf $(VENV) .pytest_cache .hypothesis build dist _docs _proc *.egg-info
+	@rm -rf $(VENV) .pytest_cache .hypothesis build dist _docs _proc _site *.egg-info
 	@find . -name __pycache__ -prune -exec rm -rf {} +; find . -name .ipynb_checkpoints -prune -exec rm -rf {} +
-	@echo "removed .venv and caches; reports and data are kept"
+	@echo "removed .venv, _site and caches; reports and data are kept"

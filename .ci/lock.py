@@ -9,7 +9,7 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parent.parent
 # each lock is a part of the one above it, at the same versions
-LOCKS = {'requirements.lock': ('requirements', 'locked', 'study', 'asr', 'site', 'dev'),
+LOCKS = {'requirements.lock': ('requirements', 'locked', 'study', 'asr', 'site', 'cluster', 'dev'),
          'requirements-study.lock': ('requirements', 'locked', 'study'),
          'requirements-predict.lock': ('requirements', 'locked')}
 # named by some package, and never imported here: the headless OpenCV stands in for the one that needs a display; only the
@@ -109,6 +109,6 @@ if __name__ == '__main__':
     for name, text in locks.items():
         (ROOT / name).write_text(text)
         print(f'{name}: {len(pins(text))} packages')
-    names = requirements(('requirements', 'study', 'asr', 'site', 'dev'))
+    names = requirements(('requirements', 'study', 'asr', 'site', 'cluster', 'dev'))
     (ROOT / 'environment.yml').write_text(CONDA + ''.join(f"      - '{r}'\n" for r in names))
     print(f'environment.yml: {len(names)} requirements')

@@ -4,16 +4,18 @@
 
 # %% auto #0
 __all__ = ['PARTS', 'OVER_ACTORS', 'DERIVED', 'PERCENT', 'POINTS', 'UNITS', 'SETS', 'ANSWERED', 'TOLERANCE', 'NETWORK', 'LATE',
-           'POOL', 'ENSEMBLE', 'SELF_TRAINED', 'QUOTED', 'ALPHA', 'BETWEEN', 'Runs', 'split_accuracies', 'same_actors',
-           'asked', 'same_clips', 'difference_of', 'paired_difference', 'make_entry', 'derive', 'entry_id',
-           'entry_faults', 'by_sklearn', 'check_results', 'check_rows', 'check_folds', 'label_table', 'run_digests',
-           'outside_digest', 'check_digests', 'write_digests', 'check_claims', 'check_family', 'Audit', 'audit_report',
-           'Claim', 'run', 'extended', 'with_small', 'Undecided', 'Finding', 'verdict_of', 'Ledger', 'Comparison',
-           'p_text', 'setting_words', 'figure_words', 'beside_words', 'Gap', 'LargestClass', 'LowerEnd',
-           'against_level', 'Level', 'level_verdict', 'Reached', 'Pair', 'pairs', 'expects', 'gain_verdict',
-           'Difference', 'WorstOf', 'Share', 'Untested', 'corpus_facts', 'all_rows', 'fold_facts', 'overlap_facts',
-           'seen_percent', 'time_facts', 'claim_record', 'make_ledger', 'mark', 'Quotes', 'quotes_of', 'without_names',
-           'without_links', 'same_number', 'misquoted', 'unmade']
+           'POOL', 'ENSEMBLE', 'SELF_TRAINED', 'QUOTED', 'ALPHA', 'BETWEEN', 'NOTEBOOKS_ON_GITHUB', 'PASSING',
+           'HOW_COMPARED', 'Runs', 'split_accuracies', 'same_actors', 'asked', 'same_clips', 'difference_of',
+           'paired_difference', 'make_entry', 'derive', 'entry_id', 'entry_faults', 'by_sklearn', 'check_results',
+           'check_rows', 'check_folds', 'label_table', 'run_digests', 'outside_digest', 'check_digests',
+           'write_digests', 'check_claims', 'check_family', 'Audit', 'audit_report', 'Claim', 'run', 'extended',
+           'with_small', 'Undecided', 'Finding', 'verdict_of', 'Ledger', 'Comparison', 'p_text', 'setting_words',
+           'figure_words', 'beside_words', 'Gap', 'LargestClass', 'LowerEnd', 'against_level', 'Level', 'level_verdict',
+           'Reached', 'Pair', 'pairs', 'expects', 'gain_verdict', 'Difference', 'WorstOf', 'Share', 'Untested',
+           'corpus_facts', 'all_rows', 'fold_facts', 'overlap_facts', 'seen_percent', 'time_facts', 'claim_record',
+           'make_ledger', 'mark', 'Quotes', 'quotes_of', 'tell', 'without_names', 'without_links', 'same_number',
+           'misquoted', 'unmade', 'shown_by', 'notebook_differences', 'table_differences', 'record_differences',
+           'file_differences', 'Reproduction', 'compare_reports']
 
 # %% ../nbs/17_evidence.ipynb #394df6fd
 import base64, hashlib, json, re
@@ -22,12 +24,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 from fastcore.basics import patch
 
 from . import statistics as tests
 from .core import (
     CodeError, ROOT, RUN, SettingError, describe, expected_codes, label_names, parse_code,
-    read_json, to_label, write_whole)
+    read_json, relative, to_label, write_whole)
 from .protocols import FOLDS, PROTOCOLS, SPEAKER_DISJOINT, make_folds
 from .metrics import (
     METRICS, NotComputed, acted_emotions, counts_by_seed, finite, from_others, group_quantile, hits,
@@ -865,7 +868,7 @@ class Comparison:
 # %% ../nbs/17_evidence.ipynb #e404460f
 def p_text(p: float) -> str:
     "A p value for the eye."
-    return f'{p:.3f}' if p >= .001 else f'{p:.1g}'
+    return f'{p:.3f}' if p >= .001 else '< .001'
 
 # %% ../nbs/17_evidence.ipynb #19e4eb96
 @patch
@@ -1275,6 +1278,18 @@ def quotes_of(folder) -> Quotes:
     ledger = read_json(Path(folder) / 'claims.json', dict(facts={}, claims=[]))
     return Quotes(read_json(Path(folder) / 'results.json', []), ledger)
 
+# %% ../nbs/17_evidence.ipynb #95a3048c
+def tell(entries: list,  # as in results.json
+         *sentences      # functions: Quotes to a sentence
+         ):              # Markdown
+    "The answer of a page, in sentences whose figures are there."
+    from IPython.display import Markdown
+    quotes, told = Quotes(entries, dict(facts={}, claims=[])), []
+    for sentence in sentences:
+        try: told.append(sentence(quotes))
+        except SettingError: continue
+    return Markdown(' '.join(told) or 'This report has none of the runs that answer the question.')
+
 # %% ../nbs/17_evidence.ipynb #79f8bf6c
 _MARK = re.compile(r'<!-- = (?P<name>.+?): (?P<fields>[a-z ]+) -->')
 _LISTED = re.compile(r'<!-- names: (.+?) -->', re.S)
@@ -1342,3 +1357,148 @@ def unmade(text: str, ledger: dict, source: str = 'README') -> list:  # sentence
     faults = [f'{source} does not make the claim {id}' for id in expected if id not in made]
     stated = {id: verdicts.get(id, 'not in the ledger') for id in made}
     return faults + [f'{source} claims {id}: {v}' for id, v in stated.items() if v != 'holds']
+
+# %% ../nbs/17_evidence.ipynb #9ff3e648
+NOTEBOOKS_ON_GITHUB = 879, 22_578  # gave the same results, of those in Python (Samuel & Mietchen 2024)
+
+def shown_by(cell: dict) -> list:  # of (kind, content)
+    "What a code cell shows, without counters, metadata and the error stream."
+    shown = []
+    for output in cell.get('outputs', []):
+        if output['output_type'] == 'stream': content = {output['name']: output['text']}
+        elif output['output_type'] == 'error': content = {'error': output['evalue']}
+        else: content = output['data']
+        shown += [(kind, _joined(text)) for kind, text in content.items() if kind != 'stderr']
+    return sorted(shown)
+
+def _joined(text):  # as notebooks keep it: lines, a string, or JSON
+    if isinstance(text, list): return ''.join(text)
+    return text if isinstance(text, str) else json.dumps(text, sort_keys=True)
+
+# %% ../nbs/17_evidence.ipynb #e83d42b7
+def notebook_differences(a: Path, b: Path) -> list:  # sentences
+    "In which cells two executed notebooks differ."
+    cells = [_code_cells(read_json(path)) for path in (a, b)]
+    numbers = [len(c) for c in cells]
+    if numbers[0] != numbers[1]: return [f'{numbers[0]} code cells and {numbers[1]}']
+    found = []
+    for number, (one, other) in enumerate(zip(*cells), 1):
+        if _joined(one['source']) != _joined(other['source']): found.append(f'cell {number}: other code')
+        elif shown_by(one) != shown_by(other):
+            found.append(f'cell {number}: {_what_differs(shown_by(one), shown_by(other))}')
+    return found
+
+def _code_cells(notebook):
+    parameters = 'injected-parameters'
+    return [c for c in notebook['cells']
+            if c['cell_type'] == 'code' and parameters not in c['metadata'].get('tags', [])]
+
+# %% ../nbs/17_evidence.ipynb #781768a3
+def _what_differs(one, other) -> str:  # the first output that is not the same
+    if [kind for kind, _ in one] != [kind for kind, _ in other]: return 'other kinds of output'
+    kind, a, b = next((k, x, y) for (k, x), (_, y) in zip(one, other) if x != y)
+    if kind.startswith('image/'): return f'another {kind.removeprefix("image/")} picture'
+    pairs = zip(a.splitlines() + [''], b.splitlines() + [''])
+    x, y = next(((x, y) for x, y in pairs if x != y), ('', ''))
+    return f'{x.strip()[:60]!r} and {y.strip()[:60]!r}'
+
+# %% ../nbs/17_evidence.ipynb #c565fd44
+def table_differences(a: Path, b: Path) -> list:  # sentences
+    "How the values of two parquet tables differ."
+    one, other = (pq.read_table(path).replace_schema_metadata() for path in (a, b))
+    if one.column_names != other.column_names:
+        apart = sorted(set(one.column_names) ^ set(other.column_names))
+        return [f'columns only in one of them: {", ".join(apart[:3])}' if apart else 'order of columns']
+    if len(one) != len(other): return [f'{len(one):,} rows and {len(other):,}']
+    found = []
+    for name in one.column_names:
+        told = _column_difference(one[name], other[name])
+        if told: found.append(f'{name}: {told}')
+    return found
+
+# %% ../nbs/17_evidence.ipynb #b7c0363b
+def _column_difference(one, other) -> str:  # '' where each value is the same
+    if one.type != other.type: return f'type {one.type} and {other.type}'
+    x, y = one.to_pandas(), other.to_pandas()
+    apart = ~((x == y) | (x.isna() & y.isna()))
+    if not apart.any(): return ''
+    told = f'{apart.sum():,} of {len(x):,} values'
+    if not pd.api.types.is_float_dtype(x): return told
+    return f'{told}, by up to {(x - y).abs().max():.1g}'
+
+# %% ../nbs/17_evidence.ipynb #d40135ab
+PASSING = {'run.json': ('notebooks', 'provenance', 'resumed')}  # differs between any two runs
+
+def record_differences(a: Path, b: Path) -> list:  # sentences
+    "At which keys two JSON files differ."
+    one, other = ({k: v for k, v in _flat(read_json(path)) if not _passes(path.name, k)}
+                  for path in (a, b))
+    keys = [k for k in one | other if not _same(one.get(k, ...), other.get(k, ...))]
+    return [f"{k}: {one.get(k, 'not there')!r} and {other.get(k, 'not there')!r}" for k in keys]
+
+def _passes(file, key): return key.split('/')[1] in PASSING.get(file, ())
+def _same(x, y): return x == y or (x != x and y != y)  # NaN is the same as NaN
+
+# %% ../nbs/17_evidence.ipynb #3c8f4581
+def _flat(value, place=''):  # (place, plain value) of everything in a JSON value
+    if isinstance(value, dict): pairs = value.items()
+    elif isinstance(value, list):
+        pairs = ((v.get('id', i) if isinstance(v, dict) else i, v) for i, v in enumerate(value))
+    else: yield place or '/', value; return
+    for key, inner in pairs: yield from _flat(inner, f'{place}/{key}')
+
+# %% ../nbs/17_evidence.ipynb #f1a57a4d
+HOW_COMPARED = {'.ipynb': notebook_differences, '.parquet': table_differences,
+                '.json': record_differences}
+
+def _outputs(folder: Path) -> set:  # names of files, as seen from the folder
+    files = [p for p in folder.rglob('*') if p.is_file() and p.suffix not in ('.log', '.lock', '.part')]
+    return {p.relative_to(folder).as_posix() for p in files if not p.name.startswith('.')}
+
+def file_differences(a: Path, b: Path) -> list:  # sentences
+    "How one output of two runs differs."
+    for path, other in ((a, b), (b, a)):
+        if not path.exists(): return [f'only in {relative(other.parent)}']
+    if a.read_bytes() == b.read_bytes(): return []
+    if a.suffix in HOW_COMPARED: return HOW_COMPARED[a.suffix](a, b)
+    return [f'other bytes ({a.stat().st_size:,} and {b.stat().st_size:,})']
+
+# %% ../nbs/17_evidence.ipynb #494fee76
+@dataclass
+class Reproduction:
+    "What is the same in two runs: the outputs with their differences, '' to no more than three of each told."
+    found: dict  # name of an output -> sentences
+
+    @property
+    def same(self) -> bool: return not any(self.found.values())
+
+    def count(self, notebooks: bool) -> tuple:  # the same, of how many
+        "How many notebooks, or other outputs, are the same."
+        told = [faults for name, faults in self.found.items()
+                if name.endswith('.ipynb') == notebooks]
+        return sum(not faults for faults in told), len(told)
+
+    def lines(self, most: int = 3) -> list:  # what differs, then the shares
+        "What to tell of it."
+        lines = []
+        for name, faults in self.found.items():
+            lines += [f'{name}: {fault}' for fault in faults[:most]]
+            if len(faults) > most: lines.append(f'{name}: and {len(faults) - most:,} more')
+        (same, of), (others, files) = self.count(True), self.count(False)
+        again, tried = NOTEBOOKS_ON_GITHUB
+        share = f' ({same / of:.0%})' if of else ''
+        return lines + [
+            f'{same} of {of} notebooks reproduce exactly{share}; on GitHub {again} of {tried:,}'
+            f' did ({again / tried:.0%}, Samuel & Mietchen 2024)',
+            f'{others} of {files} other outputs are the same']
+
+# %% ../nbs/17_evidence.ipynb #502129a6
+def compare_reports(a, b  # folders of two runs
+                    ) -> Reproduction:
+    "Compare all outputs of two runs."
+    a, b = Path(a), Path(b)
+    for folder in (a, b):
+        if not folder.is_dir(): raise SettingError(f'{folder} is no folder: name what `study` left')
+    names = sorted(_outputs(a) | _outputs(b))
+    if not names: raise SettingError(f'{a} and {b} hold no output to compare')
+    return Reproduction({name: file_differences(a / name, b / name) for name in names})

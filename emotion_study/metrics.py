@@ -8,7 +8,8 @@ __all__ = ['METRICS', 'FEWEST', 'DIALOGUE_MEASURES', 'NotComputed', 'hits', 'con
            'bootstrap_weights', 'spread', 'from_others', 'group_quantile', 'prediction_sets', 'risk_coverage',
            'risk_area', 'threshold_for', 'speaker_ratio', 'acted_emotions', 'of_emotions', 'protocol_name', 'run_name',
            'with_folds', 'finite', 'no_interval', 'result_entries', 'save_results', 'readable', 'text_table', 'recalls',
-           'tempered', 'weighted_f1', 'numbers_of', 'dialogue_counts', 'dialogue_scores', 'dialogue_gain']
+           'p_words', 'for_page', 'with_interval', 'tempered', 'weighted_f1', 'numbers_of', 'dialogue_counts',
+           'dialogue_scores', 'dialogue_gain']
 
 # %% ../nbs/11_metrics.ipynb #a10a4405
 import json
@@ -346,6 +347,35 @@ def recalls(predictions: pd.DataFrame  # one run
     acted = C.sum(1)
     return pd.Series(
         100 * np.diag(C)[acted > 0] / acted[acted > 0], index=np.array(names)[acted > 0])
+
+# %% ../nbs/11_metrics.ipynb #00b2a1e9
+def p_words(p) -> str:
+    "A p value for a reader."
+    if p is None or pd.isna(p): return '–'
+    return '< .001' if p < .001 else f'{p:.3f}'
+
+_SPELT = {
+    'modalities': 'channels', 'n': 'test clips', 'value': 'figure', 'seeds': 'seeds', 'p': 'p',
+    'Holm': 'p, corrected (Holm)', 'Holm p': 'p, corrected (Holm)', 'sign_flip': 'p, sign flips',
+    'sign-flip p': 'p, sign flips', 'sign': 'p, sign test', 'McNemar mid-p': 'p, McNemar'}
+
+def for_page(table: pd.DataFrame, of: str = 'value',  # the column that `lo` and `hi` are the interval of
+             named: str = 'accuracy, %', digits: int = 1) -> pd.DataFrame:
+    "A table for a reader: figures with their intervals, names and p values in words."
+    shown = table.drop(columns=['lo', 'hi'], errors='ignore').astype(object)
+    if {of, 'lo', 'hi'} <= {*table}:
+        parts = table[[of, 'lo', 'hi']].astype(float).itertuples(index=False)
+        shown[of] = [with_interval(*figure, digits) for figure in parts]
+        shown = shown.rename(columns={of: f'{named} (95 % interval)'})
+    for name in shown.columns.intersection([k for k, v in _SPELT.items() if v.startswith('p')]):
+        shown[name] = [p_words(p) for p in table[name]]
+    return readable(shown.rename(columns=_SPELT).infer_objects(), digits)
+
+def with_interval(value, lo, hi, digits: int = 1) -> str:
+    "A figure with its interval in brackets."
+    if pd.isna(value): return '–'
+    if pd.isna(lo): return f'{value:.{digits}f}'
+    return f'{value:.{digits}f} ({lo:.{digits}f} to {hi:.{digits}f})'
 
 # %% ../nbs/11_metrics.ipynb #3874dcc3
 def tempered(p: np.ndarray, temperature: float,  # (..., K) probabilities

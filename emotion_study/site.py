@@ -4,21 +4,26 @@
 
 # %% auto #0
 __all__ = ['STYLE', 'SYNTHETIC', 'RESULT_KEYS', 'GROUPS', 'respell', 'outline', 'formula_svg', 'tall_fractions', 'display_svg',
-           'for_reading', 'is_answer', 'answer_first', 'exporter', 'picture_files', 'mend_links', 'style_sheet',
-           'banners', 'framed', 'made_by', 'read_results', 'in_unit', 'interval', 'result_row', 'results_of',
-           'index_body', 'question_of', 'corpus_words', 'report_title', 'clear_pages', 'page_name', 'report_parts',
-           'build_report', 'interval_picture', 'claims_page', 'write_ledger', 'codes_of', 'document_facts',
-           'figure_text', 'share_words', 'shortcut_words', 'leakage_sheet', 'reforms', 'model_card', 'datasheet',
-           'documents', 'write_documents']
+           'for_reading', 'is_answer', 'answer_first', 'exporter', 'picture_files', 'figures_of', 'name_pictures',
+           'with_captions', 'mend_links', 'style_sheet', 'banners', 'framed', 'made_by', 'read_results', 'in_unit',
+           'interval', 'fall_of', 'fall_rows', 'interval_of', 'fall_words', 'result_row', 'results_of', 'figure_list',
+           'run_facts', 'index_body', 'machine_words', 'question_of', 'answer_of', 'first_sentence', 'corpus_words',
+           'report_title', 'clear_pages', 'page_name', 'report_parts', 'build_report', 'interval_picture',
+           'claims_page', 'facts_page', 'write_ledger', 'codes_of', 'document_facts', 'figure_text', 'share_words',
+           'shortcut_words', 'leakage_sheet', 'reforms', 'model_card', 'datasheet', 'documents', 'write_documents',
+           'shelf', 'book_place', 'book_link', 'book_text', 'linked_files', 'captions_of', 'name_pictures_of',
+           'fold_code', 'book_page', 'plain_signature', 'docments_table', 'member_entry', 'reference_page',
+           'glossary_terms', 'find_term', 'link_terms', 'public_names', 'link_names', 'notebooks_of', 'gather_page',
+           'contents_cell', 'gather_book', 'run_sphinx', 'check_book_place', 'build_book']
 
 # %% ../nbs/19_site.ipynb #fe6b8057
-import base64, functools, hashlib, html, json, math, re
+import base64, functools, hashlib, html, json, math, os, posixpath, re, shutil, sys, tempfile
 from pathlib import Path
 from urllib.parse import unquote
 
 import pandas as pd
 
-from .core import SettingError, check_open, read_json, write_whole
+from .core import ROOT, SettingError, check_open, read_json, write_whole
 from .references import LISTENERS, LISTENERS_SOURCE
 from .evidence import Comparison, LATE, NETWORK, entry_id, p_text, run
 
@@ -158,10 +163,40 @@ def picture_files(body: str, folder: Path) -> str:
         file = known.get(digest, folder / 'pictures' / f'{digest[:12]}.{m[1]}')
         file.parent.mkdir(exist_ok=True)
         if digest not in known: file.write_bytes(with_palette(data) if m[1] == 'png' else data)
-        alt = html.escape(
-            captions.get(file.name) or captions.get(file.stem) or 'figure', quote=True)
+        caption = captions.get(file.name) or captions.get(file.stem)
+        alt = html.escape(caption or 'picture without a caption', quote=True)
         return f'<img src="{file.relative_to(folder).as_posix()}" alt="{alt}">'
     return re.sub(r'<img [^>]*?src="data:image/(png|jpeg);base64,([^"]+)"[^>]*>', refer, body)
+
+# %% ../nbs/19_site.ipynb #751b1481
+def figures_of(source: str,  # of a code cell
+               captions: dict  # file name -> caption
+               ) -> list:  # file names, in the order of the source
+    "The figures that a cell saves."
+    named = [f'{name}.png' for name in re.findall(r"'(\w+)'", source)]
+    return [name for name in dict.fromkeys(named) if name in captions]
+
+def name_pictures(nb, captions: dict):
+    "The same notebook, its pictures being the files of the figures that their cells save."
+    for cell in nb.cells:
+        if cell.cell_type != 'code': continue
+        shown = [o for o in cell.outputs if 'image/png' in o.get('data', {})]
+        names = figures_of(cell.source, captions)
+        for output, name in zip(shown, names if len(names) == len(shown) else []):
+            output.metadata['filenames'] = {'image/png': f'figures/{name}'}
+    return nb
+
+# %% ../nbs/19_site.ipynb #7465fca5
+def with_captions(body: str, captions: dict) -> str:
+    "HTML in which each figure has its caption below, and says what is seen."
+    def captioned(m):
+        caption = html.escape(captions.get(m[1], ''), quote=True)
+        if not caption: return m[0]
+        seen = re.split(r'(?<=[a-z)])[.;:] ', caption)[0]
+        return (
+            f'<figure><a href="figures/{m[1]}"><img src="figures/{m[1]}" alt="{seen}"></a>'
+            f'<figcaption>{caption}</figcaption></figure>')
+    return re.sub(r'<img src="figures/([^"]+)"[^>]*>', captioned, body)
 
 # %% ../nbs/19_site.ipynb #bcdab891
 def mend_links(body: str, folder: Path,
@@ -193,6 +228,7 @@ a { color: var(--link); } a.anchor-link { display: none; }
 h1, h2, h3 { line-height: 1.25; margin: 2.2rem 0 .8rem; } h1 { font-size: 1.9rem; }
 nav { font-size: .9rem; border-bottom: 1px solid var(--line); padding: .9rem 0; display: flex;
   flex-wrap: wrap; gap: .2rem 1.1rem; }
+@media (max-width: 40rem) { nav { flex-wrap: nowrap; overflow-x: auto; white-space: nowrap; } }
 nav.foot { border: 0; border-top: 1px solid var(--line); margin-top: 3rem; justify-content:
 space-between; }
 nav [aria-current] { color: var(--text); font-weight: 600; text-decoration: none; }
@@ -220,6 +256,11 @@ right; }
 .dataframe.words td, .dataframe.words th { text-align: left; white-space: normal; }
 img { max-width: 100%; height: auto; background: #fff; border-radius: 4px; }
 figure { margin: 0; } figcaption { font-size: .88rem; color: var(--soft); margin-top: .3rem; }
+.celltag_answer { border-left: 4px solid var(--link); background: var(--box); padding: .2rem 1rem;
+border-radius: 4px; }
+.front td, .front th { padding-right: 1.2rem; } .note { color: var(--soft); font-size: .88rem; }
+dl.pages dt { margin-top: .7rem; } dl.pages dt span { color: var(--soft); }
+dl.pages dd { margin: .1rem 0 0 1rem; }
 .gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 24rem), 1fr));
 gap: 1.6rem; }
 .tex svg { fill: currentColor; overflow: visible; max-width: 100%; }
@@ -324,30 +365,82 @@ def interval(r: dict) -> str:
 # %% ../nbs/19_site.ipynb #fba070c5
 _INDEX = """
 <h1>{{ title }}</h1>
-<p>Which emotion does a speaker act? This report follows the question through voice, face and
-words, from the clips to
-predictions for clips that no model has seen. Each page asks one question and is an executed
-notebook.</p>
-<div class="scroll"><table>{% for k, v in facts %}<tr><th>{{ k }}</th><td>{{ v }}</td></tr>{%
-endfor %}</table></div>
-<h2>Pages</h2><ul>{% for file, name, asks in pages %}<li><a href="{{ file }}">{{ name }}</a>{% if
-asks %}: {{ asks }}{% endif %}</li>{% endfor %}
-{% for name, why in skipped %}<li>{{ name | shown }}: not run, {{ why }}</li>{% endfor %}</ul>
-<h2>Results</h2>
-<p>Each page ends with its figures as a table; <code>results.json</code> holds all {{ results |
-length | thousands }} of them. Intervals are 95 %. Protocol
-<em>random</em>: held-out clips of known speakers; <em>actor</em>: new speakers. Scope
-<em>inductive</em>: nothing but the clip itself;
-<em>adapted</em>: the speaker's other clips, unlabelled, are at hand. Every figure can be computed
-anew from <code>predictions.parquet</code>.</p>
+<p>Which emotion does an actor play? A paper names it from voice, face and words, and is right in
+96.88 % of the clips. This report asks what that figure is made of, and what is left of it
+elsewhere.</p>
+{% if fall %}<h2>The answer</h2>
+<p><strong>{{ answer }}</strong></p>
+<div class="scroll"><table class="front"><tr><th>asked of</th><th>UAR in % (95 % interval)</th>
+<th>chance</th><th>test clips</th></tr>{% for row in fall %}
+<tr>{% for c in row %}<td{% if not loop.first %} class="number"{% endif %}>{{ c }}</td>{% endfor %}
+</tr>{% endfor %}</table></div>
+<p class="note">UAR is the mean recall of the emotions. All rows are one kind of model, a pool of
+simple experts. The intervals are over speakers. A row with fewer emotions is an easier
+question.</p>{% endif %}
+<h2>Pages</h2><p>Each page asks one question and is an executed notebook.</p>
+<dl class="pages">{% for file, name, asks, answers in pages %}<dt><a href="{{ file }}">{{ name }}</a>
+{% if asks %}<span>{{ asks }}</span>{% endif %}</dt>{% if answers %}<dd>{{ answers }}</dd>{% endif %}
+{% endfor %}{% for name, why in skipped %}<dt>{{ name | shown }}</dt>
+<dd>not run, {{ why }}</dd>{% endfor %}</dl>
+{% if results %}<h2>Results</h2>
+<p>All {{ results | length | thousands }} figures are in <code>results.json</code>. Each page ends
+with its own. Protocol <em>random</em>: held-out clips of known speakers. Protocol <em>actor</em>:
+new speakers. Scope <em>inductive</em>: nothing but the clip itself. Scope <em>adapted</em>: the
+speaker's other clips are at hand, without labels.</p>{% endif %}
 {% if figures %}<details><summary>All {{ figures | length }} figures</summary><div
 class="gallery">{% for file, caption in figures %}<figure>
 <a href="{{ file }}"><img src="{{ file }}" alt="{{ caption }}" loading="lazy"></a>
 <figcaption>{{ caption }}</figcaption></figure>{% endfor %}</div></details>{% endif %}
-<h2>Files</h2><ul>{% for file, what in files %}<li><a href="{{ file }}">{{ file }}</a>: {{ what
-}}</li>{% endfor %}</ul>
+<h2>How it was made</h2>
+<div class="scroll"><table>{% for k, v in facts %}<tr><th>{{ k }}</th><td>{{ v }}</td></tr>{%
+endfor %}</table></div>
+<details><summary>Files</summary><ul>{% for file, what in files %}<li><a href="{{ file }}">{{ file
+}}</a>: {{ what }}</li>{% endfor %}</ul></details>
 <details><summary>Provenance</summary><pre>{{ provenance }}</pre></details>
 """
+
+# %% ../nbs/19_site.ipynb #ec164776
+_POOL = 'pool, Whisper small'
+_STEPS = (
+    ('random splits, as published: the speakers are known', 7,
+     ('random', 7, 'adapted', _POOL, 'voice+face')),
+    ('new speakers, 60 of their clips at hand', 8, ('actor', 8, 'adapted', _POOL, 'voice+face')),
+    ('new speakers, nothing known', 8, ('actor', 8, 'inductive', _POOL, 'voice+face')),
+    ('new speakers, the voice alone', 8, ('loso', 8, 'inductive', _POOL, 'voice')),
+    ('another corpus, Urdu talk shows, the voice alone', 4,
+     ('transfer', 7, 'inductive', 'blocks, ravdess to urdu', 'voice')),
+    ('another corpus, Polish actors, the voice alone', 6,
+     ('transfer', 7, 'inductive', 'blocks, ravdess to nemo', 'voice')))
+
+def fall_of(results: list) -> list:  # of (words, number of emotions, entry)
+    "The same question from the easiest to the hardest condition, as far as a report has it."
+    entries = {r['id']: r for r in results}
+    asked = [(words, k, entries.get(entry_id('uar', run(*about)))) for words, k, about in _STEPS]
+    return [step for step in asked if step[2]]
+
+def fall_rows(steps: list) -> list:  # rows of text
+    "The steps as the table of the front page shows them."
+    rows = []
+    for words, k, e in steps:
+        figure = f"{e['value']:.1f} ({interval_of(e)})"
+        rows.append((f'{words}; {k} emotions', figure, f'{100 / k:.1f}', f"{e['n']:,}"))
+    return rows
+
+def interval_of(e: dict) -> str:
+    "The interval of an entry in words."
+    return 'no interval' if e['lo'] is None else f"{e['lo']:.1f} to {e['hi']:.1f}"
+
+# %% ../nbs/19_site.ipynb #49c5929f
+def fall_words(steps: list) -> str:
+    "The answer of a report in three sentences, from its first, its third and its last step."
+    found = {words: f"{e['value']:.1f} % ({interval_of(e)})" for words, _, e in steps}
+    parts = [
+        ('With the published protocol, where the test speakers were heard in training, the mean '
+         'recall of the emotions (UAR) is {}.',
+         _STEPS[0]),
+        ('For speakers of whom nothing is known it is {}.', _STEPS[2]),
+        ('On another corpus, in Polish, it is {}.', _STEPS[5])]
+    return ' '.join(text.format(found[step[0]]) for text, step in parts if step[0] in found)
 
 # %% ../nbs/19_site.ipynb #afa521bf
 _HEADS = (
@@ -393,29 +486,51 @@ _FILES = {
     'audit.json': 'the integrity audit of the clips',
     'digests.json': 'a digest of each run and clip, so that a changed row is named'}
 
+def figure_list(folder: Path) -> list:  # of (file, caption)
+    "The figures of a report with their captions."
+    captions = read_json(folder / 'figures' / 'captions.json', {})
+    def caption(p): return captions.get(p.name) or captions.get(p.stem) or p.stem.replace('_', ' ')
+    return [(f'figures/{p.name}', caption(p)) for p in sorted((folder / 'figures').glob('*.png'))]
+
+def run_facts(run: dict) -> list:  # of (name, value)
+    "What was run, on what machine, by which state of the code, and how long it took."
+    seconds = sum(run.get('notebooks', {}).values())
+    clips = f"{run['clips']:,} clips" if run.get('clips') else 'clips not counted'
+    seeds = run.get('seeds') or 'as the profile says'
+    facts = [
+        ('corpus', f'{corpus_words(run)}, {clips}'), ('profile', run.get('profile', 'unknown')),
+        ('seeds per protocol', seeds)]
+    if seconds:
+        many = f"{seconds / 60:,.0f} minutes, the sum of {len(run['notebooks'])} notebooks"
+        facts += [('time', many), ('code', codes_of(run))]
+    if machine := machine_words(run): facts.append(('machine', machine))
+    return facts
+
 def index_body(folder: Path, pages: list, run: dict) -> str:
     "The body of the front page."
     from jinja2 import Environment
-    captions = read_json(folder / 'figures' / 'captions.json', {})
-    figures = [
-        (
-            f'figures/{p.name}',
-            captions.get(p.name) or captions.get(p.stem) or p.stem.replace('_', ' '))
-        for p in sorted((folder / 'figures').glob('*.png'))
-    ]
-    seeds = run.get('seeds') or 'as the profile says'
-    facts = [
-        ('corpus', corpus_words(run)), ('profile', run.get('profile', 'unknown')),
-        ('seeds per protocol', seeds)]
-    if run.get('clips'): facts.insert(1, ('clips', f"{run['clips']:,}"))
+    results = read_results(folder)
+    steps = fall_of(results)
     jinja = Environment(autoescape=True, trim_blocks=True)
     jinja.filters['shown'], jinja.filters['thousands'] = page_name, '{:,}'.format
     return jinja.from_string(_INDEX).render(
-        title=report_title(run), facts=facts,
-        pages=[(*p, question_of(folder, p[0])) for p in pages],
-        skipped=sorted(run.get('skipped', {}).items()), results=read_results(folder),
-        figures=figures, files=[(f, what) for f, what in _FILES.items() if (folder / f).exists()],
+        title=report_title(run), facts=run_facts(run), fall=fall_rows(steps),
+        answer=fall_words(steps),
+        pages=[(*p, question_of(folder, p[0]), answer_of(folder, p[0])) for p in pages],
+        skipped=sorted(run.get('skipped', {}).items()), results=results,
+        figures=figure_list(folder),
+        files=[(f, what) for f, what in _FILES.items() if (folder / f).exists()],
         provenance=json.dumps(run.get('provenance', {}), indent=1, sort_keys=True))
+
+# %% ../nbs/19_site.ipynb #fbecfe7f
+def machine_words(run: dict) -> str:  # from run.json; '' where it is not recorded
+    "The machine and the packages of a run."
+    provenance = run.get('provenance', {})
+    machine, python = provenance.get('machine', ''), provenance.get('python', '')
+    packages = provenance.get('packages', {})
+    told = [p for p in ('numpy', 'scikit-learn', 'keras', 'librosa') if p in packages]
+    named = [f'{p} {packages[p]}' for p in told]
+    return ', '.join(filter(None, [machine, f'Python {python}' if python else '', *named]))
 
 # %% ../nbs/19_site.ipynb #4d23eb38
 def question_of(folder: Path, file: str) -> str:
@@ -426,6 +541,22 @@ def question_of(folder: Path, file: str) -> str:
     told = ' '.join(
         line.lstrip('> ').strip() for line in first.splitlines() if line.startswith('>'))
     return re.sub('[*`]', '', told)
+
+# %% ../nbs/19_site.ipynb #9efe5548
+def answer_of(folder: Path, file: str) -> str:
+    "The first sentence of the answer of an executed notebook; '' where it has none."
+    notebook = folder / 'notebooks' / Path(file).with_suffix('.ipynb').name
+    if not notebook.is_file(): return ''
+    cells = filter(is_answer, json.loads(notebook.read_text(encoding='utf-8'))['cells'])
+    told = [output.get('data', {}) for cell in cells for output in cell['outputs']]
+    texts = [''.join(data['text/markdown']) for data in told if 'text/markdown' in data]
+    return first_sentence('\n'.join(texts))
+
+def first_sentence(text: str) -> str:
+    "The first sentence of a Markdown text, without its marks."
+    words = re.sub(r'<!--.*?-->', '', text, flags=re.S).strip().partition('\n')[0]
+    words = re.sub(r'\[([^\]]*)\]\([^)]*\)', r'\1', words)
+    return re.split(r'(?<=[\w)%]\.) (?=[A-Z])', re.sub(r'[*`]|^- ', '', words))[0]
 
 # %% ../nbs/19_site.ipynb #e2a45a15
 def corpus_words(run: dict) -> str:
@@ -475,10 +606,12 @@ def build_report(folder  # what a run of the study left: run.json, notebooks/, f
     front = mend_links(index_body(folder, pages[1:], run), folder, known)
     clear_pages(folder)
     results = read_results(folder)
+    captions = read_json(folder / 'figures' / 'captions.json', {})
     for path, (file, name) in zip(notebooks, pages[1:]):
-        body, _ = exporter().from_notebook_node(for_reading(answer_first(nbformat.read(path, 4))))
-        body = mend_links(picture_files(body, folder), folder, {*known, 'index'}) + results_of(
-            results, path.stem)
+        executed = name_pictures(answer_first(nbformat.read(path, 4)), captions)
+        body, _ = exporter().from_notebook_node(for_reading(executed))
+        body = with_captions(picture_files(body, folder), captions)
+        body = mend_links(body, folder, {*known, 'index'}) + results_of(results, path.stem)
         write(file, framed(body, name, file, pages, run))
     for path in parts:
         body = mend_links(path.read_text(encoding='utf-8'), folder, {*known, 'index'})
@@ -520,9 +653,8 @@ predictions.parquet</th></tr>{% for f in c.figures %}
 <tr><td>{{ f.metric }}</td><td class="number">{{ f | number }}</td><td class="number">{{ f | span
 }}</td><td class="number">{{ f.n }}</td><td><code>{{ f.id }}</code></td></tr>{% endfor %}
 </table></div></details>{% endif %}{% endfor %}
-<h2>Facts</h2><details><summary>{{ facts | length }} counts and published figures that pages
-quote</summary><div class="scroll"><table>{% for k, v in facts %}<tr><td>{{ k }}</td>
-<td class="number">{{ v | fact }}</td></tr>{% endfor %}</table></div></details>
+<p>The {{ facts | length }} counts and published figures that pages quote are
+<a href="facts.html">on a page of their own</a>.</p>
 """
 
 # %% ../nbs/19_site.ipynb #f6c87c50
@@ -578,7 +710,6 @@ def claims_page(ledger: dict) -> str:  # HTML body
     jinja.filters['span'] = lambda f: (
         '–' if f['lo'] is None else f"{f['lo']:.{digits(f)}f} to {f['hi']:.{digits(f)}f}")
     jinja.filters['tests'] = lambda c: _test_rows(c, ledger['family'])
-    jinja.filters['fact'] = lambda v: f'{v:.6g}' if isinstance(v, float) else v
     jinja.filters['cellname'] = (
         lambda c: c.partition('#')[0].removesuffix('.ipynb')
         + ': '
@@ -587,11 +718,26 @@ def claims_page(ledger: dict) -> str:  # HTML body
     return jinja.from_string(_CLAIMS_PAGE).render(
         claims=ledger['claims'], family=ledger['family'], facts=sorted(ledger['facts'].items()))
 
+# %% ../nbs/19_site.ipynb #dc6e4545
+_FACTS_PAGE = """<h1>Facts</h1><p>Counts and published figures that pages quote by name. Verdicts:
+<a href="claims.html">claims</a>.</p>
+<div class="scroll"><table>{% for k, v in facts %}<tr><td>{{ k }}</td>
+<td class="number">{{ v | fact }}</td></tr>{% endfor %}</table></div>
+"""
+
+def facts_page(ledger: dict) -> str:  # HTML body
+    "The raw facts of the ledger as a page of the report."
+    from jinja2 import Environment
+    jinja = Environment(autoescape=True)
+    jinja.filters['fact'] = lambda v: f'{v:.6g}' if isinstance(v, float) else v
+    return jinja.from_string(_FACTS_PAGE).render(facts=sorted(ledger['facts'].items()))
+
 # %% ../nbs/19_site.ipynb #3803eb91
 def write_ledger(folder, ledger: dict) -> Path:
     "Write claims.json and the body of claims.html."
     folder = check_open(folder)
     write_whole(folder / 'parts' / 'claims.html', claims_page(ledger))
+    write_whole(folder / 'parts' / 'facts.html', facts_page(ledger))
     return write_whole(folder / 'claims.json', json.dumps(ledger, indent=1) + '\n')
 
 # %% ../nbs/19_site.ipynb #8f3d6bfd
@@ -923,3 +1069,298 @@ def write_documents(folder) -> Path:
     body = jinja.from_string(_CHECKLISTS_PAGE).render(
         parts=documents(document_facts(folder)).items())
     return write_whole(folder / 'parts' / 'checklists.html', body)
+
+# %% ../nbs/19_site.ipynb #b0000005
+def shelf(target: str,  # of a link, without its anchor
+          page: str  # the page that has it: '05_speech', 'study/03_new_speakers'
+          ) -> str:  # a path in the checkout
+    "Which file of the checkout a link of a notebook means."
+    return posixpath.normpath(posixpath.join('nbs', posixpath.dirname(page), target))
+
+def book_place(file: str  # a path in the checkout
+               ) -> str:  # a path in the book
+    "Where the book keeps a file that is no notebook."
+    report = re.fullmatch(r'reports/[^/]+/(.+)', file)
+    return f'report/{report[1]}' if report else f'files/{file}'
+
+# %% ../nbs/19_site.ipynb #b0000008
+def book_link(target: str,  # as a notebook has it
+              page: str) -> str:
+    "Where a link of a notebook leads inside the book."
+    path, _, anchor = target.partition('#')
+    anchor = '#' + re.sub(r'[^\w-]', '', unquote(anchor).lower()) if anchor else ''
+    if re.match('[a-z]+:', target): return target
+    if not path or path.endswith('.ipynb'): return path + anchor
+    return '../' * page.count('/') + book_place(shelf(path, page)) + anchor
+
+# %% ../nbs/19_site.ipynb #b000000a
+_LINK = re.compile(r'(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)')
+
+def book_text(text: str,  # Markdown
+              page: str) -> str:
+    "Markdown of a notebook whose links are those of the book."
+    def mend(m):
+        target = book_link(m[3], page)
+        copied = target.partition('#')[0] and not re.match('[a-z]+:', target)
+        mark = '{.external}' if copied and not m[1] and '.ipynb' not in target else ''
+        return f'{m[1]}[{m[2]}]({target}){mark}'
+    return _LINK.sub(mend, text)
+
+def linked_files(text: str, page: str) -> list:  # paths in the checkout
+    "Files of the checkout, other than notebooks, that Markdown of a notebook links."
+    targets = [m[3].partition('#')[0] for m in _LINK.finditer(text)]
+    own = [t for t in targets if t and not re.match('[a-z]+:', t) and not t.endswith('.ipynb')]
+    return [shelf(target, page) for target in own]
+
+# %% ../nbs/19_site.ipynb #b000000e
+def captions_of(report: Path) -> dict:  # digest of the bytes -> caption
+    "The captions of the figures of a report."
+    captions = read_json(report / 'figures' / 'captions.json', {})
+    files = [(report / 'figures' / name, words) for name, words in sorted(captions.items())]
+    return {
+        hashlib.sha256(file.read_bytes()).hexdigest(): words
+        for file, words in files if file.is_file()}
+
+def name_pictures_of(cell, captions: dict, heading: str):
+    "Give the pictures of a cell their caption, or a text in its place."
+    pictures = [o.data['image/png'] for o in cell.outputs if 'image/png' in o.get('data', {})]
+    if not pictures: return
+    digests = [hashlib.sha256(base64.b64decode(p)).hexdigest() for p in pictures]
+    known = [captions[d] for d in digests if d in captions]
+    about = dict(image=dict(alt=known[0] if known else f'Picture of the section {heading}'))
+    if len(pictures) == 1 and known: about['figure'] = dict(caption=known[0])
+    cell.metadata['mystnb'] = about
+
+# %% ../nbs/19_site.ipynb #b0000011
+_UNRUN = """:::{note}
+The report's run has no copy of this notebook, so it is shown without results.
+:::"""
+
+def fold_code(nb, page: str):
+    "The same notebook with the code of a study folded, and that of the front page left out."
+    tag = 'remove-input' if page == 'index' else 'hide-input' if page.startswith('study/') else ''
+    for cell in nb.cells if tag else []:
+        if cell.cell_type == 'code' and cell.source:
+            cell.metadata['tags'] = [*cell.metadata.get('tags', []), tag]
+    return nb
+
+# %% ../nbs/19_site.ipynb #b0000012
+def book_page(nb,  # as nbformat reads it
+              page: str, captions: dict, executed: bool = True):
+    "A notebook as a page of the book."
+    heading, nb = '', fold_code(answer_first(for_reading(nb)), page)
+    for cell in nb.cells:
+        if cell.cell_type == 'markdown':
+            heading = (re.findall(r'(?m)^#+ (.+)', cell.source) or [heading])[-1]
+            cell.source = book_text(cell.source, page)
+        elif cell.cell_type == 'code': name_pictures_of(cell, captions, heading)
+    if not executed:
+        import nbformat.v4 as v4
+        nb.cells.insert(1, v4.new_markdown_cell(_UNRUN, id='unrun'))
+    nb.metadata['language_info'] = dict(name='python', pygments_lexer='ipython3')
+    return nb
+
+# %% ../nbs/19_site.ipynb #b0000016
+def plain_signature(obj) -> str:
+    "The arguments of something callable, with defaults that are plain values."
+    import inspect
+    try: signature = inspect.signature(obj)
+    except (TypeError, ValueError): return '()'
+    plain = lambda p: p.default is p.empty or re.fullmatch(r"[\w.'+ -]*", repr(p.default))
+    parameters = [
+        p.replace(annotation=p.empty, default=p.default if plain(p) else ...)
+        for p in signature.parameters.values()]
+    bare = signature.replace(parameters=parameters, return_annotation=signature.empty)
+    return str(bare).replace('Ellipsis', '...')
+
+# %% ../nbs/19_site.ipynb #b0000018
+def docments_table(obj) -> str:  # '' where no argument has a comment
+    "The arguments of something callable with their comments, as a Markdown table."
+    from nbdev.showdoc import DocmentTbl
+    try: return DocmentTbl(obj, verbose=True)._repr_markdown_() if callable(obj) else ''
+    except (AttributeError, TypeError, ValueError): return ''
+
+def member_entry(name: str, obj, level: int = 4) -> str:
+    "A definition as an entry of the reference."
+    import inspect
+    kind = 'class' if inspect.isclass(obj) else 'function' if callable(obj) else 'data'
+    head = f'{name}{plain_signature(obj)}' if kind != 'data' else name
+    words = (inspect.getdoc(obj) or '') if kind != 'data' else f'A constant: {type(obj).__name__}.'
+    if kind == 'class' and words.startswith(f'{obj.__name__}('): words = ''  # made by dataclass
+    own = [
+        member_entry(n, m, level - 1).replace('{py:function}', '{py:method}')
+        for n, m in sorted(vars(obj).items()) if inspect.isfunction(m) and not n.startswith('_')
+    ] if kind == 'class' else []
+    fence = '`' * level
+    return '\n\n'.join(
+        [f'{fence}{{py:{kind}}} {head}\n\n{words}', docments_table(obj), *own, fence]) + '\n'
+
+# %% ../nbs/19_site.ipynb #b000001a
+def reference_page(chapter: str,  # such as '05_speech'
+                   package: str = 'emotion_study') -> str:
+    "The reference of the module that a chapter exports, as MyST."
+    import importlib
+    name = chapter.partition('_')[2]
+    module = importlib.import_module(f'{package}.{name}')
+    entries = [member_entry(n, getattr(module, n)) for n in module.__all__]
+    return (
+        f'# {package}.{name}\n\n{module.__doc__}\n\nExplained in the chapter'
+        f' [{name}](../{chapter}.ipynb).\n\n```{{py:currentmodule}} {package}.{name}\n```\n\n'
+        + '\n'.join(entries))
+
+# %% ../nbs/19_site.ipynb #b000001e
+def glossary_terms(text: str  # the glossary, as MyST
+                   ) -> list:
+    "The terms that a glossary explains, long ones first."
+    inside = re.search(r'```\{glossary\}\n(.*?)```', text, re.S)[1]
+    terms = [line for line in inside.splitlines() if line[:1].strip()]
+    return sorted(terms, key=len, reverse=True)
+
+def find_term(text: str, terms: list):  # a match, or None
+    "The first of some terms in a text, in any case unless it is written in capitals."
+    named = [re.escape(t) if t.isupper() else f'(?i:{re.escape(t)}s?)' for t in terms]
+    return re.search(rf"(?<![\w-])({'|'.join(named)})(?![\w-])", text) if named else None
+
+# %% ../nbs/19_site.ipynb #b0000020
+def _running_text(doctree) -> list:  # text nodes
+    "The text of a page that is neither code nor heading nor part of a link."
+    from docutils import nodes
+    from sphinx.addnodes import desc_signature, pending_xref
+    kept = (nodes.literal, nodes.literal_block, nodes.title, nodes.reference, nodes.raw, nodes.math,
+            nodes.math_block, nodes.term, pending_xref, desc_signature, nodes.comment, nodes.image)
+    def free(node):
+        while node is not None and not isinstance(node, kept): node = node.parent
+        return node is None
+    return [node for node in doctree.findall(nodes.Text) if free(node)]
+
+def _reference(text: str, domain: str, kind: str, target: str, page: str):  # a node
+    "A reference that Sphinx resolves later; plain text where its target is not in the book."
+    from docutils import nodes
+    from sphinx.addnodes import pending_xref
+    look = nodes.literal if domain == 'py' else nodes.inline
+    return pending_xref(
+        '', look('', text, classes=['xref', domain, f'{domain}-{kind}']), refdomain=domain,
+        reftype=kind, reftarget=target, refdoc=page, refexplicit=True, refwarn=False)
+
+# %% ../nbs/19_site.ipynb #b0000021
+def link_terms(doctree, terms: list, page: str):
+    "Link the first use of each term of the glossary."
+    from docutils import nodes
+    left = [] if page == 'glossary' else list(terms)
+    for node in _running_text(doctree):
+        text, made = node.astext(), []
+        while found := find_term(text, left):
+            term = next(t for t in left if re.fullmatch(f'{re.escape(t)}s?', found[1], re.I))
+            left.remove(term)
+            link = _reference(found[1], 'std', 'term', term, page)
+            made += [nodes.Text(text[:found.start()]), link]
+            text = text[found.end():]
+        if made: node.parent.replace(node, [*made, nodes.Text(text)])
+
+# %% ../nbs/19_site.ipynb #b0000024
+@functools.cache
+def public_names(package: str = 'emotion_study') -> dict:  # name -> module
+    "The names that one module of the package exports, and no other."
+    from importlib.util import find_spec
+    folder, found = Path(find_spec(package).origin).parent, {}
+    for file in sorted(folder.glob('[a-z]*.py')):
+        names = re.search(r'__all__ = \[(.*?)\]', file.read_text(encoding='utf-8'), re.S)
+        for name in re.findall(r"'(\w+)'", names[1] if names else ''):
+            found.setdefault(name, []).append(f'{package}.{file.stem}')
+    return {name: modules[0] for name, modules in found.items() if len(modules) == 1}
+
+def link_names(doctree, page: str):
+    "Link what is written as code and is a name of the library."
+    from docutils import nodes
+    for node in [*doctree.findall(nodes.literal)]:
+        name = re.sub(r'\(.*\)$', '', node.astext().rpartition('.')[2])
+        if name not in public_names() or isinstance(node.parent, nodes.reference): continue
+        if node.parent.tagname != 'pending_xref':
+            target = f'{public_names()[name]}.{name}'
+            node.parent.replace(node, _reference(node.astext(), 'py', 'obj', target, page))
+
+# %% ../nbs/19_site.ipynb #b0000028
+def notebooks_of(root: Path, report: Path) -> dict:  # page -> the notebook to show
+    "The notebooks of the book: front page, chapters, studies (executed where that was done)."
+    files = {p.stem: p for p in sorted((root / 'nbs').glob('*.ipynb'))}
+    for path in sorted((root / 'nbs' / 'study').glob('*.ipynb')):
+        ran = report / 'notebooks' / path.name
+        files[f'study/{path.stem}'] = ran if ran.is_file() else path
+    return files
+
+def gather_page(page: str, path: Path, folder: Path, root: Path, captions: dict):
+    "Write one notebook as the book shows it, and the files that it links."
+    import nbformat
+    nb = nbformat.read(path, 4)
+    linked = [linked_files(c.source, page) for c in nb.cells if c.cell_type == 'markdown']
+    for file in {f for files in linked for f in files if (root / f).is_file()}:
+        (folder / book_place(file)).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(root / file, folder / book_place(file))
+    executed = page == 'index' or '/' not in page or path.parent.name == 'notebooks'
+    nb = book_page(nb, page, captions, executed)
+    if page == 'index': nb.cells.append(contents_cell(root))
+    (folder / page).parent.mkdir(exist_ok=True)
+    nbformat.write(nb, folder / f'{page}.ipynb')
+
+# %% ../nbs/19_site.ipynb #b0000029
+def contents_cell(root: Path):  # a cell
+    "The contents of the book, for the end of its front page."
+    import nbformat.v4 as v4
+    text = (root / 'docs' / 'contents.md').read_text(encoding='utf-8')
+    return v4.new_markdown_cell(text, id='contents')
+
+def gather_book(folder: Path, root: Path, report: Path) -> dict:  # page -> its notebook
+    "Everything from which Sphinx makes the book, in a new folder."
+    shutil.copytree(root / 'docs', folder, ignore=shutil.ignore_patterns('contents.md'))
+    if report.is_dir():
+        ignored = shutil.ignore_patterns('notebooks', 'parts', '*.log')
+        shutil.copytree(report, folder / 'report', ignore=ignored)
+    captions, files = captions_of(report), notebooks_of(root, report)
+    for page, path in files.items(): gather_page(page, path, folder, root, captions)
+    for page in files:
+        if re.match(r'\d+_', page):
+            text = reference_page(page)
+            write_whole(folder / 'reference' / f"{page.partition('_')[2]}.md", text)
+    return files
+
+# %% ../nbs/19_site.ipynb #b000002b
+def run_sphinx(source: Path, out: Path, root: Path):
+    "Build a site; raise with what Sphinx said when something is wrong."
+    import importlib.util, subprocess
+    if importlib.util.find_spec('myst_nb') is None or importlib.util.find_spec('furo') is None:
+        raise SettingError("Sphinx, which builds the book, is not here: run make site")
+    path = os.pathsep.join(filter(None, [str(root), os.environ.get('PYTHONPATH', '')]))
+    done = subprocess.run(
+        [sys.executable, '-m', 'sphinx', '-b', 'html', '-q', '-W', '--keep-going', '-j', '2',
+         '-d', source.parent / 'doctrees', source, out],
+        capture_output=True, text=True, env=os.environ | dict(PYTHONPATH=path))
+    if done.returncode:
+        said = done.stderr.replace(f'{source}/', '').strip()
+        raise SettingError(f"the book could not be built; Sphinx said:\n{said}")
+
+# %% ../nbs/19_site.ipynb #b000002d
+def check_book_place(out: Path):
+    "Raise unless a folder is new, empty, or an earlier book."
+    if out.exists() and not out.is_dir():
+        raise SettingError(f"--out {out} is a file: name a folder for the book")
+    if out.is_dir() and any(out.iterdir()) and not (out / 'objects.inv').is_file():
+        raise SettingError(f"--out {out} holds something else than a book: name a new folder")
+
+def build_book(out,  # a folder, replaced as a whole
+               root: Path = ROOT, report: str = 'reports/ravdess') -> Path:  # its index.html
+    "Build the book as a static site that needs no network."
+    out = Path(out)
+    check_book_place(out)
+    if not (root / 'docs' / 'conf.py').is_file():
+        raise SettingError(f"{root} has no docs/conf.py: build the book in the checkout")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as tmp:
+        source, made = Path(tmp) / 'source', Path(tmp) / 'site'
+        files = gather_book(source, root, root / report)
+        run_sphinx(source, made, root)
+        for page, path in files.items(): shutil.copyfile(path, made / '_sources' / f'{page}.ipynb')
+        for name in ('report', 'files'):
+            if (source / name).is_dir(): shutil.copytree(source / name, made / name)
+        if out.exists(): shutil.rmtree(out)
+        shutil.copytree(made, out)
+    return out / 'index.html'

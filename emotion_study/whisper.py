@@ -22,9 +22,9 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from .core import (
-    PACKAGED, ROOT, SHAPES, SPEEDS, SettingError, cache_folder, check_libraries, code_digest,
-    families_of, file_digest, librosa, load_row, load_tensorflow, package_folder, relative,
-    store_row, text_digest)
+    PACKAGED, ROOT, SHAPES, SPEEDS, SettingError, cache_folder, check_libraries, cluster_client,
+    code_digest, families_of, file_digest, librosa, load_row, load_tensorflow, package_folder, relative,
+    spread, store_row, text_digest)
 from .fetch import Archive, check_space, fetch_archive, from_npm, size_text
 from .media import MediaError, SR, content_digest, failure, is_passing, read_audio
 from .speech import HOP, Spectra
@@ -420,6 +420,7 @@ def _in_workers(paths: list, jobs: int, cache, keys):
     from emotion_study.whisper import (
         whisper_row as row)  # by name: a notebook's own can't be sent, it has `lru_cache` inside
     if not paths: return
+    if cluster_client(): yield from spread((row, (p, cache, keys)) for p in paths); return
     with ProcessPoolExecutor(min(joblib.effective_n_jobs(jobs), len(paths))) as pool:
         yield from pool.map(row, paths, [cache] * len(paths), [keys] * len(paths))
 
@@ -440,8 +441,9 @@ def whisper_features(paths: pd.Series,  # index clip, path of each
     cache, keys = Path(cache or cache_folder()), extended_keys(encoders)
     todo = [p for p in paths if not _is_kept(p, cache, keys)]
     work = _in_workers(todo, jobs, cache, keys)
-    for _ in tqdm(work, total=len(todo), desc='whisper', unit='clip', disable=not progress): pass
-    rows = [whisper_row(p, cache, keys) for p in paths]
+    bar = tqdm(work, total=len(todo), desc='whisper', unit='clip', disable=not progress)
+    measured = dict(zip(todo, list(bar)))
+    rows = [measured.get(p) or whisper_row(p, cache, keys) for p in paths]
     values = (
         np.vstack([v for v, _ in rows])
         if rows
