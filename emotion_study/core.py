@@ -5,17 +5,17 @@
 # %% auto #0
 __all__ = ['EMOTIONS', 'EMOTION_NAMES', 'OTHER_EMOTIONS', 'COLUMNS', 'STATEMENTS', 'LABEL_COLUMNS', 'SHAPES', 'PACKAGED',
            'SPEEDS', 'EXTENDED', 'COPIES', 'FAMILIES', 'CHANNELS', 'RUN', 'PROFILES', 'CORPORA', 'WORDS', 'PARAMETERS',
-           'PACKAGE', 'CHECKOUT', 'ROOT', 'FOREIGN', 'KEPT', 'librosa', 'KERAS', 'PACKAGES', 'MADE', 'MARK',
-           'label_names', 'SettingError', 'to_label', 'plain', 'read_emotion', 'column_lines', 'emotion_lines',
+           'PACKAGE', 'CHECKOUT', 'ROOT', 'FOREIGN', 'KEPT', 'librosa', 'KERAS', 'PACKAGES', 'SCHEDULER', 'MADE',
+           'MARK', 'label_names', 'SettingError', 'to_label', 'plain', 'read_emotion', 'column_lines', 'emotion_lines',
            'CodeError', 'ClipCode', 'parse_code', 'describe', 'expected_codes', 'families_of', 'read_flag',
            'read_whole', 'read_number', 'read_text', 'read_choice', 'Settings', 'injected', 'check_parameters',
            'checkout_of', 'user_folder', 'packaged', 'need_checkout', 'relative', 'settled', 'load_tensorflow',
            'writable', 'cache_folder', 'settle', 'one_at_a_time', 'is_worker', 'follow_parent', 'check_libraries',
            'set_seeds', 'file_digest', 'text_digest', 'code_digest', 'keep', 'write_whole', 'read_json', 'store_row',
-           'load_row', 'keep_bytes', 'kept_bytes', 'package_folder', 'provenance', 'read_record', 'write_record',
-           'check_ours', 'empty_report', 'set_aside', 'let_go', 'put_back', 'identity', 'other_code', 'first_of',
-           'misfit', 'check_place', 'check_fit', 'lock_report', 'unlock_report', 'changing', 'open_report',
-           'check_open']
+           'load_row', 'keep_bytes', 'kept_bytes', 'package_folder', 'provenance', 'cluster_client', 'spread',
+           'worker_facts', 'check_workers', 'cluster', 'read_record', 'write_record', 'check_ours', 'empty_report',
+           'set_aside', 'let_go', 'put_back', 'identity', 'other_code', 'first_of', 'misfit', 'check_place',
+           'check_fit', 'lock_report', 'unlock_report', 'changing', 'open_report', 'check_open']
 
 # %% ../nbs/00_core.ipynb #619c6986
 import ast, atexit, configparser, contextlib, hashlib, importlib.metadata as metadata
@@ -632,6 +632,105 @@ def provenance(sources: dict = None,  # name -> digest of what was read
     return dict(
         code=code_digest(), python=platform.python_version(), sources=sources or {},
         parameters=parameters, packages={p: have.get(p, 'absent') for p in PACKAGES})
+
+# %% ../nbs/00_core.ipynb #a8261268
+SCHEDULER = 'EMOTION_STUDY_SCHEDULER'  # variable: address of the Dask cluster that does the work
+_clients = {}  # address -> the client of this process
+
+def cluster_client():  # None where no cluster is open
+    "This process's way to the cluster that is open."
+    address = os.environ.get(SCHEDULER)
+    if address and address not in _clients:
+        from distributed import Client
+        _clients[address] = Client(address, set_as_default=False)
+    return _clients.get(address)
+
+# %% ../nbs/00_core.ipynb #61189295
+def spread(calls,  # of (function, its arguments)
+           jobs: int = -1,  # worker processes, -1 for all cores; a cluster uses all that it has
+           ordered: bool = True,  # results in the order of the calls, or else as they come
+           batch='auto',  # calls that go to a worker at once
+           shared=()  # large arguments that calls have in common: each worker gets them once
+           ):  # a generator of results
+    "Results of many calls."
+    import joblib
+    client, ways = cluster_client(), 'generator' if ordered else 'generator_unordered'
+    how = dict(n_jobs=jobs, return_as=ways, batch_size=batch)
+    if not client: return joblib.Parallel(**how)(joblib.delayed(f)(*a) for f, a in calls)
+    with joblib.parallel_config('dask', client=client, scatter=list(shared)):
+        work = joblib.Parallel(**how)
+    return work(joblib.delayed(_alone)(f, *a) for f, a in calls)
+
+def _alone(function, *arguments):  # on a cluster's worker: what it calls asks for no more workers
+    import joblib
+    with joblib.parallel_config('sequential'): return function(*arguments)
+
+# %% ../nbs/00_core.ipynb #581aaad5
+def worker_facts(mark: str  # a file that the client has just made
+                 ) -> dict:
+    "What decides whether a worker gives our numbers."
+    return dict(code=code_digest(), folder=os.getcwd(), cache=Path(mark).exists())
+
+_REMEDY = dict(code='has another state of the code: install this one there',
+               folder='runs in another folder: start it in {folder}',
+               cache='does not see {cache}: that folder must be shared, or set EMOTION_STUDY_CACHE')
+
+def check_workers(client):
+    "Raise in one line unless each worker of a cluster would give our numbers."
+    threads = client.nthreads()
+    if not threads: raise SettingError('the cluster has no workers: start `dask worker` first')
+    for worker, n in threads.items():
+        if n != 1: raise SettingError(f'worker {worker} has {n} threads: start it with --nthreads 1')
+    with _marked(cache_folder()) as mark:
+        try: found = client.run(worker_facts, str(mark))
+        except ModuleNotFoundError as error:
+            raise SettingError(f'a worker has no {error.name}: install this project there') from None
+        ours, cache = worker_facts(str(mark)), mark.parent
+    for worker, facts in found.items():
+        wrong = [k for k in ours if facts[k] != ours[k]]
+        if wrong:
+            remedy = _REMEDY[wrong[0]].format(folder=ours['folder'], cache=cache)
+            raise SettingError(f'worker {worker} {remedy}')
+
+@contextlib.contextmanager
+def _marked(folder):  # a file that is there for as long as it is looked for
+    mark = folder / f'seen-by-{os.getpid()}'
+    keep(mark, lambda part: part.write_text('the cluster looks for this file'))
+    try: yield mark
+    finally: mark.unlink(missing_ok=True)
+
+# %% ../nbs/00_core.ipynb #a139280e
+@contextlib.contextmanager
+def cluster(scheduler: str = ''  # tcp://host:port of a Dask scheduler; local:N, N processes here; '' for none
+            ):
+    "Have a Dask cluster do the work of `spread`: here, and in kernels that are started meanwhile."
+    if not scheduler: yield; return
+    with contextlib.ExitStack() as opened:
+        client = _connected(scheduler, opened)
+        check_workers(client)
+        address, before = client.scheduler.address, os.environ.get(SCHEDULER)
+        _clients[address], os.environ[SCHEDULER] = client, address
+        try: yield
+        finally:
+            del _clients[address], os.environ[SCHEDULER]
+            if before: os.environ[SCHEDULER] = before
+
+# %% ../nbs/00_core.ipynb #fae2ed5b
+def _connected(scheduler, opened):  # a client, which `opened` closes
+    try: from distributed import Client, LocalCluster
+    except ImportError:
+        raise SettingError("--scheduler needs Dask: install requirements.lock, or pip install"
+                           " 'emotion_study[cluster]'") from None
+    place, number = scheduler, scheduler.removeprefix('local:')
+    if number != scheduler:
+        if not number.isdecimal() or number == '0':
+            raise SettingError(f"--scheduler {scheduler}: write local:4 for four processes")
+        place = opened.enter_context(LocalCluster(
+            n_workers=int(number), threads_per_worker=1, dashboard_address=None, silence_logs=40))
+    try: return opened.enter_context(Client(place, timeout=10, set_as_default=False))
+    except (OSError, ValueError) as error:
+        said = str(error).splitlines()[0] if str(error) else 'no answer'
+        raise SettingError(f"--scheduler {scheduler}: no Dask scheduler there ({said})") from None
 
 # %% ../nbs/00_core.ipynb #933b8756
 MADE = (
