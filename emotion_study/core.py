@@ -291,7 +291,7 @@ PARAMETERS = {
     'ship': read_flag, 'epochs': partial(read_whole, least=1), 'images': read_whole,
     'plain_folds': partial(read_whole, least=1), 'rate': partial(read_number, least=0.1),
     'minutes': partial(read_number, least=0.1), 'only': read_text, 'clip': read_text,
-    'fer2013': read_text, 'ratings': read_text, 'meld': read_text}
+    'fer2013': read_text, 'ratings': read_text, 'meld': read_text, 'own': read_text}
 
 # %% ../nbs/00_core.ipynb #939f732b
 def injected(names: dict) -> set:
