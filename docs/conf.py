@@ -31,6 +31,7 @@ html_sourcelink_suffix = ''
 html_show_search_summary = False  # it would fetch pages, which a browser forbids in files
 html_use_index = True
 html_theme_options = dict(navigation_with_keys=True)
+add_module_names = False  # the page says it
 pygments_style, pygments_dark_style = 'default', 'github-dark'
 html_math_renderer = 'outline'
 

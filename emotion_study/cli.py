@@ -296,6 +296,7 @@ def start(settings: Settings, only: list, mixed_code: bool = False) -> tuple:  #
     "Find the clips, plan the run and make the report folder ready."
     from emotion_study.corpus import load_corpus
     from emotion_study.features import left_out, offered
+    from emotion_study.site import machine_name
     corpus = load_corpus(settings.corpus, settings.strict)
     say(
         f"corpus {corpus.name}: {len(corpus):,} clips"
@@ -318,7 +319,7 @@ def start(settings: Settings, only: list, mixed_code: bool = False) -> tuple:  #
     record = asked | dict(
         notice=corpus.notice, notebooks=old.get('notebooks', {}), code=old.get('code', {}),
         trained_by=old.get('trained_by', {}), skipped=old.get('skipped', skipped),
-        provenance=provenance(**asked))
+        provenance=provenance(**asked) | dict(machine=machine_name()))
     if not only or old.get('unfinished'): record['unfinished'] = True
     if corpus.notice and not corpus.synthetic:
         record['codes'] = sorted(corpus.clips['clip'])  # the audit makes folds of them

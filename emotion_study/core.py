@@ -291,7 +291,7 @@ PARAMETERS = {
     'ship': read_flag, 'epochs': partial(read_whole, least=1), 'images': read_whole,
     'plain_folds': partial(read_whole, least=1), 'rate': partial(read_number, least=0.1),
     'minutes': partial(read_number, least=0.1), 'only': read_text, 'clip': read_text,
-    'fer2013': read_text, 'ratings': read_text, 'meld': read_text}
+    'fer2013': read_text, 'ratings': read_text, 'meld': read_text, 'own': read_text}
 
 # %% ../nbs/00_core.ipynb #939f732b
 def injected(names: dict) -> set:
@@ -445,20 +445,21 @@ def one_at_a_time(path  # a file that stands for the work; it is made
         yield
 
 # %% ../nbs/00_core.ipynb #9e41748b
-def _compiled_folder():
-    "Where numba keeps what it compiles of librosa."
+def _compiled_folders():
+    "Where numba may keep what it compiles of librosa, in its own order."
     beside = Path(importlib.util.find_spec('librosa').origin).parent / '__pycache__'
-    return Path(os.environ.get('NUMBA_CACHE_DIR') or beside)
+    named = os.environ.get('NUMBA_CACHE_DIR')
+    return [folder for folder in (named, beside) if folder and writable(folder)]
 
 class _Librosa:
     "librosa, loaded at its first use, by one process at a time."
     @cached_property
     def module(self):
         import librosa
-        folder = _compiled_folder()
-        folder.mkdir(parents=True, exist_ok=True)
-        with one_at_a_time(folder / 'emotion_study.lock'):
-            librosa.yin, librosa.feature.rms, librosa.util.frame  # compiled or loaded by naming
+        alone = contextlib.nullcontext()  # where nothing is kept, nobody is in the way
+        for folder in _compiled_folders()[:1]:
+            alone = one_at_a_time(Path(folder) / 'emotion_study.lock')
+        with alone: librosa.yin, librosa.feature.rms, librosa.util.frame  # naming loads them
         return librosa
 
     def __getattr__(self, name): return getattr(self.module, name)

@@ -379,6 +379,7 @@ def for_page(table: pd.DataFrame, of: str = 'value',  # the column that `lo` and
 def with_interval(value, lo, hi, digits: int = 1) -> str:
     "A figure with its interval in brackets."
     if pd.isna(value): return '–'
+    if pd.isna(lo) and 0 < value < .5 * .1**digits: return f'< {.1**digits:.{digits}f}'
     if pd.isna(lo): return f'{value:.{digits}f}'
     return f'{value:.{digits}f} ({lo:.{digits}f} to {hi:.{digits}f})'
 

@@ -35,7 +35,7 @@ def target_of(link, path):
     "The file and the anchor that a link of a page means."
     parts = urlsplit(link)
     file = path if not parts.path else (path.parent / unquote(parts.path))
-    return Path(os.path.normpath(file / 'index.html' if file.is_dir() else file)), unquote(parts.fragment)
+    return Path(os.path.normpath(file / 'index.html' if file.is_dir() else file)), parts.fragment
 
 
 def faults_of(path, pages, folder):
@@ -49,7 +49,8 @@ def faults_of(path, pages, folder):
         file, anchor = target_of(link, path)
         if not file.is_file(): yield f'{link} leads to no file'
         elif not file.is_relative_to(folder): yield f'{link} leads out of the folder'
-        elif file in pages and anchor not in pages[file].anchors: yield f'{link}: the page has no such anchor'
+        elif file in pages and not {anchor, unquote(anchor)} & pages[file].anchors:
+            yield f'{link}: the page has no such anchor'
     if str(ROOT) + '/' in page.text: yield 'names a folder of this machine'
 
 
@@ -68,7 +69,13 @@ def chromium():
     return next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
 
 
-MEASURE = """Promise.all([...document.images].map(i => i.decode().catch(() => 0))).then(() => ({
+# pictures are waited for, some seconds at most
+MEASURE = """new Promise(done => {
+  const found = [...document.images], left = found.filter(i => { i.loading = 'eager'; return !i.complete; });
+  const settled = left.map(i => new Promise(next => { i.onload = i.onerror = next; }));
+  setTimeout(done, 20000);
+  Promise.all(settled).then(done);
+}).then(() => ({
   wide: document.documentElement.scrollWidth,
   missing: [...document.images].filter(i => !i.naturalWidth).map(i => i.getAttribute('src'))}))"""
 

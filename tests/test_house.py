@@ -54,7 +54,7 @@ def test_lock_is_hashed_and_names_no_index():
 
 
 def test_lock_leaves_out_what_is_never_used():
-    never = {'torch', 'opencv-python', 'sentence-transformers', 'libclang', 'grpcio', 'pingouin', 'ipywidgets', 'jupytext'}
+    never = {'torch', 'opencv-python', 'sentence-transformers', 'libclang', 'grpcio', 'pingouin', 'jupytext'}
     assert not never & set(locked())
 
 
