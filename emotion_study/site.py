@@ -6,18 +6,19 @@
 __all__ = ['STYLE', 'SYNTHETIC', 'RESULT_KEYS', 'GROUPS', 'respell', 'outline', 'formula_svg', 'tall_fractions', 'display_svg',
            'for_reading', 'is_answer', 'answer_first', 'exporter', 'picture_files', 'figures_of', 'name_pictures',
            'with_captions', 'mend_links', 'style_sheet', 'banners', 'framed', 'made_by', 'read_results', 'in_unit',
-           'interval', 'fall_of', 'fall_rows', 'interval_of', 'fall_words', 'result_row', 'results_of', 'figure_list',
-           'run_facts', 'index_body', 'machine_words', 'question_of', 'answer_of', 'first_sentence', 'corpus_words',
-           'report_title', 'clear_pages', 'page_name', 'report_parts', 'build_report', 'interval_picture',
-           'claims_page', 'facts_page', 'write_ledger', 'codes_of', 'document_facts', 'figure_text', 'share_words',
-           'shortcut_words', 'leakage_sheet', 'reforms', 'model_card', 'datasheet', 'documents', 'write_documents',
-           'shelf', 'book_place', 'book_link', 'book_text', 'linked_files', 'captions_of', 'name_pictures_of',
-           'fold_code', 'book_page', 'plain_signature', 'docments_table', 'member_entry', 'reference_page',
-           'glossary_terms', 'find_term', 'link_terms', 'public_names', 'link_names', 'notebooks_of', 'gather_page',
-           'contents_cell', 'gather_book', 'run_sphinx', 'check_book_place', 'build_book']
+           'interval', 'fall_of', 'fall_rows', 'interval_of', 'fall_words', 'detail_of', 'result_row', 'results_of',
+           'figure_list', 'run_facts', 'index_body', 'machine_words', 'machine_name', 'question_of', 'answer_of',
+           'first_sentence', 'corpus_words', 'report_title', 'clear_pages', 'page_name', 'report_parts', 'build_report',
+           'interval_picture', 'claims_page', 'facts_page', 'write_ledger', 'codes_of', 'document_facts', 'figure_text',
+           'share_words', 'shortcut_words', 'leakage_sheet', 'reforms', 'model_card', 'datasheet', 'documents',
+           'write_documents', 'shelf', 'book_place', 'book_link', 'book_text', 'linked_files', 'captions_of',
+           'name_pictures_of', 'fold_code', 'markdown_of', 'book_page', 'plain_signature', 'docments_table',
+           'constant_words', 'member_entry', 'reference_page', 'glossary_terms', 'find_term', 'link_terms',
+           'public_names', 'link_names', 'notebooks_of', 'gather_page', 'contents_cell', 'gather_book', 'run_sphinx',
+           'check_book_place', 'build_book']
 
 # %% ../nbs/19_site.ipynb #fe6b8057
-import base64, functools, hashlib, html, json, math, os, posixpath, re, shutil, sys, tempfile
+import base64, functools, hashlib, html, json, math, os, platform, posixpath, re, shutil, sys, tempfile
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -192,7 +193,7 @@ def with_captions(body: str, captions: dict) -> str:
     def captioned(m):
         caption = html.escape(captions.get(m[1], ''), quote=True)
         if not caption: return m[0]
-        seen = re.split(r'(?<=[a-z)])[.;:] ', caption)[0]
+        seen = re.split(r'(?<=[a-z0-9)])\. (?=[A-Z])', caption)[0]
         return (
             f'<figure><a href="figures/{m[1]}"><img src="figures/{m[1]}" alt="{seen}"></a>'
             f'<figcaption>{caption}</figcaption></figure>')
@@ -228,7 +229,8 @@ a { color: var(--link); } a.anchor-link { display: none; }
 h1, h2, h3 { line-height: 1.25; margin: 2.2rem 0 .8rem; } h1 { font-size: 1.9rem; }
 nav { font-size: .9rem; border-bottom: 1px solid var(--line); padding: .9rem 0; display: flex;
   flex-wrap: wrap; gap: .2rem 1.1rem; }
-@media (max-width: 40rem) { nav { flex-wrap: nowrap; overflow-x: auto; white-space: nowrap; } }
+@media (max-width: 40rem) { nav { flex-wrap: nowrap; overflow-x: auto; white-space: nowrap; }
+  .front td, .front th { padding: .3rem .25rem; } .front td.number { white-space: normal; } }
 nav.foot { border: 0; border-top: 1px solid var(--line); margin-top: 3rem; justify-content:
 space-between; }
 nav [aria-current] { color: var(--text); font-weight: 600; text-decoration: none; }
@@ -258,7 +260,7 @@ img { max-width: 100%; height: auto; background: #fff; border-radius: 4px; }
 figure { margin: 0; } figcaption { font-size: .88rem; color: var(--soft); margin-top: .3rem; }
 .celltag_answer { border-left: 4px solid var(--link); background: var(--box); padding: .2rem 1rem;
 border-radius: 4px; }
-.front td, .front th { padding-right: 1.2rem; } .note { color: var(--soft); font-size: .88rem; }
+.note { color: var(--soft); font-size: .88rem; }
 dl.pages dt { margin-top: .7rem; } dl.pages dt span { color: var(--soft); }
 dl.pages dd { margin: .1rem 0 0 1rem; }
 .gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 24rem), 1fr));
@@ -445,7 +447,15 @@ def fall_words(steps: list) -> str:
 # %% ../nbs/19_site.ipynb #afa521bf
 _HEADS = (
     'metric', 'value', 'interval', 'n', 'protocol', 'classes', 'scope', 'model', 'channels',
-    'seeds')
+    'seeds', 'of what')
+
+def detail_of(r: dict) -> str:
+    "What the name of a result says beyond its columns, so that no two rows look alike."
+    columns = ('metric', 'protocol', 'classes', 'scope', 'model', 'modalities')
+    told = {str(r[k]) for k in columns}
+    name, _, other = r['id'].partition('/against ')
+    parts = [p for p in name.split('/') if p not in told]
+    return ', '.join(parts + [f'against {other}'] * bool(other))
 
 def result_row(r: dict) -> list:
     "One result as the cells of the table."
@@ -454,7 +464,8 @@ def result_row(r: dict) -> list:
         r['modalities'] if isinstance(r['modalities'], str) else ' + '.join(r['modalities'] or []))
     seeds = len(r['seeds']) if isinstance(r['seeds'], list) else r['seeds']
     n = f"{r['n']:,}" if isinstance(r['n'], int) else r['n']
-    rest = [n, protocol_name(r), r['classes'], r['scope'], r['model'], channels, seeds]
+    rest = [n, protocol_name(r), r['classes'], r['scope'], r['model'], channels, seeds,
+            detail_of(r)]
     value = (
         f"not computed: {r['reason']}"
         if r['value'] is None and r.get('reason')
@@ -531,6 +542,10 @@ def machine_words(run: dict) -> str:  # from run.json; '' where it is not record
     told = [p for p in ('numpy', 'scikit-learn', 'keras', 'librosa') if p in packages]
     named = [f'{p} {packages[p]}' for p in told]
     return ', '.join(filter(None, [machine, f'Python {python}' if python else '', *named]))
+
+def machine_name() -> str:
+    "The machine of this process: its system and how many processors it has."
+    return f'{platform.system()} on {platform.machine()}, {os.cpu_count()} processors'
 
 # %% ../nbs/19_site.ipynb #4d23eb38
 def question_of(folder: Path, file: str) -> str:
@@ -1196,23 +1211,30 @@ The report's run has no copy of this notebook, so it is shown without results.
 :::"""
 
 def fold_code(nb, page: str):
-    "The same notebook with the code of a study folded, and that of the front page left out."
-    tag = 'remove-input' if page == 'index' else 'hide-input' if page.startswith('study/') else ''
-    for cell in nb.cells if tag else []:
-        if cell.cell_type == 'code' and cell.source:
+    "The same notebook with imports and the code of a study folded, that of the front page left out."
+    for cell in nb.cells:
+        if cell.cell_type != 'code' or not cell.source: continue
+        imports = all(re.match(r'import |from |[ )]|$', line) for line in cell.source.splitlines())
+        tag = 'remove-input' if page == 'index' else 'hide-input'
+        if '/' in page or page == 'index' or imports:
             cell.metadata['tags'] = [*cell.metadata.get('tags', []), tag]
     return nb
 
 # %% ../nbs/19_site.ipynb #b0000012
+def markdown_of(nb) -> list:  # of (what holds it, under which key)
+    "All Markdown of a notebook: its text, and what its code wrote."
+    texts = [(cell, 'source') for cell in nb.cells if cell.cell_type == 'markdown']
+    outputs = [o for cell in nb.cells for o in cell.get('outputs', [])]
+    return texts + [(o.data, 'text/markdown') for o in outputs if 'text/markdown' in o.get('data', {})]
+
 def book_page(nb,  # as nbformat reads it
               page: str, captions: dict, executed: bool = True):
     "A notebook as a page of the book."
     heading, nb = '', fold_code(answer_first(for_reading(nb)), page)
+    for owner, key in markdown_of(nb): owner[key] = book_text(owner[key], page)
     for cell in nb.cells:
-        if cell.cell_type == 'markdown':
-            heading = (re.findall(r'(?m)^#+ (.+)', cell.source) or [heading])[-1]
-            cell.source = book_text(cell.source, page)
-        elif cell.cell_type == 'code': name_pictures_of(cell, captions, heading)
+        if cell.cell_type == 'code': name_pictures_of(cell, captions, heading)
+        else: heading = (re.findall(r'(?m)^#+ (.+)', cell.source) or [heading])[-1]
     if not executed:
         import nbformat.v4 as v4
         nb.cells.insert(1, v4.new_markdown_cell(_UNRUN, id='unrun'))
@@ -1239,12 +1261,18 @@ def docments_table(obj) -> str:  # '' where no argument has a comment
     try: return DocmentTbl(obj, verbose=True)._repr_markdown_() if callable(obj) else ''
     except (AttributeError, TypeError, ValueError): return ''
 
+def constant_words(obj) -> str:
+    "What a constant is, with its value where that is short and plain."
+    plain = isinstance(obj, (int, float, str, tuple)) and len(repr(obj)) < 90
+    value = f': `{obj!r}`' if plain and not re.search('[`/]', repr(obj)) else ''
+    return f'A constant, {type(obj).__name__}{value}.'
+
 def member_entry(name: str, obj, level: int = 4) -> str:
     "A definition as an entry of the reference."
     import inspect
     kind = 'class' if inspect.isclass(obj) else 'function' if callable(obj) else 'data'
     head = f'{name}{plain_signature(obj)}' if kind != 'data' else name
-    words = (inspect.getdoc(obj) or '') if kind != 'data' else f'A constant: {type(obj).__name__}.'
+    words = (inspect.getdoc(obj) or '') if kind != 'data' else constant_words(obj)
     if kind == 'class' and words.startswith(f'{obj.__name__}('): words = ''  # made by dataclass
     own = [
         member_entry(n, m, level - 1).replace('{py:function}', '{py:method}')
@@ -1262,10 +1290,11 @@ def reference_page(chapter: str,  # such as '05_speech'
     name = chapter.partition('_')[2]
     module = importlib.import_module(f'{package}.{name}')
     entries = [member_entry(n, getattr(module, n)) for n in module.__all__]
-    return (
-        f'# {package}.{name}\n\n{module.__doc__}\n\nExplained in the chapter'
-        f' [{name}](../{chapter}.ipynb).\n\n```{{py:currentmodule}} {package}.{name}\n```\n\n'
-        + '\n'.join(entries))
+    words = module.__doc__ if module.__doc__.endswith('.') else ''  # nbdev takes one line of it
+    head = [f'# {package}.{name}', words, f'Explained in the chapter [{name}]({chapter}.ipynb).']
+    text = '\n\n'.join([*head, f'```{{py:currentmodule}} {package}.{name}\n```', *entries])
+    text = re.sub(r'\]\((?=\d+_\w+\.ipynb)', '](../', text)  # links as seen from the chapter
+    return text.replace(f'{ROOT}/', '')
 
 # %% ../nbs/19_site.ipynb #b000001e
 def glossary_terms(text: str  # the glossary, as MyST
@@ -1351,7 +1380,7 @@ def gather_page(page: str, path: Path, folder: Path, root: Path, captions: dict)
     "Write one notebook as the book shows it, and the files that it links."
     import nbformat
     nb = nbformat.read(path, 4)
-    linked = [linked_files(c.source, page) for c in nb.cells if c.cell_type == 'markdown']
+    linked = [linked_files(owner[key], page) for owner, key in markdown_of(nb)]
     for file in {f for files in linked for f in files if (root / f).is_file()}:
         (folder / book_place(file)).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(root / file, folder / book_place(file))
