@@ -846,74 +846,81 @@ _GERMAN = dict.fromkeys(('03', '10', '11', '12', '15'), 'male')
 _GERMAN |= dict.fromkeys(('08', '09', '13', '14', '16'), 'female')
 
 # %% ../nbs/03_corpus.ipynb #8be8969e
-SOURCES = {
-    'nemo': Source(
-        'nEMO: 4,481 clips of 9 Polish actors, six emotions',
-        'Creative Commons BY-NC-SA 4.0',
-        'Christop I (2024), nEMO: Dataset of Emotional Speech in Polish, LREC-COLING',
-        'pl',
-        450_000_000,
-        {'nemo.zip': _GITHUB.format('amu-cai/nEMO', '06f1f83dde8f1a780443a57d53b2af3971af34ab')},
-        r'(?P<speaker>[A-Z]{2}\d)_(?P<emotion>[a-z]+)_(?P<statement>\d+)',
-        dict(
-            anger='angry', fear='fearful', happiness='happy', neutral='neutral', sadness='sad',
-            surprised='surprised'),
-        told=('data.tsv', '\t', dict(statement=(0, 2), sex=(4, 5))),
-    ),
-    'emodb': Source(
-        'EMO-DB: 535 clips of 10 German actors, seven emotions, of which boredom is left out',
-        'no licence is stated; the publisher offers it to everybody and asks to be cited',
-        'Burkhardt F et al. (2005), A Database of German Emotional Speech, Interspeech', 'de',
-        41_000_000, {'emodb.zip': 'http://emodb.bilderbar.info/download/download.zip'},
-        r'(?P<sex>(?P<speaker>\d\d))(?P<statement>[ab]\d\d)(?P<emotion>[WLEAFTN])[a-z]?',
-        dict(W='angry', L='', E='disgust', A='fearful', F='happy', T='sad', N='neutral'),
-        dict(sex=_GERMAN)),
-    'crema-d': Source(
-        'CREMA-D: 7,442 clips of 91 American actors, six emotions',
-        'Open Database License 1.0, contents under the Database Contents License 1.0',
-        'Cao H et al. (2014), CREMA-D, IEEE Transactions on Affective Computing 5(4)',
-        'en',
-        600_000_000,
-        {
-            'crema-d.zip': f'{_CREMA}archive/{_CREMA_COMMIT}/crema-d-mirror.zip?path=AudioWAV',
-            'VideoDemographics.csv': f'{_CREMA}raw/{_CREMA_COMMIT}/VideoDemographics.csv'},
-        r'(?P<speaker>\d{4})_(?P<statement>[A-Z]{3})_(?P<emotion>[A-Z]{3})_(?P<intensity>[A-Z]{1,2})',
-        dict(ANG='angry', DIS='disgust', FEA='fearful', HAP='happy', NEU='neutral', SAD='sad'),
-        dict(statement=_SENTENCES, intensity=dict(LO='low', MD='medium', HI='high', XX='', X='')),
-        ('VideoDemographics.csv', ',', dict(sex=(0, 2))),
-    ),
-    'urdu': Source(
-        'URDU: 400 clips of talk shows, not acted, four emotions',
-        'for research only',
-        'Latif S et al. (2018), Cross Lingual Speech Emotion Recognition: Urdu vs. Western'
-        ' Languages, FIT',
-        'ur',
-        150_000_000,
-        {
-            'urdu.zip': _GITHUB.format(
-                'siddiquelatif/URDU-Dataset', 'cab0028b1a1152e5cf25a5771c1ed137428a496e')},
-        r'(?P<speaker>S(?P<sex>[MF])\d+)_F\d+_(?P<emotion>[AHNS])\d+',
-        dict(A='angry', H='happy', N='neutral', S='sad'),
-        dict(sex=dict(M='male', F='female')),
-    ),
-    'meld': Source(
-        "MELD: the texts of 13,708 lines of dialogue, seven emotions (no sound)",
-        'GNU General Public License 3.0',
-        'Poria S et al. (2019), MELD, ACL',
-        'en',
-        1_535_456,
-        {
-            f'{part}_sent_emo.csv': f'{_MELD}{part}_sent_emo.csv'
-            for part in ('train', 'dev', 'test')},
-        checksums={
-            'train_sent_emo.csv': (
-                'd2fa2d6529cf03cac2989efec05c9b27d8fd2f4c8fc5974c7ae88aa537fa02db'),
-            'dev_sent_emo.csv': '2e89c6f8aa182d6f62f8c6331aece905ac7273ca4999660bfb5213e1d0370c1c',
-            'test_sent_emo.csv': '8d37103938f7067600839fe29d5a114a6cd1bcdafb75bec101e06464c5006888',
-        },
-        folder='meld',
-    ),
-}
+SOURCES = {}  # name -> `Source`
+SOURCES['nemo'] = Source(
+    'nEMO: 4,481 clips of 9 Polish actors, six emotions',
+    'Creative Commons BY-NC-SA 4.0',
+    'Christop I (2024), nEMO: Dataset of Emotional Speech in Polish, LREC-COLING',
+    'pl',
+    450_000_000,
+    {'nemo.zip': _GITHUB.format('amu-cai/nEMO', '06f1f83dde8f1a780443a57d53b2af3971af34ab')},
+    r'(?P<speaker>[A-Z]{2}\d)_(?P<emotion>[a-z]+)_(?P<statement>\d+)',
+    dict(
+        anger='angry', fear='fearful', happiness='happy', neutral='neutral', sadness='sad',
+        surprised='surprised'),
+    told=('data.tsv', '\t', dict(statement=(0, 2), sex=(4, 5))),
+)
+
+# %% ../nbs/03_corpus.ipynb #7d916edf
+SOURCES['emodb'] = Source(
+    'EMO-DB: 535 clips of 10 German actors, seven emotions, of which boredom is left out',
+    'no licence is stated; the publisher offers it to everybody and asks to be cited',
+    'Burkhardt F et al. (2005), A Database of German Emotional Speech, Interspeech', 'de',
+    41_000_000, {'emodb.zip': 'http://emodb.bilderbar.info/download/download.zip'},
+    r'(?P<sex>(?P<speaker>\d\d))(?P<statement>[ab]\d\d)(?P<emotion>[WLEAFTN])[a-z]?',
+    dict(W='angry', L='', E='disgust', A='fearful', F='happy', T='sad', N='neutral'),
+    dict(sex=_GERMAN))
+
+# %% ../nbs/03_corpus.ipynb #055ab6ee
+SOURCES['crema-d'] = Source(
+    'CREMA-D: 7,442 clips of 91 American actors, six emotions',
+    'Open Database License 1.0, contents under the Database Contents License 1.0',
+    'Cao H et al. (2014), CREMA-D, IEEE Transactions on Affective Computing 5(4)',
+    'en',
+    600_000_000,
+    {
+        'crema-d.zip': f'{_CREMA}archive/{_CREMA_COMMIT}/crema-d-mirror.zip?path=AudioWAV',
+        'VideoDemographics.csv': f'{_CREMA}raw/{_CREMA_COMMIT}/VideoDemographics.csv'},
+    r'(?P<speaker>\d{4})_(?P<statement>[A-Z]{3})_(?P<emotion>[A-Z]{3})_(?P<intensity>[A-Z]{1,2})',
+    dict(ANG='angry', DIS='disgust', FEA='fearful', HAP='happy', NEU='neutral', SAD='sad'),
+    dict(statement=_SENTENCES, intensity=dict(LO='low', MD='medium', HI='high', XX='', X='')),
+    ('VideoDemographics.csv', ',', dict(sex=(0, 2))),
+)
+
+# %% ../nbs/03_corpus.ipynb #a6c587ef
+SOURCES['urdu'] = Source(
+    'URDU: 400 clips of talk shows, not acted, four emotions',
+    'for research only',
+    'Latif S et al. (2018), Cross Lingual Speech Emotion Recognition: Urdu vs. Western'
+    ' Languages, FIT',
+    'ur',
+    150_000_000,
+    {
+        'urdu.zip': _GITHUB.format(
+            'siddiquelatif/URDU-Dataset', 'cab0028b1a1152e5cf25a5771c1ed137428a496e')},
+    r'(?P<speaker>S(?P<sex>[MF])\d+)_F\d+_(?P<emotion>[AHNS])\d+',
+    dict(A='angry', H='happy', N='neutral', S='sad'),
+    dict(sex=dict(M='male', F='female')),
+)
+
+# %% ../nbs/03_corpus.ipynb #33bc494a
+SOURCES['meld'] = Source(
+    "MELD: the texts of 13,708 lines of dialogue, seven emotions (no sound)",
+    'GNU General Public License 3.0',
+    'Poria S et al. (2019), MELD, ACL',
+    'en',
+    1_535_456,
+    {
+        f'{part}_sent_emo.csv': f'{_MELD}{part}_sent_emo.csv'
+        for part in ('train', 'dev', 'test')},
+    checksums={
+        'train_sent_emo.csv': (
+            'd2fa2d6529cf03cac2989efec05c9b27d8fd2f4c8fc5974c7ae88aa537fa02db'),
+        'dev_sent_emo.csv': '2e89c6f8aa182d6f62f8c6331aece905ac7273ca4999660bfb5213e1d0370c1c',
+        'test_sent_emo.csv': '8d37103938f7067600839fe29d5a114a6cd1bcdafb75bec101e06464c5006888',
+    },
+    folder='meld',
+)
 
 # %% ../nbs/03_corpus.ipynb #cd820cd2
 def read_name(source: Source, path) -> dict:  # what the name tells; empty where it is no clip of the corpus

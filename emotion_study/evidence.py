@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PARTS', 'OVER_ACTORS', 'DERIVED', 'PERCENT', 'POINTS', 'UNITS', 'SETS', 'ANSWERED', 'TOLERANCE', 'NETWORK', 'LATE',
            'POOL', 'ENSEMBLE', 'SELF_TRAINED', 'QUOTED', 'ALPHA', 'BETWEEN', 'NOTEBOOKS_ON_GITHUB', 'PASSING',
-           'HOW_COMPARED', 'Runs', 'split_accuracies', 'same_actors', 'asked', 'same_clips', 'difference_of',
+           'HOW_COMPARED', 'RunRows', 'Runs', 'split_accuracies', 'same_actors', 'asked', 'same_clips', 'difference_of',
            'paired_difference', 'make_entry', 'derive', 'entry_id', 'entry_faults', 'by_sklearn', 'check_results',
            'check_rows', 'check_folds', 'label_table', 'run_digests', 'outside_digest', 'check_digests',
            'write_digests', 'check_claims', 'check_family', 'Audit', 'audit_report', 'Claim', 'run', 'extended',
@@ -40,12 +40,12 @@ from .statistics import holm
 from .references import CLAIM, ENDS, published_facts
 
 # %% ../nbs/17_evidence.ipynb #a70d2f73
-class Runs:
-    "The runs of a predictions table."
+class RunRows:
+    "The rows of each run of a predictions table."
     def __init__(self, predictions: pd.DataFrame):
         groups = with_folds(predictions).groupby(list(RUN), observed=True, sort=True)
         self.rows = {tuple(map(str, k)): g for k, g in groups}
-        self._known, self._meant = {}, {}
+        self._meant = {}
 
     def __contains__(self, about: dict): return len(self._keys(about)) == 1
 
@@ -77,33 +77,40 @@ class Runs:
         run = dict(zip(RUN, self.key(about)))
         return run | dict(classes=int(run['classes']), folds=int(run['folds']))
 
-    def _kept(self, what: str, about: dict, make):
+# %% ../nbs/17_evidence.ipynb #522f8bdd
+class Runs(RunRows):
+    "The runs of a predictions table, and what was computed of each."
+    def __init__(self, predictions: pd.DataFrame):
+        super().__init__(predictions)
+        self._computed = {}
+
+    def _once(self, what: str, about: dict, make):
         "A thing that is computed once for each run."
         key = what, self.key(about)
-        if key not in self._known: self._known[key] = make(self.rows[key[1]])
-        return self._known[key]
+        if key not in self._computed: self._computed[key] = make(self.rows[key[1]])
+        return self._computed[key]
 
     def counts(self, about: dict) -> np.ndarray:  # (seeds, actors, K, K)
-        return self._kept('counts', about, counts_by_seed)
+        return self._once('counts', about, counts_by_seed)
 
     def sizes(self, about: dict) -> dict:  # n clips of the first seed, actors, seeds
-        return self._kept('sizes', about, _sizes)
+        return self._once('sizes', about, _sizes)
 
     def summary(self, about: dict) -> pd.DataFrame:
-        return self._kept('summary', about, lambda rows: summary_of(self.counts(about)))
+        return self._once('summary', about, lambda rows: summary_of(self.counts(about)))
 
     def splits(self, about: dict) -> np.ndarray:  # percent, one per seed
-        def found(rows): return 100 * measures(self.counts(about).sum(1))['accuracy']
-        return self._kept('splits', about, found)
+        def accuracy(rows): return 100 * measures(self.counts(about).sum(1))['accuracy']
+        return self._once('splits', about, accuracy)
 
     def by_actor(self, about: dict) -> pd.Series:  # percent
-        return self._kept('actors', about, tests.by_actor)
+        return self._once('actors', about, tests.by_actor)
 
     def asked(self, about: dict) -> pd.Index:
-        return self._kept('asked', about, asked)
+        return self._once('asked', about, asked)
 
     def again(self, about: dict) -> dict:
-        return self._kept('again', about, by_sklearn)
+        return self._once('again', about, by_sklearn)
 
 # %% ../nbs/17_evidence.ipynb #9675dba7
 def split_accuracies(rows: pd.DataFrame) -> np.ndarray:  # percent, one per seed

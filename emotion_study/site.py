@@ -819,8 +819,8 @@ def shortcut_words(facts: dict, words: str) -> str:
         f"{e['value']:+.2f} points ({e['lo']:+.2f} to {e['hi']:+.2f})" for e in found[:1])
 
 # %% ../nbs/19_site.ipynb #8500244f
-def leakage_sheet(f: dict) -> list:  # (question, answer)
-    "The model info sheet."
+def _leaks_of_the_split(f: dict) -> list:
+    "Kinds L1.1 to L1.4: test clips apart from training."
     same = (
         '; '.join(' = '.join(group) for group in f['same']) or 'none found'
         if f['audited']
@@ -852,6 +852,12 @@ def leakage_sheet(f: dict) -> list:  # (question, answer)
                 f" {share_words(f, 'random_other_take_seen_percent', 1)} of test clips have their"
                 f" other take in training (mean over {f.get('random_seeds', 1)} split(s)), on"
                 f" speaker splits {share_words(f, 'actor_other_take_seen_percent', 1)}."),),
+    ]
+
+# %% ../nbs/19_site.ipynb #8248770c
+def _leaks_of_the_features(f: dict) -> list:
+    "Kinds L2 to L3.3 and the choices: features, time, dependence, distribution."
+    return [
         (
             'L2 Are all features legitimate?',
             (
@@ -882,11 +888,17 @@ def leakage_sheet(f: dict) -> list:  # (question, answer)
                 "Choosing a constant on test clips would add "
                 f"{shortcut_words(f, 'C by test')}, an epoch {shortcut_words(f, 'epoch by test')}. "
                 "Architecture and features were settled on folds of the same corpus "
-                "before the full run, so all figures may be somewhat optimistic."),),]
+                "before the full run, so all figures may be somewhat optimistic."),),
+    ]
+
+# %% ../nbs/19_site.ipynb #0d70a40a
+def leakage_sheet(f: dict) -> list:  # (question, answer)
+    "The model info sheet."
+    return _leaks_of_the_split(f) + _leaks_of_the_features(f)
 
 # %% ../nbs/19_site.ipynb #01c86706
-def reforms(f: dict) -> list:  # (item, answer)
-    "The REFORMS checklist by its eight modules."
+def _reforms_of_the_study(f: dict) -> list:
+    "Modules 1 and 2: goals, methods, reproducibility."
     short = lambda v: (
         'holds only under conditions' if v.startswith('holds only') else v.split(' (')[0])
     verdicts = pd.Series([short(v) for v in f['verdicts'].values()], dtype=object).value_counts()
@@ -907,6 +919,12 @@ def reforms(f: dict) -> list:  # (item, answer)
             (
                 f"One lock file with hashes, fixed seeds, code digest {f['code']}, "
                 f"Python {f['python']}; {f['packages']}. Every prediction is shipped."),),
+    ]
+
+# %% ../nbs/19_site.ipynb #d4146814
+def _reforms_of_the_data(f: dict) -> list:
+    "Modules 3 and 4: the data and what is done to them."
+    return [
         (
             '3 Data quality: source and size',
             f"{f['corpus']}, {f['clips']:,} clips of {f['actors']} actors "
@@ -929,6 +947,12 @@ def reforms(f: dict) -> list:  # (item, answer)
             (
                 'Columns standardised in the stated scope, clipped at five deviations; nothing '
                 'resampled, nothing augmented.'),),
+    ]
+
+# %% ../nbs/19_site.ipynb #96e16346
+def _reforms_of_the_model(f: dict) -> list:
+    "Modules 5 to 8: modelling, leakage, uncertainty, generalisability."
+    return [
         (
             '5 Modelling: selection and baselines',
             (
@@ -956,16 +980,14 @@ def reforms(f: dict) -> list:  # (item, answer)
         ),
     ]
 
-# %% ../nbs/19_site.ipynb #cdc98a1d
-GROUPS = {'sex': ('female', 'male'), 'intensity': ('normal', 'strong'), 'statement': (1, 2)}
+# %% ../nbs/19_site.ipynb #704a4a18
+def reforms(f: dict) -> list:  # (item, answer)
+    "The REFORMS checklist by its eight modules."
+    return _reforms_of_the_study(f) + _reforms_of_the_data(f) + _reforms_of_the_model(f)
 
-def model_card(f: dict) -> list:
-    "The model card of the two models that README quotes."
-    new = {m[0]: run('actor', 8, 'inductive', *m) for m in (LATE, NETWORK)}
-    by = lambda about: '; '.join(
-        f"{what} {v}: {figure_text(f, 'accuracy_at', about, str(v))}"
-        for what, vs in GROUPS.items()
-        for v in vs)
+# %% ../nbs/19_site.ipynb #cdc98a1d
+def _use_of_models(f: dict) -> list:
+    "What the models are, and what they are for."
     return [
         (
             'Models',
@@ -983,6 +1005,19 @@ def model_card(f: dict) -> list:
                 'Judging what anybody feels: hiring, teaching, policing, care. The EU AI Act (2024,'
                 ' article 5) forbids emotion recognition at work and in education save for medical'
                 ' or safety reasons.'),),
+    ]
+
+# %% ../nbs/19_site.ipynb #d9c7f4d9
+GROUPS = {'sex': ('female', 'male'), 'intensity': ('normal', 'strong'), 'statement': (1, 2)}
+
+def _figures_of_models(f: dict) -> list:
+    "How right the models are, for whom, and how well calibrated."
+    new = {m[0]: run('actor', 8, 'inductive', *m) for m in (LATE, NETWORK)}
+    by = lambda about: '; '.join(
+        f"{what} {v}: {figure_text(f, 'accuracy_at', about, str(v))}"
+        for what, vs in GROUPS.items()
+        for v in vs)
+    return [
         (
             'Accuracy, new speakers',
             '; '.join(f"{n}: {figure_text(f, 'accuracy', a)}" for n, a in new.items())),
@@ -1001,6 +1036,12 @@ def model_card(f: dict) -> list:
                 if (i := entry_id('ece', a)) in f['entries'])
             or 'not part of this run',
         ),
+    ]
+
+# %% ../nbs/19_site.ipynb #d877dc12
+def _limits_of_models(f: dict) -> list:
+    "Training data and caveats."
+    return [
         (
             'Training data',
             'See the datasheet. Each figure is for clips that the model had not seen.'),
@@ -1009,11 +1050,17 @@ def model_card(f: dict) -> list:
             (
                 "Words are two fixed sentences and carry no emotion. Face columns come from"
                 " third-party tables whose training data is not documented."
-                f" {'SYNTHETIC data in this run.' if f.get('synthetic') else ''}"),),]
+                f" {'SYNTHETIC data in this run.' if f.get('synthetic') else ''}"),),
+    ]
+
+# %% ../nbs/19_site.ipynb #747041d2
+def model_card(f: dict) -> list:
+    "The model card of the two models that README quotes."
+    return _use_of_models(f) + _figures_of_models(f) + _limits_of_models(f)
 
 # %% ../nbs/19_site.ipynb #1f1f545b
-def datasheet(f: dict) -> list:
-    "The datasheet of the corpus as this run met it."
+def _clips_of_the_corpus(f: dict) -> list:
+    "What the corpus is, and its sound as this run found it."
     sound = (
         f"sampling rates {', '.join(f'{r} Hz: {n}' for r, n in f['rates'].items())};"
         f" {f['seconds'].get('sum', 0) / 3600:.2f} hours, clips of {f['seconds'].get('min', 0):.1f}"
@@ -1040,6 +1087,12 @@ def datasheet(f: dict) -> list:
                 f"{'; '.join(' = '.join(g) for g in f['same']) or 'none'}"
                 if f['audited']
                 else 'not audited in this run'),),
+    ]
+
+# %% ../nbs/19_site.ipynb #b028f794
+def _labels_and_licence(f: dict) -> list:
+    "What the labels mean, what was derived, and who may use it."
+    return [
         (
             'Labels',
             (
@@ -1055,7 +1108,13 @@ def datasheet(f: dict) -> list:
             'Licence',
             (
                 'CC BY-NC-SA 4.0; nothing of the recordings is in this repository, only what was'
-                ' computed from them.'),),]
+                ' computed from them.'),),
+    ]
+
+# %% ../nbs/19_site.ipynb #3386c14f
+def datasheet(f: dict) -> list:
+    "The datasheet of the corpus as this run met it."
+    return _clips_of_the_corpus(f) + _labels_and_licence(f)
 
 # %% ../nbs/19_site.ipynb #f790dd1d
 _CHECKLISTS_PAGE = """<h1>Checklists, model card, datasheet</h1>
