@@ -197,7 +197,7 @@ def with_captions(body: str, captions: dict) -> str:
         return (
             f'<figure><a href="figures/{m[1]}"><img src="figures/{m[1]}" alt="{seen}"></a>'
             f'<figcaption>{caption}</figcaption></figure>')
-    return re.sub(r'<img src="figures/([^"]+)"[^>]*>', captioned, body)
+    return re.sub(r'<img [^>]*?src="figures/([^"]+)"[^>]*>', captioned, body)
 
 # %% ../nbs/19_site.ipynb #bcdab891
 def mend_links(body: str, folder: Path,
@@ -376,9 +376,9 @@ elsewhere.</p>
 <th>chance</th><th>test clips</th></tr>{% for row in fall %}
 <tr>{% for c in row %}<td{% if not loop.first %} class="number"{% endif %}>{{ c }}</td>{% endfor %}
 </tr>{% endfor %}</table></div>
-<p class="note">UAR is the mean recall of the emotions. All rows are one kind of model, a pool of
-simple experts. The intervals are over speakers. A row with fewer emotions is an easier
-question.</p>{% endif %}
+<p class="note">UAR is the mean recall of the emotions. On RAVDESS the model is a pool of simple
+experts; on other corpora it is a voice model that RAVDESS taught. The intervals are over speakers.
+A row with fewer emotions is an easier question.</p>{% endif %}
 <h2>Pages</h2><p>Each page asks one question and is an executed notebook.</p>
 <dl class="pages">{% for file, name, asks, answers in pages %}<dt><a href="{{ file }}">{{ name }}</a>
 {% if asks %}<span>{{ asks }}</span>{% endif %}</dt>{% if answers %}<dd>{{ answers }}</dd>{% endif %}
