@@ -14,8 +14,8 @@ __all__ = ['STYLE', 'SYNTHETIC', 'RESULT_KEYS', 'GROUPS', 'respell', 'outline', 
            'write_documents', 'shelf', 'book_place', 'book_link', 'book_text', 'linked_files', 'captions_of',
            'name_pictures_of', 'fold_code', 'markdown_of', 'book_page', 'plain_signature', 'docments_table',
            'constant_words', 'member_entry', 'reference_page', 'glossary_terms', 'find_term', 'link_terms',
-           'public_names', 'link_names', 'notebooks_of', 'gather_page', 'contents_cell', 'gather_book', 'run_sphinx',
-           'check_book_place', 'build_book']
+           'public_names', 'link_names', 'notebooks_of', 'gather_page', 'contents_cell', 'gather_book', 'need_sphinx',
+           'run_sphinx', 'check_book_place', 'build_book']
 
 # %% ../nbs/19_site.ipynb #fe6b8057
 import base64, functools, hashlib, html, json, math, os, platform, posixpath, re, shutil, sys, tempfile
@@ -1146,7 +1146,7 @@ def write_documents(folder) -> Path:
 
 # %% ../nbs/19_site.ipynb #b0000005
 def shelf(target: str,  # of a link, without its anchor
-          page: str  # the page that has it: '05_speech', 'study/03_new_speakers'
+          page: str  # the page that has it: '05_speech', 'study/03_a'
           ) -> str:  # a path in the checkout
     "Which file of the checkout a link of a notebook means."
     return posixpath.normpath(posixpath.join('nbs', posixpath.dirname(page), target))
@@ -1412,11 +1412,15 @@ def gather_book(folder: Path, root: Path, report: Path) -> dict:  # page -> its 
     return files
 
 # %% ../nbs/19_site.ipynb #b000002b
+def need_sphinx(needed=('sphinx', 'myst_nb', 'furo')):
+    "Raise where something is missing that builds the book."
+    import importlib.util
+    missing = [name for name in needed if importlib.util.find_spec(name) is None]
+    if missing: raise SettingError(f"the book needs {', '.join(missing)}, not here: run make site")
+
 def run_sphinx(source: Path, out: Path, root: Path):
     "Build a site; raise with what Sphinx said when something is wrong."
-    import importlib.util, subprocess
-    if importlib.util.find_spec('myst_nb') is None or importlib.util.find_spec('furo') is None:
-        raise SettingError("Sphinx, which builds the book, is not here: run make site")
+    import subprocess
     path = os.pathsep.join(filter(None, [str(root), os.environ.get('PYTHONPATH', '')]))
     done = subprocess.run(
         [sys.executable, '-m', 'sphinx', '-b', 'html', '-q', '-W', '--keep-going', '-j', '2',
@@ -1441,6 +1445,7 @@ def build_book(out,  # a folder, replaced as a whole
     check_book_place(out)
     if not (root / 'docs' / 'conf.py').is_file():
         raise SettingError(f"{root} has no docs/conf.py: build the book in the checkout")
+    need_sphinx()
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as tmp:
         source, made = Path(tmp) / 'source', Path(tmp) / 'site'
