@@ -820,7 +820,10 @@ def identity(corpus  # a `Corpus`
 def other_code(record: dict, notebooks=()) -> list:  # names
     "Notebooks of a report, other than some, that ran under another state of the code than this one."
     ran, here = record.get('code', {}), code_digest()
-    names = [*record.get('notebooks', {}), *ran] or ['a notebook that is not recorded']
+    names = [*record.get('notebooks', {}), *ran]
+    began = record.get('provenance', {}).get('code')
+    if not names and began == here: return []  # it was killed in its first notebook
+    names = names or ['a notebook that is not recorded']
     return [n for n in dict.fromkeys(names) if n not in notebooks and ran.get(n) != here]
 
 def first_of(names: list) -> str:
@@ -838,6 +841,10 @@ def misfit(record: dict, asked: dict) -> str:  # '' where all fits
     return '; '.join(named(k) for k, v in asked.items() if k in record and record[k] != v)
 
 # %% ../nbs/00_core.ipynb #68d15561
+def _holds_files(folder):
+    "Is there more than empty folders and unfinished files, which a killed run leaves?"
+    return any(p.is_file() and p.suffix != '.part' for p in folder.rglob('*'))
+
 def check_place(folder: Path):
     "Raise `SettingError` where no report can be: in a file, inside of another report, among files that are not ours."
     shown = relative(folder)
@@ -849,7 +856,7 @@ def check_place(folder: Path):
     if folder.exists() and not folder.is_dir():
         raise SettingError(f"out={shown} is a file: name a folder")
     check_ours(folder)
-    if read_record(folder) is None and folder.exists() and any(folder.iterdir()):
+    if read_record(folder) is None and _holds_files(folder):
         raise SettingError(
             f"out={shown} holds files that are no report of ours: name another folder")
 
@@ -938,12 +945,13 @@ def open_report(notebook: str,  # its name
 def _note(folder, notebook, asked):
     "Write down what a direct run was asked for, so that the next addition can be checked."
     record = read_record(folder)
-    if record is None:
+    new = record is None
+    if new:
         record = dict(asked, notebooks={}, code={}, provenance=provenance(**asked))
-        if folder.is_relative_to(ROOT):
-            (folder / '.gitignore').write_text('*\n')  # `git status` stays as it was
     write_record(
         folder, asked | record | dict(code=record.get('code', {}) | {notebook: code_digest()}))
+    if folder.is_relative_to(ROOT) and new:
+        (folder / '.gitignore').write_text('*\n')  # `git status` stays as it was
 
 # %% ../nbs/00_core.ipynb #c6232778
 def check_open(folder) -> Path:
