@@ -30,7 +30,7 @@ from fastcore.basics import patch
 from . import statistics as tests
 from .core import (
     CodeError, ROOT, RUN, SettingError, describe, expected_codes, label_names, parse_code,
-    read_json, relative, to_label, write_whole)
+    read_json, to_label, write_whole)
 from .protocols import FOLDS, PROTOCOLS, SPEAKER_DISJOINT, make_folds
 from .metrics import (
     METRICS, NotComputed, acted_emotions, counts_by_seed, finite, from_others, group_quantile, hits,
@@ -1341,7 +1341,7 @@ def unmade(text: str, ledger: dict, source: str = 'README') -> list:  # sentence
     return faults + [f'{source} claims {id}: {v}' for id, v in found.items() if v != 'holds']
 
 # %% ../nbs/17_evidence.ipynb #9ff3e648
-NOTEBOOKS_ON_GITHUB = 879, 22_578  # gave the same results, of those in Python (Samuel & Mietchen 2024)
+NOTEBOOKS_ON_GITHUB = 879, 22_578  # the same again, of how many (Samuel & Mietchen 2024)
 
 def shown_by(cell: dict) -> list:  # of (kind, content)
     "What a code cell shows, without counters, metadata and the error stream."
@@ -1365,7 +1365,8 @@ def notebook_differences(a: Path, b: Path) -> list:  # sentences
     if numbers[0] != numbers[1]: return [f'{numbers[0]} code cells and {numbers[1]}']
     found = []
     for number, (one, other) in enumerate(zip(*cells), 1):
-        if _joined(one['source']) != _joined(other['source']): found.append(f'cell {number}: other code')
+        if _joined(one['source']) != _joined(other['source']):
+            found.append(f'cell {number}: other code')
         elif shown_by(one) != shown_by(other):
             found.append(f'cell {number}: {_what_differs(shown_by(one), shown_by(other))}')
     return found
@@ -1390,7 +1391,7 @@ def table_differences(a: Path, b: Path) -> list:  # sentences
     one, other = (pq.read_table(path).replace_schema_metadata() for path in (a, b))
     if one.column_names != other.column_names:
         apart = sorted(set(one.column_names) ^ set(other.column_names))
-        return [f'columns only in one of them: {", ".join(apart[:3])}' if apart else 'order of columns']
+        return [f'only in one: {", ".join(apart[:3])}' if apart else 'columns in another order']
     if len(one) != len(other): return [f'{len(one):,} rows and {len(other):,}']
     found = []
     for name in one.column_names:
@@ -1434,13 +1435,14 @@ HOW_COMPARED = {'.ipynb': notebook_differences, '.parquet': table_differences,
                 '.json': record_differences}
 
 def _outputs(folder: Path) -> set:  # names of files, as seen from the folder
-    files = [p for p in folder.rglob('*') if p.is_file() and p.suffix not in ('.log', '.lock', '.part')]
-    return {p.relative_to(folder).as_posix() for p in files if not p.name.startswith('.')}
+    files = [p for p in folder.rglob('*') if p.is_file() and not p.name.startswith('.')]
+    outputs = [p for p in files if p.suffix not in ('.log', '.lock', '.part')]
+    return {p.relative_to(folder).as_posix() for p in outputs}
 
 def file_differences(a: Path, b: Path) -> list:  # sentences
     "How one output of two runs differs."
-    for path, other in ((a, b), (b, a)):
-        if not path.exists(): return [f'only in {relative(other.parent)}']
+    for path, other in ((a, 'second'), (b, 'first')):
+        if not path.exists(): return [f'only in the {other} run']
     if a.read_bytes() == b.read_bytes(): return []
     if a.suffix in HOW_COMPARED: return HOW_COMPARED[a.suffix](a, b)
     return [f'other bytes ({a.stat().st_size:,} and {b.stat().st_size:,})']
@@ -1448,8 +1450,8 @@ def file_differences(a: Path, b: Path) -> list:  # sentences
 # %% ../nbs/17_evidence.ipynb #494fee76
 @dataclass
 class Reproduction:
-    "What is the same in two runs: the outputs with their differences, '' to no more than three of each told."
-    found: dict  # name of an output -> sentences
+    "Every output of two runs, and how it differs."
+    found: dict  # name of an output -> sentences, none where it is the same
 
     @property
     def same(self) -> bool: return not any(self.found.values())
