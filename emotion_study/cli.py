@@ -26,8 +26,8 @@ import typer
 
 from .core import (
     CHECKOUT, ROOT, SettingError, Settings, cache_folder, check_fit, check_ours, check_place,
-    cluster, code_digest, column_lines, emotion_lines, first_of, identity, label_names, let_go, lock_report,
-    misfit, need_checkout, other_code, provenance, put_back, read_record, relative, set_aside,
+    cluster, code_digest, column_lines, emotion_lines, first_of, identity, label_names, let_go,
+    lock_report, misfit, need_checkout, other_code, provenance, put_back, read_record, relative, set_aside,
     text_digest, unlock_report, write_record)
 
 # %% ../nbs/21_cli.ipynb #881ccc1a

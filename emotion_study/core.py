@@ -676,16 +676,19 @@ _REMEDY = dict(code='has another state of the code: install this one there',
                folder='runs in another folder: start it in {folder}',
                cache='does not see {cache}: that folder must be shared, or set EMOTION_STUDY_CACHE')
 
+# %% ../nbs/00_core.ipynb #0f9dc52e
 def check_workers(client):
     "Raise in one line unless each worker of a cluster would give our numbers."
     threads = client.nthreads()
     if not threads: raise SettingError('the cluster has no workers: start `dask worker` first')
     for worker, n in threads.items():
-        if n != 1: raise SettingError(f'worker {worker} has {n} threads: start it with --nthreads 1')
+        if n != 1:
+            raise SettingError(f'worker {worker} has {n} threads: start it with --nthreads 1')
     with _marked(cache_folder()) as mark:
         try: found = client.run(worker_facts, str(mark))
         except ModuleNotFoundError as error:
-            raise SettingError(f'a worker has no {error.name}: install this project there') from None
+            told = f'a worker has no {error.name}: install this project there'
+            raise SettingError(told) from None
         ours, cache = worker_facts(str(mark)), mark.parent
     for worker, facts in found.items():
         wrong = [k for k in ours if facts[k] != ours[k]]
@@ -702,7 +705,7 @@ def _marked(folder):  # a file that is there for as long as it is looked for
 
 # %% ../nbs/00_core.ipynb #a139280e
 @contextlib.contextmanager
-def cluster(scheduler: str = ''  # tcp://host:port of a Dask scheduler; local:N, N processes here; '' for none
+def cluster(scheduler: str = ''  # tcp://host:port, local:N for N processes here, '' for none
             ):
     "Have a Dask cluster do the work of `spread`: here, and in kernels that are started meanwhile."
     if not scheduler: yield; return
@@ -727,11 +730,20 @@ def _connected(scheduler, opened):  # a client, which `opened` closes
         if not number.isdecimal() or number == '0':
             raise SettingError(f"--scheduler {scheduler}: write local:4 for four processes")
         place = opened.enter_context(LocalCluster(
-            n_workers=int(number), threads_per_worker=1, dashboard_address=None, silence_logs=40))
-    try: return opened.enter_context(Client(place, timeout=10, set_as_default=False))
-    except (OSError, ValueError) as error:
-        said = str(error).splitlines()[0] if str(error) else 'no answer'
-        raise SettingError(f"--scheduler {scheduler}: no Dask scheduler there ({said})") from None
+            n_workers=int(number), threads_per_worker=1, dashboard_address=':0', silence_logs=40))
+    else: _check_answers(scheduler)
+    return opened.enter_context(Client(place, timeout=30, set_as_default=False))
+
+def _check_answers(address):  # a client of Dask would go on asking
+    import socket
+    from urllib.parse import urlsplit
+    try: host, port = urlsplit(address).hostname, urlsplit(address).port
+    except ValueError: host, port = '', 0
+    if not (host and port):
+        raise SettingError(f"--scheduler {address}: write tcp://host:8786, or local:4")
+    try: socket.create_connection((host, port), timeout=10).close()
+    except OSError as error:
+        raise SettingError(f"--scheduler {address}: no Dask scheduler there ({error})") from None
 
 # %% ../nbs/00_core.ipynb #933b8756
 MADE = (

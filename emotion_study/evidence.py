@@ -30,7 +30,7 @@ from fastcore.basics import patch
 from . import statistics as tests
 from .core import (
     CodeError, ROOT, RUN, SettingError, describe, expected_codes, label_names, parse_code,
-    read_json, relative, to_label, write_whole)
+    read_json, to_label, write_whole)
 from .protocols import FOLDS, PROTOCOLS, SPEAKER_DISJOINT, make_folds
 from .metrics import (
     METRICS, NotComputed, acted_emotions, counts_by_seed, finite, from_others, group_quantile, hits,
@@ -1372,7 +1372,7 @@ def unmade(text: str, ledger: dict, source: str = 'README') -> list:  # sentence
     return faults + [f'{source} claims {id}: {v}' for id, v in stated.items() if v != 'holds']
 
 # %% ../nbs/17_evidence.ipynb #9ff3e648
-NOTEBOOKS_ON_GITHUB = 879, 22_578  # gave the same results, of those in Python (Samuel & Mietchen 2024)
+NOTEBOOKS_ON_GITHUB = 879, 22_578  # the same again, of how many (Samuel & Mietchen 2024)
 
 def shown_by(cell: dict) -> list:  # of (kind, content)
     "What a code cell shows, without counters, metadata and the error stream."
@@ -1397,7 +1397,8 @@ def notebook_differences(a: Path, b: Path) -> list:  # sentences
     if numbers[0] != numbers[1]: return [f'{numbers[0]} code cells and {numbers[1]}']
     found = []
     for number, (one, other) in enumerate(zip(*cells), 1):
-        if _joined(one['source']) != _joined(other['source']): found.append(f'cell {number}: other code')
+        if _joined(one['source']) != _joined(other['source']):
+            found.append(f'cell {number}: other code')
         elif shown_by(one) != shown_by(other):
             found.append(f'cell {number}: {_what_differs(shown_by(one), shown_by(other))}')
     return found
@@ -1423,7 +1424,7 @@ def table_differences(a: Path, b: Path) -> list:  # sentences
     one, other = (pq.read_table(path).replace_schema_metadata() for path in (a, b))
     if one.column_names != other.column_names:
         apart = sorted(set(one.column_names) ^ set(other.column_names))
-        return [f'columns only in one of them: {", ".join(apart[:3])}' if apart else 'order of columns']
+        return [f'only in one: {", ".join(apart[:3])}' if apart else 'columns in another order']
     if len(one) != len(other): return [f'{len(one):,} rows and {len(other):,}']
     found = []
     for name in one.column_names:
@@ -1469,8 +1470,9 @@ HOW_COMPARED = {'.ipynb': notebook_differences, '.parquet': table_differences,
                 '.json': record_differences}
 
 def _outputs(folder: Path) -> set:  # names of files, as seen from the folder
-    files = [p for p in folder.rglob('*') if p.is_file() and p.suffix not in ('.log', '.lock', '.part')]
-    return {p.relative_to(folder).as_posix() for p in files if not p.name.startswith('.')}
+    files = [p for p in folder.rglob('*') if p.is_file() and not p.name.startswith('.')]
+    outputs = [p for p in files if p.suffix not in ('.log', '.lock', '.part')]
+    return {p.relative_to(folder).as_posix() for p in outputs}
 
 # %% ../nbs/17_evidence.ipynb #0a8b3ee1
 def file_differences(a: Path, b: Path) -> list:  # sentences
@@ -1484,8 +1486,8 @@ def file_differences(a: Path, b: Path) -> list:  # sentences
 # %% ../nbs/17_evidence.ipynb #494fee76
 @dataclass
 class Reproduction:
-    "What is the same in two runs: the outputs with their differences, '' to no more than three of each told."
-    found: dict  # name of an output -> sentences
+    "Every output of two runs, and how it differs."
+    found: dict  # name of an output -> sentences, none where it is the same
 
     @property
     def same(self) -> bool: return not any(self.found.values())

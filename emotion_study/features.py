@@ -580,7 +580,8 @@ def write_features(corpus,  # a `Corpus`
                    ) -> Path:
     "Measure a corpus and write its feature table, with one batch in memory."
     path = Path(path)
-    if corpus.synthetic or len(corpus) <= batch: return write_table(feature_table(corpus, **how), path)
+    if corpus.synthetic or len(corpus) <= batch:
+        return write_table(feature_table(corpus, **how), path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f'{path.stem}.') as aside:
         parts, sounds = [], []

@@ -20,7 +20,7 @@ def run(*args, timeout=120, **kw):
                           timeout=timeout, stdin=subprocess.DEVNULL, **kw)
 
 
-COMMANDS = ['study', 'features', 'train', 'evaluate', 'report', 'site', 'audit', 'data', 'transcribe', 'data ravdess', 'data samples',
+COMMANDS = ['study', 'features', 'train', 'evaluate', 'report', 'site', 'audit', 'compare', 'data', 'transcribe', 'data ravdess', 'data samples',
              'data verify', 'data vosk-en', 'data whisper-small', 'data deepface']
 
 
