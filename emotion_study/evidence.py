@@ -1477,8 +1477,8 @@ def _outputs(folder: Path) -> set:  # names of files, as seen from the folder
 # %% ../nbs/17_evidence.ipynb #0a8b3ee1
 def file_differences(a: Path, b: Path) -> list:  # sentences
     "How one output of two runs differs."
-    for path, other in ((a, b), (b, a)):
-        if not path.exists(): return [f'only in {relative(other.parent)}']
+    for path, other in ((a, 'second'), (b, 'first')):
+        if not path.exists(): return [f'only in the {other} run']
     if a.read_bytes() == b.read_bytes(): return []
     if a.suffix in HOW_COMPARED: return HOW_COMPARED[a.suffix](a, b)
     return [f'other bytes ({a.stat().st_size:,} and {b.stat().st_size:,})']
