@@ -1522,10 +1522,11 @@ def block_widths(blocks) -> list:
 # %% ../nbs/20_predict.ipynb #cfa83a51
 def measured_all(paths, channel: str, jobs: int = 1, progress: bool = False, **asked) -> list:
     "`measured` for many files, in their order."
-    import joblib
+    from functools import partial
     from tqdm import tqdm
-    work = joblib.Parallel(n_jobs=jobs, return_as='generator')(
-        joblib.delayed(measured)(Path(p), channel, **asked) for p in paths)
+    one = partial(measured, channel=channel, **asked)
+    work = map(one, map(Path, paths))
+    if jobs != 1 or cluster_client(): work = spread(((one, (Path(p),)) for p in paths), jobs)
     return list(tqdm(work, total=len(paths), desc=channel, unit='file', disable=not progress))
 
 # %% ../nbs/20_predict.ipynb #870a9987

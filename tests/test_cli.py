@@ -84,8 +84,8 @@ def test_wrong_values_are_one_line(line, tmp_path):
     (tmp_path / 'broken' / 'fold0.json').write_text('{}')
     (tmp_path / 'table.xlsx').write_bytes(b'PK')
     (tmp_path / 'bare.csv').write_text('path,emotion\nfile,sad\n')
-    (tmp_path / 'odd.csv').write_text('path,emotion\nfile,bored\n')
-    (tmp_path / 'plain.csv').write_text('path,emotion,speaker\nfile,,a\n')
+    (tmp_path / 'odd.csv').write_text('path,emotion\ntaken/thesis.txt,bored\n')
+    (tmp_path / 'plain.csv').write_text('path,emotion,speaker\ntaken/thesis.txt,,a\n')
     done = run(*line.format(tmp=tmp_path).split())
     errors = [l for l in done.stderr.splitlines() if l.startswith('error: ')]
     assert done.returncode == 2 and len(errors) == 1 and 'Traceback' not in done.stderr, done.stderr
