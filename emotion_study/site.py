@@ -1291,7 +1291,7 @@ def reference_page(chapter: str,  # such as '05_speech'
     module = importlib.import_module(f'{package}.{name}')
     entries = [member_entry(n, getattr(module, n)) for n in module.__all__]
     words = module.__doc__ if module.__doc__.endswith('.') else ''  # nbdev takes one line of it
-    head = [f'# {package}.{name}', words, f'Explained in the chapter [{name}]({chapter}.ipynb).']
+    head = [f'# Reference: {name}', words, f'Explained in the chapter [{name}]({chapter}.ipynb).']
     text = '\n\n'.join([*head, f'```{{py:currentmodule}} {package}.{name}\n```', *entries])
     text = re.sub(r'\]\((?=\d+_\w+\.ipynb)', '](../', text)  # links as seen from the chapter
     return text.replace(f'{ROOT}/', '')
