@@ -3,7 +3,6 @@ import os
 
 import pytest
 
-from emotion_study.core import SettingError
 from study_code import definitions
 
 CHAPTER = definitions('23_faults')
