@@ -19,7 +19,7 @@ __all__ = ['EMOTIONS', 'EMOTION_NAMES', 'OTHER_EMOTIONS', 'COLUMNS', 'STATEMENTS
 
 # %% ../nbs/00_core.ipynb #619c6986
 import ast, atexit, configparser, contextlib, hashlib, importlib.metadata as metadata
-import importlib.util, json, math, os, platform, random, re, shutil, sys, tempfile, time
+import importlib.util, json, math, operator, os, platform, random, re, shutil, sys, tempfile, time
 import unicodedata, warnings
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -445,21 +445,31 @@ def one_at_a_time(path  # a file that stands for the work; it is made
         yield
 
 # %% ../nbs/00_core.ipynb #9e41748b
-def _compiled_folders():
-    "Where numba may keep what it compiles of librosa, in its own order."
+def _compiled_folder():  # None: it keeps nothing
+    "Where numba keeps what it compiles of librosa, in its own order."
     beside = Path(importlib.util.find_spec('librosa').origin).parent / '__pycache__'
     named = os.environ.get('NUMBA_CACHE_DIR')
-    return [folder for folder in (named, beside) if folder and writable(folder)]
+    return next((Path(f) for f in (named, beside) if f and writable(f)), None)
+
+def _compiled_by() -> str:
+    "What decides whether compiled parts can be taken as they are."
+    sources = Path(importlib.util.find_spec('librosa').origin).parent / 'core' / 'pitch.py'
+    versions = [metadata.version(p) for p in ('numba', 'llvmlite', 'librosa')]
+    return ' '.join([*versions, platform.node(), str(sources.stat().st_mtime_ns)])
 
 class _Librosa:
-    "librosa, loaded at its first use, by one process at a time."
+    "librosa, loaded at its first use; compiled by one process at a time."
     @cached_property
     def module(self):
         import librosa
-        alone = contextlib.nullcontext()  # where nothing is kept, nobody is in the way
-        for folder in _compiled_folders()[:1]:
-            alone = one_at_a_time(Path(folder) / 'emotion_study.lock')
-        with alone: librosa.yin, librosa.feature.rms, librosa.util.frame  # naming loads them
+        folder, loaded = _compiled_folder(), ('yin', 'feature.rms', 'util.frame')
+        def load(): return [operator.attrgetter(name)(librosa) for name in loaded]
+        mark = folder and folder / 'emotion_study.compiled'
+        if not folder or (mark.is_file() and mark.read_text() == _compiled_by()): load()
+        else:
+            with one_at_a_time(folder / 'emotion_study.lock'):
+                load()
+                write_whole(mark, _compiled_by())
         return librosa
 
     def __getattr__(self, name): return getattr(self.module, name)
