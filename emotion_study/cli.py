@@ -413,7 +413,7 @@ JobsOption = Annotated[int, typer.Option(help="worker processes; -1: one per pro
 SchedulerOption = Annotated[
     str,
     typer.Option(
-        help="let a Dask cluster do the work: tcp://host:8786, or local:4", show_default=False)]
+        help="let a Dask cluster measure: tcp://host:8786, or local:4", show_default=False)]
 MANIFEST = '\n'.join(
     [
         '\b',

@@ -1164,7 +1164,8 @@ def card_in(path) -> Path:
     if len(cards) + bool(networks) > 1:
         raise SettingError(
             f'{relative(path)} holds several cards: name one, such as {cards[0].name}')
-    if not cards + networks: raise SettingError(f'{relative(path)}: no model card in this folder')
+    if not cards + networks: raise SettingError(
+        f'{relative(path)}: no model card in this folder; `emotion-study train` makes one')
     return (cards + networks)[0]
 
 # %% ../nbs/20_predict.ipynb #9b38999f

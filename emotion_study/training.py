@@ -32,7 +32,7 @@ from tqdm import tqdm
 from .core import (
     CHANNELS, COPIES, EMOTIONS, EXTENDED, FAMILIES, RUN, SPEEDS, SettingError, changing,
     check_libraries, check_open, file_digest, keep_bytes, kept_bytes, label_names, load_tensorflow,
-    provenance, set_seeds, spread, text_digest, to_label, write_whole)
+    provenance, set_seeds, text_digest, to_label, write_whole)
 from .features import channels_of, copies_notice, feature_columns, sound_digests
 from emotion_study.protocols import (
     Fold, LeakageError, PROTOCOLS, SCOPES, SealedLabels, check_enrolled, draw_enrolled,
@@ -742,7 +742,8 @@ def _answers_of(table, folds, need, classes, scope, epochs, jobs, progress) -> d
     "What every network, pool and expert of a cross-validation said."
     resumable, parts = _kept if progress else lambda f: f, {}
     units = list(_units(table, folds, need, classes, scope, epochs))
-    work = spread(((resumable(f), a) for f, a in units), jobs, ordered=False, shared=[table])
+    work = joblib.Parallel(n_jobs=jobs, return_as='generator_unordered')(
+        joblib.delayed(resumable(f))(*a) for f, a in units)
     about = f'{folds[0].protocol} {classes} classes, scope {scope}'
     for part in tqdm(work, total=len(units), desc=about, unit='unit', disable=not progress):
         parts |= part
@@ -919,8 +920,9 @@ def cross_enrol(table: pd.DataFrame, sizes: dict,  # kind of enrolment -> number
     taken = saved_runs(table, folds, wanted, classes, 'adapted') if progress else {}
     missing = [run for run in wanted if run not in taken]  # one of them, and all folds are fitted
     one_fold = (_kept if progress else lambda f: f)(here.run_enrolled)
-    work = spread(((one_fold, (table, f, classes, modalities, models, sizes, plain))
-                   for f in folds if missing), jobs, shared=[table])
+    work = joblib.Parallel(n_jobs=jobs, return_as='generator')(
+        joblib.delayed(one_fold)(table, f, classes, modalities, models, sizes, plain)
+        for f in folds if missing)
     bar = tqdm(work, total=len(folds), desc=' '.join(['enrolment', label]), unit='fold',
                disable=not (progress and missing))
     made = [predictions_rows(table, f, wanted[run], answers[run], classes, 'adapted')

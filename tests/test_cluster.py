@@ -1,5 +1,5 @@
 """Beyond one machine: a Dask cluster of several processes gives the same bytes, and loses nothing when one is killed."""
-import os, signal, threading, time
+import os, shutil, signal, sys, threading, time
 
 import numpy as np
 import pandas as pd
@@ -8,6 +8,7 @@ import soundfile as sf
 
 from emotion_study import media
 from emotion_study.core import SettingError, cluster, cluster_client
+from emotion_study.corpus import find_ravdess, list_files
 from emotion_study.features import voice_features
 from emotion_study.training import cross_validate
 from test_cli import run
@@ -60,24 +61,26 @@ def test_features_with_a_worker_killed_in_the_middle_are_the_same_bytes(tmp_path
     assert kept() == 60 and not list((tmp_path / 'far').glob('*.part'))
 
 
-def test_cross_validation_with_a_worker_killed_in_the_middle_gives_the_same_rows(three):
-    table, models = toy_table(), ['late', 'network']
+def test_training_stays_on_this_machine(three):
+    # the first networks of a fresh Dask worker came out otherwise than everywhere else, so no unit of training is sent to one
+    table = toy_table()
     with cluster(three.scheduler_address):
-        killed = Killed(cluster_client())
-        there = cross_validate(table, 'actor', 8, models=models, seeds=1, epochs=2)
-        killed.join()
-    assert killed.pid
-    here = cross_validate(table, 'actor', 8, models=models, seeds=1, epochs=2, jobs=1)
+        before = cluster_client().run(os.getpid)
+        there = cross_validate(table, 'actor', 8, models=['late', 'network'], seeds=1, epochs=2)
+        loaded = cluster_client().run(lambda: 'tensorflow' in sys.modules)
+    assert before and not any(loaded.values())
+    here = cross_validate(table, 'actor', 8, models=['late', 'network'], seeds=1, epochs=2, jobs=1)
     pd.testing.assert_frame_equal(there, here, check_exact=True)
 
 
+@pytest.mark.skipif(not find_ravdess(), reason='no RAVDESS here')
 def test_recordings_of_a_folder_get_the_same_answers(tmp_path, three):
     from emotion_study.predict import answers_of
-    clips(tmp_path, 5)
+    for path in [p for p in list_files(find_ravdess()) if p.suffix in ('.wav', '.flac')][:4]: shutil.copy(path, tmp_path)
     here = answers_of([tmp_path], channels=('voice',)).table
     with cluster(three.scheduler_address): there = answers_of([tmp_path], channels=('voice',)).table
     pd.testing.assert_frame_equal(there, here, check_exact=True)
-    assert len(here) == 5 and here['valid_voice'].any()
+    assert len(here) == 4 and here['valid_voice'].all()
 
 
 def test_the_command_writes_the_same_table_with_a_cluster_of_its_own(tmp_path):
