@@ -56,7 +56,8 @@ def faults_of(path, pages, folder):
 
 def read_faults(folder):
     "All faults that the files of a site show."
-    pages = {path: Page(path) for path in sorted(folder.rglob('*.html')) if '_static' not in path.parts}
+    whole = [path for path in sorted(folder.rglob('*.html')) if not {'_static', 'parts'} & set(path.parts)]  # parts: of pages
+    pages = {path: Page(path) for path in whole}
     if not pages: return [f'{folder} holds no page']
     found = [(path, fault) for path in pages for fault in dict.fromkeys(faults_of(path, pages, folder))]
     return [f'{path.relative_to(folder)}: {fault}' for path, fault in found]
@@ -170,7 +171,7 @@ def check(folder, only='', pictures=None, browser=None):
     if browser is None: return faults
     for path in sorted(folder.rglob('*.html')):
         name = path.relative_to(folder).as_posix()
-        if '_static' in path.parts or not re.search(only, name): continue
+        if {'_static', 'parts'} & set(path.parts) or not re.search(only, name): continue
         faults += seen_faults(browser, path, name, pictures)
     return faults
 
