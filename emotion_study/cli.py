@@ -27,8 +27,8 @@ import typer
 from .core import (
     CHECKOUT, ROOT, SettingError, Settings, cache_folder, check_fit, check_ours, check_place,
     cluster, code_digest, column_lines, emotion_lines, first_of, identity, label_names, let_go,
-    lock_report, misfit, need_checkout, other_code, provenance, put_back, read_record, relative, set_aside,
-    text_digest, unlock_report, write_record)
+    lock_report, misfit, need_checkout, other_code, provenance, put_back, read_record, relative,
+    set_aside, text_digest, unlock_report, whole_file, write_record)
 
 # %% ../nbs/21_cli.ipynb #881ccc1a
 def number_list(text: str  # such as `1-3,7`
@@ -634,11 +634,8 @@ def film_table(corpus: str, jobs: int, words: str, encoders, rate: float, detect
     say(f"emotion weights: {choose_weights()}; detector: {detector}; {rate:g} frames per second")
     frames, verdict = deepface_scores(
         clips, FaceSettings(rate, detector), jobs, progress=sys.stderr.isatty(), say=say)
-    part = out.with_suffix(f'.{os.getpid()}.part')
-    try:
+    with whole_file(out.with_suffix('.frames.parquet')) as part:
         frames.to_parquet(part, index=False)
-        part.replace(out.with_suffix('.frames.parquet'))
-    finally: part.unlink(missing_ok=True)
     share = f"{frames['found'].mean():.1%}" if len(frames) else 'none'
     say(f"{len(frames):,} frames, {share} with a face, in {out.with_suffix('.frames.parquet')}")
     faces = deepface_features(frames)

@@ -5,17 +5,18 @@
 # %% auto #0
 __all__ = ['EMOTIONS', 'EMOTION_NAMES', 'OTHER_EMOTIONS', 'COLUMNS', 'STATEMENTS', 'LABEL_COLUMNS', 'SHAPES', 'PACKAGED',
            'SPEEDS', 'EXTENDED', 'COPIES', 'FAMILIES', 'CHANNELS', 'RUN', 'PROFILES', 'CORPORA', 'WORDS', 'PARAMETERS',
-           'PACKAGE', 'CHECKOUT', 'ROOT', 'FOREIGN', 'KEPT', 'librosa', 'KERAS', 'PACKAGES', 'SCHEDULER', 'MADE',
-           'MARK', 'label_names', 'SettingError', 'to_label', 'plain', 'read_emotion', 'column_lines', 'emotion_lines',
-           'CodeError', 'ClipCode', 'parse_code', 'describe', 'expected_codes', 'families_of', 'read_flag',
-           'read_whole', 'read_number', 'read_text', 'read_choice', 'Settings', 'injected', 'check_parameters',
-           'checkout_of', 'user_folder', 'packaged', 'need_checkout', 'relative', 'settled', 'load_tensorflow',
-           'writable', 'cache_folder', 'settle', 'one_at_a_time', 'is_worker', 'follow_parent', 'check_libraries',
-           'set_seeds', 'file_digest', 'text_digest', 'code_digest', 'keep', 'write_whole', 'read_json', 'store_row',
-           'load_row', 'keep_bytes', 'kept_bytes', 'package_folder', 'provenance', 'cluster_client', 'spread',
-           'worker_facts', 'check_workers', 'cluster', 'read_record', 'write_record', 'check_ours', 'empty_report',
-           'set_aside', 'let_go', 'put_back', 'identity', 'other_code', 'first_of', 'misfit', 'check_place',
-           'check_fit', 'lock_report', 'unlock_report', 'changing', 'open_report', 'check_open']
+           'PACKAGE', 'CHECKOUT', 'ROOT', 'FOREIGN', 'KEPT', 'librosa', 'KERAS', 'RESULT_KEYS', 'PACKAGES', 'SCHEDULER',
+           'MADE', 'MARK', 'label_names', 'SettingError', 'to_label', 'plain', 'read_emotion', 'column_lines',
+           'emotion_lines', 'CodeError', 'ClipCode', 'parse_code', 'describe', 'expected_codes', 'families_of',
+           'read_flag', 'read_whole', 'read_number', 'read_text', 'read_choice', 'Settings', 'injected',
+           'check_parameters', 'checkout_of', 'user_folder', 'packaged', 'need_checkout', 'relative', 'settled',
+           'load_tensorflow', 'writable', 'cache_folder', 'settle', 'one_at_a_time', 'is_worker', 'follow_parent',
+           'check_libraries', 'set_seeds', 'file_digest', 'text_digest', 'code_digest', 'whole_file', 'keep',
+           'write_whole', 'read_json', 'check_entries', 'store_row', 'load_row', 'keep_bytes', 'kept_bytes',
+           'package_folder', 'provenance', 'cluster_client', 'spread', 'worker_facts', 'check_workers', 'cluster',
+           'read_record', 'write_record', 'check_ours', 'empty_report', 'set_aside', 'let_go', 'put_back', 'identity',
+           'other_code', 'first_of', 'misfit', 'check_place', 'check_fit', 'lock_report', 'unlock_report', 'changing',
+           'open_report', 'check_open']
 
 # %% ../nbs/00_core.ipynb #619c6986
 import ast, atexit, configparser, contextlib, hashlib, importlib.metadata as metadata
@@ -547,17 +548,26 @@ def code_digest(*modules) -> str:  # first 16 hexadecimal digits
     return text_digest(*[f.read_text(encoding='utf-8') for f in files])[:16]
 
 # %% ../nbs/00_core.ipynb #c4c5ff21
-def keep(entry: Path,  # the file that is to be there
+@contextlib.contextmanager
+def whole_file(path  # the file that is to be there
+               ):    # yields the temporary path beside it that is to be written
+    "Write under a temporary name, then move into place: whole or not at all."
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f'{path.name}.{os.getpid()}.part')
+    try:
+        yield part
+        part.replace(path)
+    finally:
+        with contextlib.suppress(OSError): part.unlink(missing_ok=True)
+
+def keep(entry: Path,  # of the cache
          write  # writes the file whose path it is given
          ):
-    "Write under a temporary name, then move into place."
-    part = entry.with_suffix(f'.{os.getpid()}.part')
+    "Put an entry into the cache, whole or not at all."
     try:
-        entry.parent.mkdir(parents=True, exist_ok=True)
-        write(part)
-        part.replace(entry)
+        with whole_file(entry) as part: write(part)
     except OSError as e:
-        with contextlib.suppress(OSError): part.unlink(missing_ok=True)
         raise SettingError(
             f"{entry.parent} can't be written ({e.strerror}): set EMOTION_STUDY_CACHE to a folder"
             " that can") from None
@@ -565,13 +575,8 @@ def keep(entry: Path,  # the file that is to be there
 # %% ../nbs/00_core.ipynb #e04c92ba
 def write_whole(path, text: str) -> Path:
     "Write a text file whole or not at all, whoever else writes it."
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f'{path.name}.{os.getpid()}.part')
-    try:
-        part.write_text(text, encoding='utf-8')
-        return part.replace(path)
-    finally: part.unlink(missing_ok=True)
+    with whole_file(path) as part: part.write_text(text, encoding='utf-8')
+    return Path(path)
 
 # %% ../nbs/00_core.ipynb #2a5ed5d1
 def read_json(path: Path, default=None):
@@ -580,6 +585,18 @@ def read_json(path: Path, default=None):
     try: return json.loads(path.read_text(encoding='utf-8'))
     except ValueError as e:
         raise SettingError(f"{path.name} is not JSON ({e}): run the study again") from None
+
+# %% ../nbs/00_core.ipynb #02809f6e
+RESULT_KEYS = (
+    'id', 'metric', 'value', 'lo', 'hi', 'n', 'unit', 'protocol', 'classes', 'scope', 'model',
+    'modalities', 'seeds', 'notebook')
+
+def check_entries(entries: list  # of results.json
+                  ):
+    "Raise `SettingError` unless each entry has what pages and the audit read."
+    for number, e in enumerate(entries, 1):
+        lacks = [k for k in RESULT_KEYS if not isinstance(e, dict) or k not in e]
+        if lacks: raise SettingError(f"results.json: entry {number} has no {', '.join(lacks)}")
 
 # %% ../nbs/00_core.ipynb #6b2976d0
 def store_row(entry: Path,  # a .npz file
@@ -659,17 +676,13 @@ def cluster_client():  # None where no cluster is open
 # %% ../nbs/00_core.ipynb #61189295
 def spread(calls,  # of (function, its arguments)
            jobs: int = -1,  # worker processes, -1 for all cores; a cluster uses all that it has
-           ordered: bool = True,  # results in the order of the calls, or else as they come
-           batch='auto',  # calls that go to a worker at once
-           shared=()  # large arguments that calls have in common: each worker gets them once
+           batch='auto'  # calls that go to a worker at once
            ):  # a generator of results
-    "Results of many calls."
+    "Results of many calls, in their order."
     import joblib
-    client, ways = cluster_client(), 'generator' if ordered else 'generator_unordered'
-    how = dict(n_jobs=jobs, return_as=ways, batch_size=batch)
+    client, how = cluster_client(), dict(n_jobs=jobs, return_as='generator', batch_size=batch)
     if not client: return joblib.Parallel(**how)(joblib.delayed(f)(*a) for f, a in calls)
-    with joblib.parallel_config('dask', client=client, scatter=list(shared)):
-        work = joblib.Parallel(**how)
+    with joblib.parallel_config('dask', client=client): work = joblib.Parallel(**how)
     return work(joblib.delayed(_alone)(f, *a) for f, a in calls)
 
 def _alone(function, *arguments):  # on a cluster's worker: what it calls asks for no more workers

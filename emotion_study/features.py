@@ -24,9 +24,9 @@ from tqdm import tqdm
 
 from . import face, media, speech
 from .core import (
-    CHANNELS, COPIES, FAMILIES, LABEL_COLUMNS, SettingError, Settings, cache_folder, code_digest,
-    file_digest, identity, keep_bytes, kept_bytes, load_row, open_report, parse_code, provenance,
-    spread, store_row, text_digest)
+    CHANNELS, COPIES, FAMILIES, LABEL_COLUMNS, SettingError, Settings, cache_folder,
+    code_digest, file_digest, identity, keep_bytes, kept_bytes, load_row, open_report,
+    parse_code, provenance, spread, store_row, text_digest, whole_file)
 from .fetch import check_space, fetch_archive
 from .corpus import ZENODO, film_archives, load_corpus
 from .whisper import weights_digests, whisper_features
@@ -502,17 +502,13 @@ def _looked_at(table, frames):
 def write_table(table: pd.DataFrame, path) -> Path:
     "Write a feature table with its provenance record."
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     record = json.dumps(table.attrs.get('provenance', {}), sort_keys=True)
     plain = table.copy(); plain.attrs = {}
     arrow = pa.Table.from_pandas(plain, preserve_index=False)
     arrow = arrow.replace_schema_metadata(
         {**(arrow.schema.metadata or {}), b'provenance': record.encode()})
-    part = path.with_suffix(f'.{os.getpid()}.part')
-    try:
-        pq.write_table(arrow, part, compression='zstd')
-        return part.replace(path)
-    finally: part.unlink(missing_ok=True)
+    with whole_file(path) as part: pq.write_table(arrow, part, compression='zstd')
+    return path
 
 # %% ../nbs/09_features.ipynb #095c2463
 def read_table(path) -> pd.DataFrame:
@@ -566,12 +562,12 @@ def join_tables(parts: list,  # feature tables on disk, in order
     "Copy tables below each other into one file; no more than one of them is in memory."
     path, schema = Path(path), whole_schema([pq.read_schema(p) for p in parts])
     schema = schema.with_metadata({b'provenance': json.dumps(record, sort_keys=True).encode()})
-    unfinished = path.with_suffix(f'.{os.getpid()}.part')
-    try:
-        with pq.ParquetWriter(unfinished, schema, compression='zstd') as writer:
-            for part in parts: writer.write_table(_filled(pq.read_table(part), schema))
-        return unfinished.replace(path)
-    finally: unfinished.unlink(missing_ok=True)
+    with (
+        whole_file(path) as unfinished,
+        pq.ParquetWriter(unfinished, schema, compression='zstd') as writer,
+    ):
+        for part in parts: writer.write_table(_filled(pq.read_table(part), schema))
+    return path
 
 # %% ../nbs/09_features.ipynb #bdad62b2
 def write_features(corpus,  # a `Corpus`

@@ -20,7 +20,7 @@ import pandas as pd
 from scipy import special
 
 from .core import (
-    RUN, SettingError, changing, check_open, label_names, to_label, write_whole)
+    RUN, SettingError, changing, check_entries, check_open, label_names, to_label, write_whole)
 from .protocols import FOLDS
 
 # %% ../nbs/11_metrics.ipynb #27041e08
@@ -318,6 +318,7 @@ def result_entries(predictions: pd.DataFrame, notebook: str) -> list:  # list of
 # %% ../nbs/11_metrics.ipynb #1a63b2fd
 def save_results(folder, entries: list, notebook: str) -> Path:
     "Put a notebook's entries into `<folder>/results.json`."
+    check_entries(entries)
     path = check_open(folder) / 'results.json'
     entries = [e | dict(folds=e.get('folds')) for e in entries]
     with changing(path.parent):

@@ -27,7 +27,7 @@ __all__ = ['SHIPPED', 'MOODS', 'OWN_CHANNELS', 'MEDIA', 'LONGEST', 'PIECE', 'WHO
            'card_lines', 'taught_emotions', 'judgeable', 'card_rows', 'evaluate_card', 'scope_lacks', 'speaker_remarks']
 
 # %% ../nbs/20_predict.ipynb #348d3d7d
-import csv, io, json, os, sys, types
+import csv, io, json, sys, types
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,9 +41,9 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
 from .core import (
-    CodeError, LABEL_COLUMNS, PACKAGED, SHAPES, SettingError, cache_folder, cluster_client,
-    code_digest, describe, families_of, file_digest, keep_bytes, kept_bytes, label_names, packaged,
-    parse_code, relative, spread, text_digest, to_label, write_whole)
+    LABEL_COLUMNS, PACKAGED, SHAPES, CodeError, SettingError, cache_folder, cluster_client,
+    code_digest, describe, families_of, file_digest, keep_bytes, kept_bytes, label_names,
+    packaged, parse_code, relative, spread, text_digest, to_label, whole_file, write_whole)
 from .media import (
     Audio, MediaError, SR, Sound, _as_float, _frames, audio_reason, content_digest, is_passing, judge,
     open_box, open_file, read_audio, sound_track)
@@ -538,10 +538,7 @@ def save_card(card: OwnCard, path) -> Path:
     path, numbers = Path(path), {}
     for name, v in card.numbers.items(): numbers[name] = np.ascontiguousarray(v, 'float32')
     weights = path.with_suffix('.safetensors')
-    part = weights.with_name(f'{weights.name}.{os.getpid()}.part')
-    weights.parent.mkdir(parents=True, exist_ok=True)
-    part.write_bytes(save(numbers))
-    part.replace(weights)
+    with whole_file(weights) as part: part.write_bytes(save(numbers))
     card.about['sha256'] = file_digest(weights)
     card.about['digest'] = card_digest(card.about)
     return write_whole(path, json.dumps(card.about, indent=1) + '\n')
@@ -1023,16 +1020,12 @@ def write_answers(found: Answers, out: Path):
         raise SettingError(f"--out {out} must end in {', '.join(FORMATS)}")
     table = found.table.copy()
     table.attrs = {}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_name(f'{out.name}.{os.getpid()}.part')
-    try:
+    with whole_file(out) as part:
         if out.suffix == '.csv': table.map(harmless).to_csv(part, index=False)
         elif out.suffix == '.jsonl':
             table.to_json(part, orient='records', lines=True, force_ascii=False)
         elif out.suffix == '.parquet': table.to_parquet(part, index=False)
         else: part.write_text(answers_page(found), encoding='utf-8')
-        part.replace(out)
-    finally: part.unlink(missing_ok=True)
 
 # %% ../nbs/20_predict.ipynb #5a000029
 COLOURS = dict(

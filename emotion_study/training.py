@@ -31,8 +31,8 @@ from tqdm import tqdm
 
 from .core import (
     CHANNELS, COPIES, EMOTIONS, EXTENDED, FAMILIES, RUN, SPEEDS, SettingError, changing,
-    check_libraries, check_open, file_digest, keep_bytes, kept_bytes, label_names, load_tensorflow,
-    provenance, set_seeds, text_digest, to_label, write_whole)
+    check_libraries, check_open, file_digest, keep_bytes, kept_bytes, label_names,
+    load_tensorflow, provenance, set_seeds, text_digest, to_label, whole_file, write_whole)
 from .features import channels_of, copies_notice, feature_columns, sound_digests
 from emotion_study.protocols import (
     Fold, LeakageError, PROTOCOLS, SCOPES, SealedLabels, check_enrolled, draw_enrolled,
@@ -943,11 +943,9 @@ def save_predictions(folder, predictions: pd.DataFrame) -> Path:
             again = pd.MultiIndex.from_frame(old[run]).isin(new)
             predictions = pd.concat([old[~again], predictions])
         predictions = predictions.sort_values(list(KEYS), ignore_index=True)
-        part = path.with_suffix(f'.{os.getpid()}.part')
-        try:
+        with whole_file(path) as part:
             predictions.to_parquet(part, compression='zstd', compression_level=19, index=False)
-            return part.replace(path)
-        finally: part.unlink(missing_ok=True)
+    return path
 
 # %% ../nbs/14_training.ipynb #ca6f7193
 def _rows_there(path):

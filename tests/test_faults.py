@@ -11,7 +11,7 @@ import soundfile as sf
 from emotion_study import cli, core, face, features as F, media, text, training, whisper
 from emotion_study.core import ROOT, SettingError, open_report
 from emotion_study import corpus as C
-from emotion_study.metrics import save_results
+from emotion_study.metrics import RESULT_KEYS, save_results
 from test_cli import CODE, command, run, study  # noqa: F401  (study is a fixture)
 from test_download import server  # noqa: F401  (a fixture)
 from test_pipeline import toy_table
@@ -385,11 +385,11 @@ def test_names_that_are_no_text(tmp_path):
 WRITER = """
 import sys
 from emotion_study.core import open_report
-from emotion_study.metrics import save_results
+from emotion_study.metrics import RESULT_KEYS, save_results
 name, out = sys.argv[1:]
 folder = open_report(name, out, {})
 for i in range(20):
-    save_results(folder, [dict(id=f'{name}/{k}', metric='m', notebook=f'{name}_{k}') for k in [i]], f'{name}_{i}')
+    save_results(folder, [dict.fromkeys(RESULT_KEYS, 0) | dict(id=f'{name}/{i}', metric='m', notebook=f'{name}_{i}')], f'{name}_{i}')
 """
 
 def test_two_writers_into_one_report_lose_nothing(tmp_path):
