@@ -11,7 +11,7 @@ import soundfile as sf
 from emotion_study import cli, core, face, features as F, media, text, training, whisper
 from emotion_study.core import ROOT, SettingError, open_report
 from emotion_study import corpus as C
-from emotion_study.metrics import RESULT_KEYS, save_results
+from emotion_study.metrics import save_results
 from test_cli import CODE, command, run, study  # noqa: F401  (study is a fixture)
 from test_download import server  # noqa: F401  (a fixture)
 from test_pipeline import toy_table
@@ -384,8 +384,8 @@ def test_names_that_are_no_text(tmp_path):
 
 WRITER = """
 import sys
-from emotion_study.core import open_report
-from emotion_study.metrics import RESULT_KEYS, save_results
+from emotion_study.core import RESULT_KEYS, open_report
+from emotion_study.metrics import save_results
 name, out = sys.argv[1:]
 folder = open_report(name, out, {})
 for i in range(20):
