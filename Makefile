@@ -34,7 +34,7 @@ make study    the whole study: makes .venv, runs the study notebooks, writes rep
                 SEED=N                     the first of them (0 when not given): another one shows another draw
                 OUT=folder                 where the report goes
                 STRICT=1                   stop when clips are missing, instead of going on and saying so
-                ONLY=names                 some notebooks, e.g. ONLY=03_new_speakers or ONLY='09 10'
+                ONLY=names                 some notebooks, e.g. ONLY=04_new_speakers or ONLY='09 10'
 make all      adds the speech recognisers, Whisper's encoders, and what tests and the book need to the environment
 make test     the same, then everything that CI runs
 make site     the book: every chapter and study as a static site, _site/index.html; no network needed

@@ -1086,7 +1086,7 @@ def urdu(to: CorpusFolder = None):
 
 @data.command()
 def meld(to: CorpusFolder = None):
-    "Download the texts of MELD (English dialogue; 1.5 MB), for study 18."
+    "Download the texts of MELD (English dialogue; 1.5 MB), for the study of words."
     _fetched('meld', to)
 
 # %% ../nbs/21_cli.ipynb #dc9c7a7c

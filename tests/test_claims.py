@@ -40,7 +40,7 @@ def judged(judge, rates, spoil=None):
     return ledger.judge(judge)
 
 
-LEDGER = definitions('10_claims_ledger')
+LEDGER = definitions('98_claims_ledger')
 JUDGES = {claim.id: claim for claim in LEDGER.CLAIMS}
 RANDOM, RANDOM_TRAIN, SEVEN = ('random', 7, 'adapted'), ('random', 7, 'inductive'), ('actor', 7, 'inductive')
 KNOWN, NEW = ('actor', 8, 'adapted'), ('actor', 8, 'inductive')

@@ -5,7 +5,7 @@ import pytest
 
 from study_code import definitions
 
-CHAPTER = definitions('23_faults')
+CHAPTER = definitions('89_faults')
 ROOMS = ('corpus', 'media', 'speech', 'face', 'text', 'features', 'models', 'reports', 'predict', 'command line')
 
 
@@ -29,7 +29,7 @@ def test_a_fault_is_told_and_costs_no_work(row, desk):
 def test_the_table_is_long_and_covers_every_part():
     names = [row.name for row in CHAPTER.FAULTS]
     assert len(names) >= 60 and len(set(names)) == len(names)
-    assert {row.room for row in CHAPTER.FAULTS} == set(ROOMS)
+    assert {row.place for row in CHAPTER.FAULTS} == set(ROOMS)
 
 
 def bad_row(do): return CHAPTER.Fault('corpus', 'a fault of the table itself', 'kept', do)

@@ -127,7 +127,7 @@ def git(folder, *args):
 def clone(checkout):
     "The small checkout with a study notebook, in git."
     (checkout / 'nbs' / 'study').mkdir()
-    shutil.copy(ROOT / 'nbs' / 'study' / '03_new_speakers.ipynb', checkout / 'nbs' / 'study')
+    shutil.copy(ROOT / 'nbs' / 'study' / '04_new_speakers.ipynb', checkout / 'nbs' / 'study')
     shutil.copy(ROOT / '.gitattributes', checkout)
     (checkout / 'tests').mkdir()
     shutil.copy(ROOT / 'tests' / 'house_checks.py', checkout / 'tests')
@@ -139,7 +139,7 @@ def clone(checkout):
     return checkout
 
 
-NOTEBOOKS = ['nbs/00_core.ipynb', 'nbs/study/03_new_speakers.ipynb']
+NOTEBOOKS = ['nbs/00_core.ipynb', 'nbs/study/04_new_speakers.ipynb']
 
 def save_by_editor(root, config=None):
     "Open and save notebooks by JupyterLab's own server, with what an editor's page puts into them."

@@ -5,8 +5,8 @@ from emotion_study.core import ROOT, SettingError
 from emotion_study.site import build_book, markdown_of
 import site_checks
 
-PAGES = ['index', '05_speech', '10_protocols', 'study/16_enrolment', 'study/92_shipped_network']
-CONTENTS = "## Contents\n\n```{toctree}\n:caption: Book\n\nreport\nglossary\n05_speech\n10_protocols\nstudy/16_enrolment\n" \
+PAGES = ['index', '05_speech', '10_protocols', 'study/10_enrolment', 'study/92_shipped_network']
+CONTENTS = "## Contents\n\n```{toctree}\n:caption: Book\n\nreport\nglossary\n05_speech\n10_protocols\nstudy/10_enrolment\n" \
            "study/92_shipped_network\nreference/speech\nreference/protocols\n```\n"
 BAD = """<!DOCTYPE html><html><head><title>bad</title><script src="https://example.org/x.js"></script></head><body>
 <a href="gone.html">a</a><a href="other.html#nowhere">b</a><img src="none.png"><div style="width: 900px">wide</div>
@@ -29,7 +29,7 @@ def checkout(tmp_path_factory):
     shutil.copytree(report, root / 'reports' / 'ravdess', ignore=shutil.ignore_patterns('notebooks', 'parts'))
     shutil.copytree(ROOT / 'data', root / 'data', ignore=lambda folder, names: [n for n in names if n != 'README.md'])
     shutil.copy(ROOT / 'CITATION.cff', root)
-    ran = root / 'reports' / 'ravdess' / 'notebooks' / '16_enrolment.ipynb'
+    ran = root / 'reports' / 'ravdess' / 'notebooks' / '10_enrolment.ipynb'
     for page in PAGES:
         path = root / 'nbs' / f'{page}.ipynb'
         for source, to in ((ROOT / 'nbs' / f'{page}.ipynb', path), (report / 'notebooks' / path.name, ran)):
@@ -79,20 +79,20 @@ def test_the_reference_has_arguments_with_their_comments(book):
 
 
 def test_a_page_links_its_notebook_as_it_is(book, checkout):
-    assert 'href="../_sources/study/16_enrolment.ipynb"' in page(book, 'study/16_enrolment')
-    ran = checkout / 'reports' / 'ravdess' / 'notebooks' / '16_enrolment.ipynb'
-    assert (book / '_sources' / 'study' / '16_enrolment.ipynb').read_bytes() == ran.read_bytes()
+    assert 'href="../_sources/study/10_enrolment.ipynb"' in page(book, 'study/10_enrolment')
+    ran = checkout / 'reports' / 'ravdess' / 'notebooks' / '10_enrolment.ipynb'
+    assert (book / '_sources' / 'study' / '10_enrolment.ipynb').read_bytes() == ran.read_bytes()
 
 
 def test_what_was_not_run_says_so(book):
     assert 'shown without results' in page(book, 'study/92_shipped_network')
-    assert 'shown without results' not in page(book, 'study/16_enrolment')
+    assert 'shown without results' not in page(book, 'study/10_enrolment')
 
 
 def test_contents_next_and_previous(book):
     text = page(book, '05_speech')
     assert 'class="next-page" href="10_protocols.html"' in text and 'class="prev-page" href="glossary.html"' in text
-    assert 'href="report/claims.html"' in page(book, 'report') and 'href="study/16_enrolment.html"' in page(book, 'index')
+    assert 'href="report/claims.html"' in page(book, 'report') and 'href="study/10_enrolment.html"' in page(book, 'index')
 
 
 def test_a_dead_link_stops_the_build(checkout, tmp_path):

@@ -132,7 +132,7 @@ def test_no_word_is_replaced_by_itself_and_rates_are_checked():
 
 def test_what_was_said_before_ends_with_the_dialogue(meld):
     from emotion_study.text import load_bert
-    read_lines = definitions('18_words_that_mean_something').read_lines
+    read_lines = definitions('12_words_that_mean_something').read_lines
     tokenizer, table = load_bert()[0], words.read_meld(meld)['train']
     told = [tokenizer.decode(ids) for ids, _ in read_lines(table, tokenizer)]
     starts = table['line'].to_numpy() == 0
@@ -149,7 +149,7 @@ def run_page(tmp_path, **parameters):
     from emotion_study.cli import kernel_env
     out, page = tmp_path / 'report', tmp_path / 'page.ipynb'
     with kernel_env(EMOTION_STUDY_CACHE=str(tmp_path / 'cache')):
-        papermill.execute_notebook(str(ROOT / 'nbs/study/18_words_that_mean_something.ipynb'), str(page),
+        papermill.execute_notebook(str(ROOT / 'nbs/study/12_words_that_mean_something.ipynb'), str(page),
                                    dict(profile='quick', out=str(out)) | parameters, kernel_name='python3',
                                    language='python', cwd=str(ROOT), progress_bar=False)
     outputs = [o for c in nbformat.read(page, 4).cells if c.cell_type == 'code' for o in c.outputs]
@@ -159,7 +159,7 @@ def run_page(tmp_path, **parameters):
 def test_the_page_judges_an_invented_corpus(meld, tmp_path):
     out, said = run_page(tmp_path, meld=str(meld))
     entries = json.loads((out / 'results.json').read_text())
-    assert {'18_confusion.png', '18_misheard.png', '18_two_corpora.png'} <= {p.name for p in (out / 'figures').iterdir()}
+    assert {'12_confusion.png', '12_misheard.png', '12_two_corpora.png'} <= {p.name for p in (out / 'figures').iterdir()}
     assert check_results(Runs(pd.DataFrame(columns=['protocol', 'classes', 'scope', 'model', 'modalities', 'folds'])), entries)[0] == []
     found = {e['id']: e for e in entries}['meld/frozen/for uar/uar']
     assert found['n'] == 42 and found['dialogues'] == 6 and found['value'] > 50 and 'quick profile' in said
@@ -169,7 +169,7 @@ def test_the_page_judges_an_invented_corpus(meld, tmp_path):
 def test_without_meld_the_page_says_so_in_one_line(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(words, 'find_meld', lambda folder: None)
     monkeypatch.setenv('TF_ENABLE_ONEDNN_OPTS', '0')
-    cells = json.loads((ROOT / 'nbs/study/18_words_that_mean_something.ipynb').read_text(encoding='utf-8'))['cells']
+    cells = json.loads((ROOT / 'nbs/study/12_words_that_mean_something.ipynb').read_text(encoding='utf-8'))['cells']
     names = {}
     for cell in cells:
         if cell['cell_type'] != 'code': continue
