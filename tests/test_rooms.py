@@ -49,3 +49,17 @@ def test_no_model_imports_an_encoder():
 def test_no_line_of_the_library_names_a_study_notebook(name):
     studies = [p.stem for p in (ROOT / 'nbs' / 'study').glob('*.ipynb')]
     assert studies and [s for s in studies if s in MODULES[name]] == []
+
+
+def test_every_notebook_has_a_number_of_its_own():
+    for folder in (ROOT / 'nbs', ROOT / 'nbs' / 'study'):
+        names = sorted(p.stem for p in folder.glob('[0-9]*.ipynb'))
+        assert all(re.fullmatch(r'\d\d_[a-z0-9_]+', n) for n in names), 'two digits, no letter behind them'
+        assert len({n[:2] for n in names}) == len(names)
+
+
+def test_the_ledger_runs_after_every_notebook_that_makes_figures():
+    studies = sorted((ROOT / 'nbs' / 'study').glob('*.ipynb'))
+    making = [p.stem for p in studies if 'save_results(' in p.read_text(encoding='utf-8')]
+    ledger = next(p.stem for p in studies if 'write_ledger(' in p.read_text(encoding='utf-8'))
+    assert making[-1] == ledger
