@@ -26,7 +26,7 @@ import typer
 
 from .core import (
     CHECKOUT, ROOT, SettingError, Settings, cache_folder, check_fit, check_ours, check_place,
-    cluster, code_digest, column_lines, emotion_lines, first_of, identity, label_names, let_go,
+    cluster, code_digest, column_lines, counted, emotion_lines, first_of, identity, label_names, let_go,
     lock_report, misfit, need_checkout, other_code, provenance, put_back, read_record, relative,
     set_aside, text_digest, unlock_report, whole_file, write_record)
 
@@ -1111,7 +1111,7 @@ def verify(corpus: AnyCorpusOption = 'auto',
         raise SettingError(f"{len(clips.problems):,} row(s) of {corpus} left out, listed above")
     if any(lacks.values()):
         raise SettingError(
-            '; '.join(f'{n:,} clip(s) {what}' for what, n in lacks.items() if n)
+            '; '.join(f'{counted(n)} {what}' for what, n in lacks.items() if n)
             + ': see the list above')
 
 # %% ../nbs/21_cli.ipynb #ca4e0e99

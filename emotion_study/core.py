@@ -6,9 +6,9 @@
 __all__ = ['EMOTIONS', 'EMOTION_NAMES', 'OTHER_EMOTIONS', 'COLUMNS', 'STATEMENTS', 'LABEL_COLUMNS', 'SHAPES', 'PACKAGED',
            'SPEEDS', 'EXTENDED', 'COPIES', 'FAMILIES', 'CHANNELS', 'RUN', 'PROFILES', 'CORPORA', 'WORDS', 'PARAMETERS',
            'PACKAGE', 'CHECKOUT', 'ROOT', 'FOREIGN', 'KEPT', 'librosa', 'KERAS', 'RESULT_KEYS', 'PACKAGES', 'SCHEDULER',
-           'MADE', 'MARK', 'label_names', 'SettingError', 'to_label', 'plain', 'read_emotion', 'column_lines',
-           'emotion_lines', 'CodeError', 'ClipCode', 'parse_code', 'describe', 'expected_codes', 'families_of',
-           'read_flag', 'read_whole', 'read_number', 'read_text', 'read_choice', 'Settings', 'injected',
+           'MADE', 'MARK', 'label_names', 'SettingError', 'to_label', 'plain', 'counted', 'read_emotion',
+           'column_lines', 'emotion_lines', 'CodeError', 'ClipCode', 'parse_code', 'describe', 'expected_codes',
+           'families_of', 'read_flag', 'read_whole', 'read_number', 'read_text', 'read_choice', 'Settings', 'injected',
            'check_parameters', 'checkout_of', 'user_folder', 'packaged', 'need_checkout', 'relative', 'settled',
            'load_tensorflow', 'writable', 'cache_folder', 'settle', 'one_at_a_time', 'is_worker', 'follow_parent',
            'check_libraries', 'set_seeds', 'file_digest', 'text_digest', 'code_digest', 'whole_file', 'keep',
@@ -63,6 +63,11 @@ EMOTION_NAMES = {
 def plain(text: str) -> str:
     "Text in one spelling: composed letters, small, single spaces for spaces, dashes and underscores."
     return re.sub(r'[\s_-]+', ' ', unicodedata.normalize('NFC', text)).strip().casefold()
+
+# %% ../nbs/00_core.ipynb #c0017ed1
+def counted(n: int, noun: str = 'clip') -> str:
+    "A number with its noun."
+    return f'{n:,} {noun}' + 's' * (n != 1)
 
 # %% ../nbs/00_core.ipynb #6869f79d
 OTHER_EMOTIONS = (

@@ -29,8 +29,8 @@ from fastcore.basics import patch
 
 from . import statistics as tests
 from .core import (
-    CodeError, ROOT, RUN, SettingError, describe, expected_codes, label_names, parse_code,
-    read_json, to_label, write_whole)
+    CodeError, ROOT, RUN, SettingError, counted, describe, expected_codes, label_names,
+    parse_code, read_json, to_label, write_whole)
 from .protocols import FOLDS, PROTOCOLS, SPEAKER_DISJOINT, make_folds
 from .metrics import (
     METRICS, NotComputed, acted_emotions, counts_by_seed, finite, from_others, group_quantile, hits,
@@ -500,7 +500,7 @@ def check_rows(table: pd.DataFrame) -> list:
     twice = table.duplicated([*RUN, 'seed', 'clip'])
     if twice.any():
         faults.append(
-            f"{int(twice.sum())} clip(s) answered twice in one run and seed, the first is "
+            f"{counted(int(twice.sum()))} answered twice in one run and seed, the first is "
             f"{table['clip'][twice].iloc[0]}")
     return faults
 

@@ -42,7 +42,7 @@ from scipy.special import log_softmax, softmax
 
 from .core import (
     LABEL_COLUMNS, PACKAGED, SHAPES, CodeError, SettingError, cache_folder, cluster_client,
-    code_digest, describe, families_of, file_digest, keep_bytes, kept_bytes, label_names,
+    code_digest, counted, describe, families_of, file_digest, keep_bytes, kept_bytes, label_names,
     packaged, parse_code, relative, spread, text_digest, to_label, whole_file, write_whole)
 from .media import (
     Audio, MediaError, SR, Sound, _as_float, _frames, audio_reason, content_digest, is_passing, judge,
@@ -932,7 +932,7 @@ def about_lines(card: OwnCard, scope: str, told: dict  # speaker -> (clips, trus
             ' pictures of faces, and the words.'),]
     for speaker, (clips, trust) in list(told.items())[:20]:
         lines.append(
-            f"Speaker {speaker}: adapted by {clips} clip(s), trusted to {trust:.0%};"
+            f"Speaker {speaker}: adapted by {counted(clips)}, trusted to {trust:.0%};"
             f" {reached(about['enrolment'], clips)}")
     return lines
 
@@ -1558,7 +1558,7 @@ def labelled_clips(corpus, say=print) -> pd.DataFrame:  # clip, actor, emotion, 
 def usable_clips(clips: pd.DataFrame, why: np.ndarray, say=print) -> np.ndarray:  # (n,) bool
     "Which clips have a voice; says why others are left out."
     for reason, n in pd.Series(why)[why != ''].value_counts().items():
-        say(f'left out: {n:,} clip(s), voice: {reason}')
+        say(f'left out: {counted(n)}, voice: {reason}')
     if (why != '').all():
         raise SettingError(f'none of these {len(clips):,} clips has a usable voice')
     return why == ''
@@ -1816,7 +1816,7 @@ def scope_lacks(clips: pd.DataFrame, scope: str) -> str:  # '' where nothing is 
     if scope == 'set' and len(clips) < FEWEST_OF_A_SET:
         return f'it needs {FEWEST_OF_A_SET} clips, there are {len(clips)}'
     nameless = (clips['actor'].astype(str) == '').sum()
-    return f'{nameless:,} clip(s) name no speaker' if scope == 'adapted' and nameless else ''
+    return f'{counted(nameless)} without a speaker' if scope == 'adapted' and nameless else ''
 
 def speaker_remarks(clips: pd.DataFrame) -> list:
     "What has to be said of a corpus' speakers."

@@ -18,8 +18,9 @@ import numpy as np
 import pandas as pd
 from scipy.special import softmax
 
-from .core import (
-    CodeError, EMOTIONS, SettingError, describe, expected_codes, parse_code, read_emotion)
+from emotion_study.core import (
+    CodeError, EMOTIONS, SettingError, counted, describe, expected_codes, parse_code,
+    read_emotion)
 
 # %% ../nbs/16_references.ipynb #ecdb6ede
 LISTENERS_SOURCE = 'Livingstone & Russo 2018, S1 Table, averaged by Sohail 2026'
@@ -340,7 +341,7 @@ def read_rival(folder,  # the authors' repository, or a folder with copies of it
     if len(twice): raise SettingError(f'{rival.model}: clip {twice.iloc[0]} is there twice')
     missing = sorted({str(c) for c in expected_codes()} - set(table['clip']))
     if missing:
-        raise SettingError(f'{rival.model}: {len(missing)} clip(s) missing, such as {missing[0]}')
+        raise SettingError(f'{rival.model}: {counted(len(missing))} missing, such as {missing[0]}')
     if table.groupby('actor')['fold'].nunique().max() > 1:
         raise SettingError(f'{rival.model}: an actor is tested in two folds')
     run = dict(protocol='published', classes=8, scope='inductive', model=rival.model,

@@ -699,8 +699,8 @@ def saved_runs(table, folds, wanted: dict,  # run -> (model, modalities) as the 
         rows = saved_run(path, about, wanted_rows)
         if rows is not None: saved[run] = rows
     print(
-        f'{len(saved)} of {len(wanted)} runs are taken from saved predictions, the others are'
-        f' trained: {about["protocol"]}, {classes} classes, scope {scope}')
+        f'{about["protocol"]}, {classes} classes, scope {scope}: {len(saved)} of {len(wanted)} runs'
+        ' are taken from saved predictions' + ', the others are trained' * (len(saved) < len(wanted)))
     return saved
 
 # %% ../nbs/14_training.ipynb #e30d3075

@@ -223,7 +223,7 @@ def test_speakers_of_a_column_are_told_and_one_has_nothing_to_do_with_the_other(
     text = f"path,who,emotion\n{folder / 'angry.flac'},Ann,sad\n{folder / 'sad.flac'},Bob,\n{folder / 'music.wav'},Bob,\n"
     (tmp_path / 'l.csv').write_text(text)
     assert run(tmp_path / 'l.csv', '--speaker-column', 'who', '--channels', 'voice', '--out', tmp_path / 'a.parquet') == 3
-    assert 'Speaker Ann: adapted by 1 clip(s)' in capsys.readouterr().out
+    assert 'Speaker Ann: adapted by 1 clip,' in capsys.readouterr().out
     both = pd.read_parquet(tmp_path / 'a.parquet')
     assert both['speaker'].tolist() == ['Ann', 'Bob', 'Bob']
     (tmp_path / 'l.csv').write_text('\n'.join(text.splitlines()[:2]).replace('sad', 'happy'))
