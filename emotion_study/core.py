@@ -67,7 +67,7 @@ def plain(text: str) -> str:
 # %% ../nbs/00_core.ipynb #c0017ed1
 def counted(n: int, noun: str = 'clip') -> str:
     "A number with its noun."
-    return f'{n:,} {noun}' + 's' * (n != 1)
+    return f'{n:,} {noun}' if n == 1 else f'{n:,} {noun}s'
 
 # %% ../nbs/00_core.ipynb #6869f79d
 OTHER_EMOTIONS = (
