@@ -101,7 +101,7 @@ MUTANTS = [
     Mutant('a download begins anew each time', 'fetch', 'r, start = ask(url, have if have < size else 0)', 'r, start = ask(url, 0)', ('test_download -k resumed',)),
     Mutant('a page of another length is taken', 'fetch', 'if length and start + int(length) != size:', 'if False:', ('test_download -k login', 'test_download')),
     Mutant('a checksum is not asked for', 'fetch', 'pooch.retrieve(url, archive.checksum,', 'pooch.retrieve(url, None,', ('test_download -k checksum',)),
-    Mutant('a full disk is not foreseen', 'fetch', 'if free < need:', 'if False:', ('test_download -k free', 'lesson', 'test_download')),
+    Mutant('a full disk is not foreseen', 'fetch', 'if free < need:', 'if False:', ('test_download -k no_room', 'lesson')),
     Mutant('a wrong CRC passes', 'fetch', 'return crc == member.CRC', 'return True', ('test_download -k unpacking',)),
 ]
 
