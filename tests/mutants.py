@@ -22,10 +22,10 @@ class Mutant(NamedTuple):
 MUTANTS = [
     # who may learn from whom
     Mutant('a speaker on both sides is no leak', 'protocols', "[('actor', pairs)] * (fold.protocol in SPEAKER_DISJOINT)",
-           "[('actor', pairs)] * 0", ('test_pipeline -k raises',)),
+           "[('actor', pairs)] * 0", ('test_mutants -k tested_speaker',)),
     Mutant('a recording on both sides is no leak', 'protocols', 'if not both.size: continue', 'continue', ('test_manifest -k copies', 'lesson')),
     Mutant('copies stay in training', 'protocols', 'val = apart(fold.val, fold.test)', 'return fold', ('test_manifest -k copies',)),
-    Mutant('an empty set passes', 'protocols', '== 0:\n        raise LeakageError', '< 0:\n        raise LeakageError', ('lesson', 'test_properties')),
+    Mutant('an empty set passes', 'protocols', '== 0:\n        raise LeakageError', '< 0:\n        raise LeakageError', ('test_mutants -k empty_set',)),
     Mutant('labels are not sealed', 'protocols', 'if not self._allowed.issuperset(rows.ravel().tolist()):', 'if False:', ('test_pipeline -k sealed',)),
     Mutant('random split without strata', 'protocols', 'stratify=y, random_state', 'stratify=None, random_state', ('test_mutants -k share',)),
     Mutant('validation without strata', 'protocols', 'stratify=y[fit], random_state', 'stratify=None, random_state', ('test_mutants -k share',)),
@@ -35,7 +35,7 @@ MUTANTS = [
     Mutant('a tenth is tested', 'protocols', 'test_size=share(0.2,', 'test_size=share(0.1,', ('test_mutants -k share',)),
     Mutant('groups are not even in sex', 'protocols', "groupby('sex', sort=True, dropna=False)", "groupby(lambda i: 0)", ('lesson', 'test_properties')),
     Mutant('validation is the tested group', 'protocols', 'test, val = of == i, of == (i + 1) % k', 'test, val = of == i, of == i', ('test_pipeline -k folds',)),
-    Mutant('the sentence is not held back', 'protocols', 'keep(fold.test, other)', 'keep(fold.test, learnt)', ('test_pipeline -k folds',)),
+    Mutant('the sentence is not held back', 'protocols', 'keep(fold.test, other)', 'keep(fold.test, learnt)', ('test_mutants -k sentence',)),
     Mutant('scaling learns from test rows', 'protocols', 'if np.intersect1d(rows, fold.test).size:', 'if False:', ('test_pipeline -k scaler',)),
     # figures
     Mutant('recall is precision', 'metrics', 'uar=mean(diagonal, truth)', 'uar=mean(diagonal, answered)', ('test_properties', 'lesson')),

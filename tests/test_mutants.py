@@ -9,7 +9,7 @@ import pytest
 
 from emotion_study import fusion, media, pool, speech, training
 from emotion_study.core import SettingError, describe, expected_codes, file_digest
-from emotion_study.protocols import Fold, make_folds
+from emotion_study.protocols import Fold, LeakageError, check_fold, make_folds
 from mutants import MUTANTS, lesson_of
 from test_pipeline import toy_table
 
@@ -35,6 +35,41 @@ def test_what_a_mutant_asks_is_there(asked):
     file, _, word = asked.partition(' -k ')
     tests = Path(__file__).with_name(f'{file}.py').read_text(encoding='utf-8')
     assert re.search(rf'^def test_\w*{word}', tests, re.M), asked
+
+
+# --- guards of a fold
+
+def changed(fold, **sets):
+    "A fold with other rows in some of its sets."
+    return replace(fold, **{name: np.array(rows, dtype=int) for name, rows in sets.items()})
+
+
+@pytest.mark.parametrize('protocol', ['actor', 'loso', 'statement', 'emobox'])
+@pytest.mark.parametrize('where', ['train', 'val'])
+def test_another_clip_of_a_tested_speaker_is_a_leak(protocol, where):
+    "Each clip is in one set only, and a speaker in two."
+    fold = make_folds(GRID, protocol)[0]
+    check_fold(fold, GRID)
+    moved = {where: np.append(getattr(fold, where), fold.test[0]), 'test': fold.test[1:]}
+    with pytest.raises(LeakageError, match=f'actor .* is in {where} and in test'):
+        check_fold(changed(fold, **moved), GRID)
+
+
+@pytest.mark.parametrize('where', ['train', 'val', 'test'])
+def test_a_fold_with_an_empty_set_is_refused(where):
+    fold = make_folds(GRID, 'actor')[0]
+    with pytest.raises(LeakageError, match='an empty set'):
+        check_fold(changed(fold, **{where: []}), GRID)
+
+
+def test_the_tested_sentence_was_never_learnt():
+    said, tested = GRID['statement'].to_numpy(), []
+    for fold in make_folds(GRID, 'statement'):
+        learnt, = set(said[fold.fit])
+        asked, = set(said[fold.test])
+        assert learnt != asked
+        tested += fold.test.tolist()
+    assert sorted(tested) == list(range(len(GRID))), 'every clip once'
 
 
 # --- the pool
