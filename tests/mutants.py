@@ -50,7 +50,7 @@ MUTANTS = [
     Mutant('what was not computed leaves the family', 'statistics', 'multipletests(np.where(computed, values, 1.), alpha', 'multipletests(np.where(computed, values, 0.), alpha',
            ('test_statistics', 'lesson')),
     Mutant('one-sided flips', 'statistics', 'float((above + below).sum() / 2 ** len(d))', 'float(above.sum() / 2 ** len(d))', ('test_statistics', 'lesson')),
-    Mutant('the observed flip is not counted', 'statistics', '(reached + 1) / (draws + 1)', 'reached / (draws + 1)', ('test_statistics', 'lesson')),
+    Mutant('the observed flip is not counted', 'statistics', '(reached + 1) / (draws + 1)', 'reached / (draws + 1)', ('test_statistics -k flips',)),
     Mutant('mid-p is the exact p', 'statistics', 'exact - float(point)', 'exact', ('test_statistics', 'lesson')),
     Mutant('variance of folds as if they were independent', 'statistics', '(1 / len(x) + ratio)', '(1 / len(x))', ('test_statistics', 'lesson')),
     Mutant('truth is shuffled over all groups', 'statistics', 'np.split(truth, np.flatnonzero(groups[1:] != groups[:-1]) + 1)', '[truth]', ('lesson', 'test_statistics')),
