@@ -1,8 +1,11 @@
 """A table of changes that would make the study dishonest or its numbers wrong, and a run that sees which tests notice them.
 
-`.venv/bin/python tests/mutants.py` tries all of them on a copy of the checkout, one after the other: about half an hour.
-With words behind it only those whose name holds one of the words. It prints one line a mutant, and ends with an error when
-fewer than nine in ten are killed or when one survives that `SURVIVORS` does not explain."""
+`.venv/bin/python tests/mutants.py` tries all of them on a copy of the checkout, one after the
+other: about half an hour. With words behind it only those whose name holds one of the words. It
+prints one line a mutant, and ends with an error when fewer than nine in ten are killed or when one
+survives that `SURVIVORS` does not explain.
+
+`mutants.py sound` asks the same tests of the unchanged code: whoever fails there kills nothing."""
 import json, os, shutil, subprocess, sys, tempfile, time
 from pathlib import Path
 from typing import NamedTuple
@@ -166,7 +169,22 @@ def verdict(house: Path, mutant: Mutant) -> tuple:  # by what it was killed ('' 
     return '', spent
 
 
+def sound(chosen: list) -> bool:  # did one fail?
+    "Ask each test of the mutants of the code as it is."
+    asked_of = sorted({(t, m.module * (t == 'lesson')) for m in chosen for t in m.tests})
+    failed = 0
+    with tempfile.TemporaryDirectory(prefix='mutants-') as tmp:
+        house = shadow(Path(tmp))
+        for test, module in asked_of:
+            code, seconds = asked(house, command(test, module, house))
+            failed += code != 0
+            said = f'exit code {code}' if code else 'passes'
+            print(f"{said}  ({seconds:.0f} s)  {' '.join(filter(None, (test, module)))}", flush=True)
+    return failed > 0
+
+
 def main(words):
+    if words[:1] == ['sound']: return sound(MUTANTS)
     chosen = [m for m in MUTANTS if not words or any(w in m.name for w in words)]
     left = []
     with tempfile.TemporaryDirectory(prefix='mutants-') as tmp:
