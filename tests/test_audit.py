@@ -99,6 +99,7 @@ def test_one_entry_twice_is_found(part, tmp_path):
     (lambda t: t.assign(fold=(t.fold + 1) % 6), 'not those of the protocol'),
     (lambda t: t.assign(model=t.model.where(np.arange(len(t)) != 50)), 'no run would hold'),
     (lambda t: t.assign(p_happy=t.p_happy + 1), 'sum to one'),
+    (lambda t: t.assign(p_happy=t.p_happy / 2), 'sum to one'),
     (lambda t: t.assign(p_happy=np.nan), 'sum to one')])
 def test_predictions_that_were_touched_are_found(part, tmp_path, change, says):
     faults = spoil(part, tmp_path, table=change)

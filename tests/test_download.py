@@ -251,7 +251,7 @@ def test_silent_record(server):
 # ---------------------------------------------------------------- unpacking
 
 @pytest.mark.parametrize('name', ['../out.txt', 'a/../../out.txt', '/away/out.txt', 'C:/out.txt', '..\\out.txt',
-                                  '\\out.txt'])
+                                  '\\out.txt', 'a/../inside.txt'])
 def test_no_member_leaves_the_folder(tmp_path, name):
     path = tmp_path / 'a.zip'; path.write_bytes(zipped({'fine.txt': 'x', name: 'x'}))
     with pytest.raises(SettingError, match='unsafe member'): fetch.unpack(path, tmp_path / 'in')

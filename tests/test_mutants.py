@@ -1,5 +1,5 @@
 """Known answers: what would be noticed if a guard of the study's honesty or a unit of a measured quantity were another."""
-import ast, json
+import ast, json, re
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,8 +9,8 @@ import pytest
 
 from emotion_study import fusion, media, pool, speech, training
 from emotion_study.core import SettingError, describe, expected_codes, file_digest
-from emotion_study.protocols import Fold, make_folds
-from mutants import MUTANTS
+from emotion_study.protocols import Fold, LeakageError, check_fold, make_folds
+from mutants import MUTANTS, lesson_of
 from test_pipeline import toy_table
 
 PACKAGE = Path(training.__file__).parent
@@ -24,6 +24,52 @@ def test_a_change_has_one_place_and_leaves_a_program(mutant):
     text = (PACKAGE / f'{mutant.module}.py').read_text(encoding='utf-8')
     assert text.count(mutant.old) == 1, f'{mutant.old} is not one place of {mutant.module}: mend the table in tests/mutants.py'
     ast.parse(text.replace(mutant.old, mutant.new))
+    chapter = json.loads((PACKAGE.parent / 'nbs' / lesson_of(mutant.module)).read_text('utf-8'))
+    code = [''.join(c['source']) for c in chapter['cells'] if c['cell_type'] == 'code']
+    exported = '\n'.join(text for text in code if '#| export' in text)
+    assert exported.count(mutant.old) == 1, 'lessons run the code of their chapter'
+
+
+@pytest.mark.parametrize('asked', sorted({t for m in MUTANTS for t in m.tests} - {'lesson'}))
+def test_what_a_mutant_asks_is_there(asked):
+    file, _, word = asked.partition(' -k ')
+    tests = Path(__file__).with_name(f'{file}.py').read_text(encoding='utf-8')
+    assert re.search(rf'^def test_\w*{word}', tests, re.M), asked
+
+
+# --- guards of a fold
+
+def changed(fold, **sets):
+    "A fold with other rows in some of its sets."
+    return replace(fold, **{name: np.array(rows, dtype=int) for name, rows in sets.items()})
+
+
+@pytest.mark.parametrize('protocol', ['actor', 'loso', 'statement', 'emobox'])
+@pytest.mark.parametrize('where', ['train', 'val'])
+def test_another_clip_of_a_tested_speaker_is_a_leak(protocol, where):
+    "Each clip is in one set only, and a speaker in two."
+    fold = make_folds(GRID, protocol)[0]
+    check_fold(fold, GRID)
+    moved = {where: np.append(getattr(fold, where), fold.test[0]), 'test': fold.test[1:]}
+    with pytest.raises(LeakageError, match=f'actor .* is in {where} and in test'):
+        check_fold(changed(fold, **moved), GRID)
+
+
+@pytest.mark.parametrize('where', ['train', 'val', 'test'])
+def test_a_fold_with_an_empty_set_is_refused(where):
+    fold = make_folds(GRID, 'actor')[0]
+    with pytest.raises(LeakageError, match='an empty set'):
+        check_fold(changed(fold, **{where: []}), GRID)
+
+
+def test_the_tested_sentence_was_never_learnt():
+    said, tested = GRID['statement'].to_numpy(), []
+    for fold in make_folds(GRID, 'statement'):
+        learnt, = set(said[fold.fit])
+        asked, = set(said[fold.test])
+        assert learnt != asked
+        tested += fold.test.tolist()
+    assert sorted(tested) == list(range(len(GRID))), 'every clip once'
 
 
 # --- the pool

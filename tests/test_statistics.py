@@ -212,6 +212,11 @@ def test_sign_flips_of_many_actors_are_drawn_and_agree_with_the_count(monkeypatc
     assert abs(tests.sign_flip(d)['p'] - drawn['p']) < .003
 
 
+def test_flips_that_are_drawn_never_give_zero():
+    "The observed signs are one of the possible flips, and are counted among those drawn."
+    assert tests.sign_flip(np.ones(40))['p'] == 1 / 100_000
+
+
 @pytest.mark.parametrize('d, p', [([2] * 5, .0625), ([0] * 6, 1), ([0, 0, 1, 1, 1], .25), ([1, -1, 1, -1], 1)])
 def test_sign_flips_known_by_hand(d, p):
     assert tests.sign_flip(d)['p'] == p == tests.sign_flip(pd.Series(d) * -1.)['p']
