@@ -295,7 +295,9 @@ PARAMETERS = {
     'profile': partial(read_choice, choices=tuple(PROFILES)), 'seeds': read_whole,
     'seed': read_whole, 'strict': read_flag, 'out': read_text, 'write': read_flag,
     'ship': read_flag, 'epochs': partial(read_whole, least=1), 'images': read_whole,
-    'plain_folds': partial(read_whole, least=1), 'rate': partial(read_number, least=0.1),
+    'plain_folds': partial(read_whole, least=1),
+    'largest': partial(read_whole, most=10_000_000),
+    'rate': partial(read_number, least=0.1),
     'minutes': partial(read_number, least=0.1), 'only': read_text, 'clip': read_text,
     'fer2013': read_text, 'ratings': read_text, 'meld': read_text, 'own': read_text}
 
