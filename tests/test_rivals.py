@@ -68,7 +68,7 @@ def worded(t): return t.assign(embs2=['much', *t['embs2'][1:].astype(str)])
 
 
 @pytest.mark.parametrize('change, says', [
-    (doubled, 'clip 03-01-01-01-01-01-01 is there twice'), (lambda t: t.iloc[1:], '1 clip.s. missing, such as 03-01-01-01'),
+    (doubled, 'clip 03-01-01-01-01-01-01 is there twice'), (lambda t: t.iloc[1:], '1 clip missing, such as 03-01-01-01'),
     (lambda t: t.drop(columns='embs7'), '8 columns, and it needs 9'), (lambda t: t.assign(more=1), '10 columns, and it needs 9'),
     (lambda t: t.iloc[:0], 'holds no clip'), (turned, 'no probabilities'), (blank, 'missing or no number'), (worded, 'missing or no number'),
     (named, "'first' is not a RAVDESS clip code")])
