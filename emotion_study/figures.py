@@ -13,6 +13,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
+from matplotlib.patheffects import withStroke
 
 from .core import EMOTIONS, check_open, write_whole
 
@@ -123,9 +124,11 @@ def draw_intervals(ax, rows,  # DataFrame: value, lo, hi; the first row is drawn
         ax.plot(r.value, y, mark, color=colour, mfc=colour if full else 'white', ms=7)
         end = r.hi if np.isfinite(r.hi) else r.value  # too few speakers have no interval
         x, shift, side = (r.value, (0, 9), 'center') if above else (end, (5, 0), 'left')
+        text = number.format(r.value)
+        text = text if text.strip('+-0.') else text.lstrip('+-')  # no sign before zero
         ax.annotate(
-            number.format(r.value), (x, y), xytext=shift, textcoords='offset points', ha=side,
-            va='center', fontsize=8.5)
+            text, (x, y), xytext=shift, textcoords='offset points', ha=side, va='center',
+            fontsize=8.5, path_effects=[withStroke(linewidth=2.5, foreground='white')])
 
 # %% ../nbs/18_figures.ipynb #146948d2
 def plot_intervals(rows,  # DataFrame: model, modalities, value, lo, hi (percent)

@@ -290,3 +290,9 @@ def test_make_help():
 def test_house_files_name_no_machine():
     for name in ('Makefile', '.ci/run', '.ci/lock.py', 'environment.yml', 'tests/house_checks.py', 'tests/conftest.py'):
         assert not re.search(r'/(root|home|work|tmp)/', (ROOT / name).read_text()), name
+
+
+def test_no_file_of_the_checkout_is_a_link():
+    "A linked environment was committed once, with the path of a machine."
+    kept = subprocess.run(['git', 'ls-files', '-s'], cwd=ROOT, capture_output=True, text=True).stdout
+    assert not [line for line in kept.splitlines() if line.startswith('120000')]
