@@ -966,7 +966,7 @@ def tell_answers(found, out: Path):
     table = found.table
     if out:
         write_answers(found, out)
-        return say(f"{len(table):,} row(s) about {table['file'].nunique():,} file(s) in {out}")
+        return say(f"{counted(len(table), 'row')} about {counted(table['file'].nunique(), 'file')} in {out}")
     for row in table.itertuples():
         where = f" {row.start:g}-{row.end:g} s" if (table['file'] == row.file).sum() > 1 else ''
         if row.answer:
@@ -997,7 +997,7 @@ def audit_command(
     for line in checked.lines(every): say(line)
     if checked.faults:
         raise SettingError(
-            f"{folder}: {len(checked.faults)} fault(s), listed above; "
+            f"{folder}: {counted(len(checked.faults), 'fault')}, listed above; "
             f"the first: {checked.faults[0]}")
 
 # %% ../nbs/21_cli.ipynb #bf73e350
@@ -1108,7 +1108,7 @@ def verify(corpus: AnyCorpusOption = 'auto',
         "can't be measured": summary['found'] - summary['usable'],
         'missing': len(summary.get('missing', []))}
     if clips.problems:
-        raise SettingError(f"{len(clips.problems):,} row(s) of {corpus} left out, listed above")
+        raise SettingError(f"{counted(len(clips.problems), 'row')} of {corpus} left out, listed above")
     if any(lacks.values()):
         raise SettingError(
             '; '.join(f'{counted(n)} {what}' for what, n in lacks.items() if n)

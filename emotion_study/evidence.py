@@ -481,13 +481,13 @@ def check_rows(table: pd.DataFrame) -> list:
     lost = table[keys].isna().any(axis=1)
     if lost.any():
         faults.append(
-            f"{int(lost.sum())} row(s) without {', '.join(keys)}, which no run would hold")
+            f"{counted(int(lost.sum()), 'row')} without {', '.join(keys)}, which no run would hold")
     for k, rows in table.groupby('classes'):
         p = rows[[f'p_{n}' for n in label_names(int(k))]].to_numpy('float64')
         bad = ~((p >= 0).all(1) & (p <= 1).all(1) & (np.abs(p.sum(1) - 1) < 1e-3))
         if bad.any():
             faults.append(
-                f'{int(bad.sum())} row(s) of {k} classes hold no probabilities that sum to one')
+                f'{counted(int(bad.sum()), "row")} of {k} classes hold no probabilities that sum to one')
     labels = table[['clip', 'actor', 'emotion']].drop_duplicates()
     faults += [
         f'clip {c} has two labels' for c in labels['clip'][labels['clip'].duplicated()].unique()[:3]
@@ -683,7 +683,7 @@ class Audit:
     def lines(self, every: bool = False  # name the entries that predictions can't tell
               ) -> list:
         "The findings as sentences, the verdict first."
-        verdict = f'{len(self.faults)} fault(s):' if self.faults else 'no difference found'
+        verdict = f'{counted(len(self.faults), "fault")}:' if self.faults else 'no difference found'
         named = [f'  {i}: {what}' for i, what in self.outside] if every else []
         compared = f'{self.digests:,} digests of runs and of figures from outside compared'
         missing = 'no digests.json: a changed probability or figure from outside may go unseen'
@@ -715,7 +715,7 @@ def _read(folder: Path, name: str):
 # %% ../nbs/17_evidence.ipynb #7ab01420
 def _columns(table):
     missing = [c for c in (*RUN[:-1], 'seed', 'fold', 'clip', 'actor', 'emotion') if c not in table]
-    if missing: raise SettingError(f"predictions.parquet: column(s) missing: {', '.join(missing)}")
+    if missing: raise SettingError(f"predictions.parquet: missing columns: {', '.join(missing)}")
     return with_folds(table)
 
 # %% ../nbs/17_evidence.ipynb #10acaa2c

@@ -25,7 +25,7 @@ from tqdm import tqdm
 from . import face, media, speech
 from .core import (
     CHANNELS, COPIES, FAMILIES, LABEL_COLUMNS, SettingError, Settings, cache_folder,
-    code_digest, file_digest, identity, keep_bytes, kept_bytes, load_row, open_report,
+    code_digest, counted, file_digest, identity, keep_bytes, kept_bytes, load_row, open_report,
     parse_code, provenance, spread, store_row, text_digest, whole_file)
 from .fetch import check_space, fetch_archive
 from .corpus import ZENODO, film_archives, load_corpus
@@ -465,7 +465,7 @@ def copies_notice(table: pd.DataFrame) -> str:
     shown = '; '.join(' = '.join(map(str, n)) for n in names[:3]) + (
         '; …' if len(names) > 3 else '')
     return (
-        f"The same recording under several names: {len(names):,} recording(s),"
+        f"The same recording under several names: {counted(len(names), 'recording')},"
         f" {sum(map(len, names)):,} clips ({shown})")
 
 # %% ../nbs/09_features.ipynb #db9d1ed3
@@ -521,7 +521,7 @@ def read_table(path) -> pd.DataFrame:
     missing = [c for c in LABEL_COLUMNS if c not in arrow.column_names]
     if missing:
         raise SettingError(
-            f"{Path(path).name}: not a feature table, column(s) missing: {', '.join(missing)}")
+            f"{Path(path).name}: not a feature table, missing columns: {', '.join(missing)}")
     table = arrow.to_pandas()
     table.attrs['provenance'] = json.loads((arrow.schema.metadata or {}).get(b'provenance', b'{}'))
     return table

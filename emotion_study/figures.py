@@ -110,7 +110,6 @@ def plot_confusion(C: np.ndarray,  # (classes, classes) counts, rows truth
 def draw_intervals(ax, rows,  # DataFrame: value, lo, hi; the first row is drawn at height 0
                    names: list = None,  # of the rows, at the axis, the first on top
                    colours='#222222', filled=True, marks='o',  # one of each, or a list with one a row
-                   places: list = None,  # other heights than 0, 1, 2, ...
                    number: str = '{:.1f}',  # how a value is written; '' for not at all
                    above: bool = False  # write it above the point, not behind the interval
                    ):
@@ -118,8 +117,7 @@ def draw_intervals(ax, rows,  # DataFrame: value, lo, hi; the first row is drawn
     if names is not None:
         ax.set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - .4, -.7))
     looks = [v if isinstance(v, list) else [v] * len(rows) for v in (colours, filled, marks)]
-    heights = range(len(rows)) if places is None else places
-    for r, y, colour, full, mark in zip(rows.itertuples(), heights, *looks):
+    for y, (r, colour, full, mark) in enumerate(zip(rows.itertuples(), *looks)):
         ax.plot([r.lo, r.hi], [y, y], color=colour, lw=2.2, solid_capstyle='butt')
         ax.plot(r.value, y, mark, color=colour, mfc=colour if full else 'white', ms=7)
         end = r.hi if np.isfinite(r.hi) else r.value  # too few speakers have no interval

@@ -19,8 +19,9 @@ import numpy as np
 import pandas as pd
 from scipy import special
 
-from .core import (
-    RUN, SettingError, changing, check_entries, check_open, label_names, to_label, write_whole)
+from emotion_study.core import (
+    RUN, SettingError, changing, check_entries, check_open, counted, label_names, to_label,
+    write_whole)
 from .protocols import FOLDS
 
 # %% ../nbs/11_metrics.ipynb #27041e08
@@ -46,7 +47,7 @@ def hits(predictions: pd.DataFrame  # rows of the predictions table, one value o
     p = predictions[[f'p_{n}' for n in names]].to_numpy()
     lost = ~np.isfinite(p).all(1)
     if lost.any():
-        raise NotComputed(f'{int(lost.sum())} answer(s) without a probability for each class, '
+        raise NotComputed(f'{counted(int(lost.sum()), "answer")} without a probability for each class, '
                           f'the first is {_named(predictions.iloc[lost.argmax()])}')
     return predictions['emotion'].map(index).to_numpy(int), p.argmax(1), names
 
@@ -296,7 +297,7 @@ def finite(x):  # a number, or None
 # %% ../nbs/11_metrics.ipynb #dcd5e559
 def no_interval(actors: int, lo: float = 0.) -> dict:  # empty, or the reason
     "What an entry says of an interval that it lacks."
-    few = f'no interval: {int(actors)} speaker(s), and it needs {FEWEST}'
+    few = f'no interval: {counted(int(actors), "speaker")}, and it needs {FEWEST}'
     if actors < FEWEST: return dict(reason=few)
     alone = 'no interval: without one of the speakers no clip is left'
     return {} if np.isfinite(lo) else dict(reason=alone)

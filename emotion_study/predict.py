@@ -220,8 +220,7 @@ def recordings_of(paths,  # files, folders and tables
             here, others = files_in(path)
             if others:
                 remarks.append(
-                    f'{path.name}: {others:,} file(s) are no sound or film by their names; left'
-                    ' alone')
+                    f'{path.name}: {counted(others, "file")} left alone, by name no sound or film')
             if not here: remarks.append(f'{path.name}: no sound or film in this folder')
             recordings += here
         elif path.suffix.lower() in TABLES and path.is_file():

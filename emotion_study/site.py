@@ -25,7 +25,7 @@ from urllib.parse import unquote
 import pandas as pd
 
 from .core import (
-    ROOT, SettingError, check_entries, check_open, read_json, write_whole)
+    ROOT, SettingError, check_entries, check_open, counted, read_json, write_whole)
 from .references import LISTENERS, LISTENERS_SOURCE
 from .evidence import Comparison, LATE, NETWORK, entry_id, p_text, run
 
@@ -845,7 +845,7 @@ def _leaks_of_the_split(f: dict) -> list:
             (
                 f"Identical recordings under two codes: {same}. On random splits"
                 f" {share_words(f, 'random_other_take_seen_percent', 1)} of test clips have their"
-                f" other take in training (mean over {f.get('random_seeds', 1)} split(s)), on"
+                f" other take in training (mean over {counted(f.get('random_seeds', 1), 'split')}), on"
                 f" speaker splits {share_words(f, 'actor_other_take_seen_percent', 1)}."),),
     ]
 

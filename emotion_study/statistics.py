@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy import optimize, stats
 
-from .core import SettingError
+from .core import SettingError, counted
 from .metrics import (
     FEWEST, NotComputed, counts_by_seed, hits, jackknife_error, measures, speaker_interval,
     tempered, without_each)
@@ -143,13 +143,18 @@ def _flip_p(d, draws=99_999, seed=0):
     return _exact_flips(d, least) if len(d) <= FLIPPED else _random_flips(d, least, draws, seed)
 
 # %% ../nbs/15_statistics.ipynb #a9ba283a
+def _too_few(speakers):
+    "The error of a paired test without enough speakers."
+    said = counted(int(speakers), 'speaker')
+    return NotComputed(f'{said}, and a paired test needs {FEWEST}')
+
 def sign_flip(differences,  # (n,) one per actor: by how much one run is better for this person
               draws: int = 99_999,  # random flips, where there are too many actors to count all
               seed: int = 0
               ) -> dict:  # difference (mean), p (two-sided), n, exact
     "The sign-flip permutation test of the mean difference over actors."
     d = np.asarray(differences, float)
-    if len(d) < FEWEST: raise NotComputed(f'{len(d)} speaker(s), and a paired test needs {FEWEST}')
+    if len(d) < FEWEST: raise _too_few(len(d))
     if not np.isfinite(d).all():
         raise NotComputed('a speaker has no difference: every speaker needs both runs')
     return dict(difference=float(d.mean()), p=_flip_p(d, draws, seed), n=len(d),
@@ -175,7 +180,7 @@ def actor_tests(a: pd.Series, b: pd.Series  # a measure per actor, of two runs
     "Paired tests of two runs with actors as units."
     if list(a.index) != list(b.index):
         raise NotComputed('the two runs were not tested on the same actors')
-    if len(a) < FEWEST: raise NotComputed(f'{len(a)} speaker(s), and a paired test needs {FEWEST}')
+    if len(a) < FEWEST: raise _too_few(len(a))
     d = _numbers((b - a).to_numpy().round(9))
     moved, span = _moved(d), mean_interval(d)
     up = int((moved > 0).sum())
@@ -440,7 +445,7 @@ def plot_reliability(tables: dict,  # name -> what `reliability` returned
 def smallest_difference(sd: float,  # of the paired differences over actors
                         actors: int = 24, power: float = .8, alpha: float = .05) -> float:  # in the unit of sd
     "The mean difference that a paired t-test over so many actors finds with this power."
-    if actors < FEWEST: raise NotComputed(f'{actors} speaker(s), and a paired test needs {FEWEST}')
+    if actors < FEWEST: raise _too_few(actors)
     if not np.isfinite(sd): raise NotComputed('the differences have no spread that is known')
     from statsmodels.stats.power import TTestPower
     return float(sd * TTestPower().solve_power(nobs=actors, alpha=alpha, power=power))

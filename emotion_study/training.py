@@ -31,7 +31,7 @@ from tqdm import tqdm
 
 from .core import (
     CHANNELS, COPIES, EMOTIONS, EXTENDED, FAMILIES, RUN, SPEEDS, SettingError, changing,
-    check_libraries, check_open, file_digest, keep_bytes, kept_bytes, label_names,
+    check_libraries, check_open, counted, file_digest, keep_bytes, kept_bytes, label_names,
     load_tensorflow, provenance, set_seeds, text_digest, to_label, whole_file, write_whole)
 from .features import channels_of, copies_notice, feature_columns, sound_digests
 from emotion_study.protocols import (
@@ -1039,8 +1039,8 @@ def train_models(
     if notice := copies_notice(table):
         left = sum(f.copies for f in folds)
         say(
-            f'{notice}. Copies of test clips are not learnt from: {left:,} left out in {len(folds)}'
-            ' fold(s)')
+            f'{notice}. Copies of test clips are not learnt from: {left:,} left out in '
+            f'{counted(len(folds), "fold")}')
     networks = train_folds(table, folds, classes, scope, epochs)
     plain = table.drop(columns=feature_columns(table, families=COPIES))
     return save_training(networks, plain, folds, scope, epochs, out, said)
@@ -1216,7 +1216,7 @@ def evaluation_lines(table: pd.DataFrame, cards: list, predictions: pd.DataFrame
         lines = [
             (
                 f"another corpus (it has none of the {asked:,} test clips): {done // len(cards):,}"
-                f" of its {len(table):,} clips judged, by each of {len(cards)} network(s)"),
+                f" of its {len(table):,} clips judged, by each of {counted(len(cards), 'network')}"),
             label_map(table, whole),
         ]
     else:

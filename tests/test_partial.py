@@ -126,7 +126,7 @@ def test_two_speakers_have_figures_and_no_intervals(tmp_path):
     about = dict(protocol='random', classes=7, scope='adapted', model='late', modalities='voice')
     for metric in ('wilcoxon_p', 'smallest_difference', 'accuracy_difference'):
         entry = make_entry(Runs(said), metric, about, 'x', against=about | dict(modalities='words'))
-        assert '2 speaker(s)' in entry['reason'] and entry['lo'] is None, metric
+        assert '2 speakers' in entry['reason'] and entry['lo'] is None, metric
 
 
 def test_an_emotion_that_nobody_acts_has_no_recall():

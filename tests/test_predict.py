@@ -90,7 +90,7 @@ def test_a_wrong_option_is_one_line(options, said, tmp_path, capsys):
 def test_an_empty_folder_and_one_with_other_files(tmp_path, capsys):
     assert run(tmp_path) == 2 and 'no sound or film' in capsys.readouterr().err
     (tmp_path / 'notes.txt').write_text('hello')
-    assert run(tmp_path) == 2 and '1 file(s) are no sound or film' in capsys.readouterr().err
+    assert run(tmp_path) == 2 and '1 file left alone' in capsys.readouterr().err
 
 
 def test_a_table_needs_only_the_path_and_may_name_any_speaker_column(tmp_path):
@@ -153,7 +153,7 @@ def folder(tmp_path_factory):
 def test_a_folder_of_all_sorts(folder, tmp_path, capsys):
     assert run(folder, '--channels', 'voice', '--out', tmp_path / 'a.csv') == 3
     told = capsys.readouterr().out
-    assert 'acted' in told and 'health, hiring, teaching' in told and '1 file(s) are no sound' in told
+    assert 'acted' in told and 'health, hiring, teaching' in told and '1 file left alone' in told
     table = pd.read_csv(tmp_path / 'a.csv', keep_default_na=False).set_index('file')
     assert list(table) == COLUMNS[1:] and len(table) == 7
     name = lambda n: f'{folder.name}/{n}'

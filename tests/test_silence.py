@@ -115,7 +115,7 @@ def test_a_promise_breaks_where_answers_get_worse(runs):
 def test_few_speakers_have_figures_and_no_intervals():
     two = Runs(said(2, 20, 1))
     entry = make_entry(two, 'set_coverage', HOME, 'x', level=90)
-    assert entry['value'] is not None and entry['lo'] is None and '2 speaker(s)' in entry['reason']
+    assert entry['value'] is not None and entry['lo'] is None and '2 speakers' in entry['reason']
     alone = make_entry(Runs(said(1, 20, 1)), 'set_coverage', HOME, 'x', level=90)
     assert alone['value'] is None and 'other speakers' in alone['reason']
     none = make_entry(Runs(said(4, 30, 2, shift=4.)), 'answered_right', HOME, 'x', target=95)
