@@ -5,25 +5,25 @@
 # %% auto #0
 __all__ = ['EMOTIONS', 'EMOTION_NAMES', 'OTHER_EMOTIONS', 'COLUMNS', 'STATEMENTS', 'LABEL_COLUMNS', 'SHAPES', 'PACKAGED',
            'SPEEDS', 'EXTENDED', 'COPIES', 'FAMILIES', 'CHANNELS', 'RUN', 'PROFILES', 'CORPORA', 'WORDS', 'PARAMETERS',
-           'PACKAGE', 'CHECKOUT', 'ROOT', 'FOREIGN', 'KEPT', 'librosa', 'KERAS', 'RESULT_KEYS', 'PACKAGES', 'SCHEDULER',
-           'MADE', 'MARK', 'label_names', 'SettingError', 'to_label', 'plain', 'counted', 'read_emotion',
+           'PACKAGE', 'CHECKOUT', 'ROOT', 'FOREIGN', 'KEPT', 'librosa', 'KERAS', 'HOST', 'RESULT_KEYS', 'PACKAGES',
+           'SCHEDULER', 'MADE', 'MARK', 'label_names', 'SettingError', 'to_label', 'plain', 'counted', 'read_emotion',
            'column_lines', 'emotion_lines', 'CodeError', 'ClipCode', 'parse_code', 'describe', 'expected_codes',
            'families_of', 'read_flag', 'read_whole', 'read_number', 'read_text', 'read_choice', 'Settings', 'injected',
            'check_parameters', 'checkout_of', 'user_folder', 'packaged', 'need_checkout', 'relative', 'settled',
            'load_tensorflow', 'writable', 'cache_folder', 'settle', 'one_at_a_time', 'is_worker', 'follow_parent',
-           'check_libraries', 'set_seeds', 'file_digest', 'text_digest', 'code_digest', 'whole_file', 'keep',
-           'write_whole', 'read_json', 'check_entries', 'store_row', 'load_row', 'keep_bytes', 'kept_bytes',
-           'package_folder', 'provenance', 'cluster_client', 'spread', 'worker_facts', 'check_workers', 'cluster',
-           'read_record', 'write_record', 'check_ours', 'empty_report', 'set_aside', 'let_go', 'put_back', 'identity',
-           'other_code', 'first_of', 'misfit', 'check_place', 'check_fit', 'lock_report', 'unlock_report', 'changing',
-           'open_report', 'check_open']
+           'check_libraries', 'set_seeds', 'file_digest', 'text_digest', 'code_digest', 'leftovers', 'part_of',
+           'whole_file', 'folder_aside', 'keep', 'write_whole', 'read_json', 'check_entries', 'store_row', 'load_row',
+           'keep_bytes', 'kept_bytes', 'package_folder', 'provenance', 'cluster_client', 'spread', 'worker_facts',
+           'check_workers', 'cluster', 'read_record', 'write_record', 'check_ours', 'empty_report', 'set_aside',
+           'let_go', 'put_back', 'identity', 'other_code', 'first_of', 'misfit', 'check_place', 'check_fit',
+           'lock_report', 'unlock_report', 'changing', 'open_report', 'check_open']
 
 # %% ../nbs/00_core.ipynb #619c6986
 import ast, atexit, configparser, contextlib, hashlib, importlib.metadata as metadata
 import importlib.util, json, math, operator, os, platform, random, re, shutil, sys, tempfile, time
 import unicodedata, warnings
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 
 # %% ../nbs/00_core.ipynb #04d69e7e
@@ -555,20 +555,64 @@ def code_digest(*modules) -> str:  # first 16 hexadecimal digits
     files = [PACKAGE / f'{m}.py' for m in modules] if modules else sorted(PACKAGE.glob('*.py'))
     return text_digest(*[f.read_text(encoding='utf-8') for f in files])[:16]
 
+# %% ../nbs/00_core.ipynb #c4c5ff1e
+HOST = text_digest(platform.node())[:6]  # of this machine, in the names of unfinished files
+
+def _is_running(pid: int) -> bool:
+    if os.name == 'nt': return True  # to ask there would end the process
+    try: os.kill(pid, 0)
+    except ProcessLookupError: return False
+    except OSError: return True
+    return True
+
+@cache
+def leftovers(folder: Path  # looked through once by each process: a cache holds many files
+              ) -> list:
+    "Unfinished files and folders of processes of this machine that run no more."
+    found = []
+    try: inside = list(folder.iterdir())
+    except OSError: return found  # a folder that may be written and not read
+    for path in inside:
+        unfinished = re.search(rf'\.{HOST}\.(\d+)\.part$', path.name)
+        if unfinished and not _is_running(int(unfinished[1])): found.append(path)
+    return found
+
+# %% ../nbs/00_core.ipynb #c4c5ff1f
+def part_of(path: Path  # a file or folder that is to be there
+            ) -> Path:
+    "Its temporary name in the same folder; what killed processes left of it goes."
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for left in leftovers(path.parent):
+        if not left.name.startswith(f'{path.name}.{HOST}.'): continue
+        if left.is_dir(): shutil.rmtree(left, ignore_errors=True)
+        else: left.unlink(missing_ok=True)
+    return path.with_name(f'{path.name}.{HOST}.{os.getpid()}.part')
+
 # %% ../nbs/00_core.ipynb #c4c5ff21
 @contextlib.contextmanager
 def whole_file(path  # the file that is to be there
                ):    # yields the temporary path beside it that is to be written
     "Write under a temporary name, then move into place: whole or not at all."
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f'{path.name}.{os.getpid()}.part')
+    part = part_of(path)
     try:
         yield part
         part.replace(path)
     finally:
         with contextlib.suppress(OSError): part.unlink(missing_ok=True)
 
+@contextlib.contextmanager
+def folder_aside(path  # what is made of its content
+                 ):    # yields a temporary folder beside it
+    "A folder for unfinished work, on the same disk as what comes of it."
+    path = Path(path)
+    aside = part_of(path.with_name(f'{path.name}.parts'))  # the file itself may be unfinished too
+    shutil.rmtree(aside, ignore_errors=True)  # numbers of processes come again
+    aside.mkdir()
+    try: yield aside
+    finally: shutil.rmtree(aside, ignore_errors=True)
+
+# %% ../nbs/00_core.ipynb #c4c5ff23
 def keep(entry: Path,  # of the cache
          write  # writes the file whose path it is given
          ):

@@ -11,7 +11,7 @@ __all__ = ['BATCH', 'feature_columns', 'channels_of', 'offered', 'left_out', 'vo
            'join_tables', 'write_features', 'read_flags', 'Study', 'kept_encoders', 'open_study']
 
 # %% ../nbs/09_features.ipynb #9cd8fdc0
-import contextlib, io, json, os, shutil, tempfile, zipfile
+import contextlib, io, json, os, shutil, zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,8 +25,8 @@ from tqdm import tqdm
 from . import face, media, speech
 from .core import (
     CHANNELS, COPIES, FAMILIES, LABEL_COLUMNS, SettingError, Settings, cache_folder,
-    code_digest, counted, file_digest, identity, keep_bytes, kept_bytes, load_row, open_report,
-    parse_code, provenance, spread, store_row, text_digest, whole_file)
+    code_digest, counted, file_digest, folder_aside, identity, keep_bytes, kept_bytes, load_row,
+    open_report, parse_code, provenance, spread, store_row, text_digest, whole_file)
 from .fetch import check_space, fetch_archive
 from .corpus import ZENODO, film_archives, load_corpus
 from .whisper import weights_digests, whisper_features
@@ -579,13 +579,13 @@ def write_features(corpus,  # a `Corpus`
     if corpus.synthetic or len(corpus) <= batch:
         return write_table(feature_table(corpus, **how), path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f'{path.stem}.') as aside:
+    with folder_aside(path) as aside:
         parts, sounds = [], []
         for number, some in enumerate(batches_of(corpus, batch)):
             table = feature_table(some, **how)
             record = table.attrs['provenance']
             sounds.append(record['sources']['audio'])
-            parts.append(write_table(table, Path(aside) / f'{number:06d}.parquet'))
+            parts.append(write_table(table, aside / f'{number:06d}.parquet'))
         record['sources']['audio'] = text_digest(*sounds)  # a digest of the batches' digests
         return join_tables(parts, path, record)
 

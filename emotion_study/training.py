@@ -17,7 +17,7 @@ __all__ = ['MODELS', 'EXPERT_MODELS', 'POOLS', 'CLIP', 'COMPONENTS', 'SHARE_MIX'
            'joined_card', 'why_not_judged', 'evaluate_models', 'evaluation_lines', 'label_map', 'has_other_sound']
 
 # %% ../nbs/14_training.ipynb #7c5614ba
-import io, json, os, tempfile
+import io, json, os
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -31,7 +31,7 @@ from tqdm import tqdm
 
 from .core import (
     CHANNELS, COPIES, EMOTIONS, EXTENDED, FAMILIES, RUN, SPEEDS, SettingError, changing,
-    check_libraries, check_open, counted, file_digest, keep_bytes, kept_bytes, label_names,
+    check_libraries, check_open, counted, file_digest, folder_aside, keep_bytes, kept_bytes, label_names,
     load_tensorflow, provenance, set_seeds, text_digest, to_label, whole_file, write_whole)
 from .features import channels_of, copies_notice, feature_columns, sound_digests
 from emotion_study.protocols import (
@@ -1053,12 +1053,12 @@ def save_training(networks: list, table: pd.DataFrame, folds: list, scope: str, 
     clips = table['clip'].to_numpy()
     learnt = [(f.protocol, f.seed, f.fold, clips[f.fit].tolist()) for f in folds]
     name = text_digest(provenance(), scope, epochs, learnt)[:16]
-    with tempfile.TemporaryDirectory(dir=out, prefix='.unfinished-') as aside:
+    with folder_aside(out / 'networks') as aside:
         for fold, network in zip(folds, networks):
             called = f'fold{fold.fold}'
-            save_network(network, table, fold, scope, Path(aside), called, name, said)
+            save_network(network, table, fold, scope, aside, called, name, said)
         for old in [*out.glob('fold*.json'), *out.glob('fold*.keras')]: old.unlink()
-        for new in sorted(Path(aside).iterdir()): new.replace(out / new.name)
+        for new in sorted(aside.iterdir()): new.replace(out / new.name)
     return out
 
 # %% ../nbs/14_training.ipynb #cbfcd897

@@ -116,6 +116,7 @@ def test_features_killed_at_ten_random_points(runs, tmp_path):
     assert len(kept) == n and all(kept[p] == when for p, when in known.items())
     assert redone(tmp_path / 'again', n, KILLS)
     assert cut.read_bytes() == whole.read_bytes()
+    assert not list(tmp_path.rglob('*.part')), 'what killed runs left is gone'
 
 
 def test_predict_killed_at_ten_random_points(runs, tmp_path):

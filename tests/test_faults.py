@@ -403,6 +403,30 @@ def test_two_writers_into_one_report_lose_nothing(tmp_path):
     assert not list(out.glob('*.part'))
 
 
+KILLED_IN_BATCHES = """
+import os, signal, sys
+from pathlib import Path
+import emotion_study.features as F
+from emotion_study.corpus import load_corpus
+write, made = F.write_table, []
+def killed_at_the_third(table, path):
+    made.append(path)
+    if len(made) == 3: os.kill(os.getpid(), signal.SIGKILL)
+    return write(table, path)
+F.write_table = killed_at_the_third
+F.write_features(load_corpus(sys.argv[1]), Path(sys.argv[2]), batch=2, jobs=1, cache=sys.argv[3])
+"""
+
+def test_a_run_in_batches_that_was_killed_leaves_nothing_behind(tmp_path):
+    clips = [sound(tmp_path, f'{i}.wav', TONE[i:16_000]) for i in range(7)]
+    (tmp_path / 'clips.csv').write_text('path,emotion\n' + ''.join(f'{c.name},sad\n' for c in clips))
+    manifest, out, cache = tmp_path / 'clips.csv', tmp_path / 'out' / 'table.parquet', tmp_path / 'cache'
+    killed = subprocess.run([sys.executable, '-c', KILLED_IN_BATCHES, manifest, out, cache], cwd=ROOT)
+    assert killed.returncode == -signal.SIGKILL and len(list(out.parent.iterdir())) == 1
+    F.write_features(C.load_corpus(str(manifest)), out, batch=2, jobs=1, cache=cache)
+    assert [p.name for p in out.parent.iterdir()] == ['table.parquet'] and len(F.read_table(out)) == 7
+
+
 def test_predictions_of_two_notebooks_are_both_kept(tmp_path):
     out = open_report('a', str(tmp_path / 'report'), {})
     rows = training.cross_validate(toy_table(), 'actor', 8, 'inductive', [('linear', m) for m in ('voice', 'face')], jobs=1)

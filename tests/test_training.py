@@ -158,7 +158,7 @@ def test_temperature_moves_no_answer():
 KILLED = """
 import pandas as pd, sys
 from emotion_study.training import cross_validate
-cross_validate(pd.read_pickle(sys.argv[1]), 'actor', 8, 'inductive', [('linear', 'voice'), ('svm', 'face')], seeds=40, jobs=2, progress=True)
+cross_validate(pd.read_pickle(sys.argv[1]), 'actor', 8, 'inductive', [('linear', 'voice'), ('svm', 'face')], seeds=6, jobs=2, progress=True)
 """
 
 def test_a_killed_cross_validation_goes_on_where_it_was(tmp_path, monkeypatch):
@@ -172,7 +172,7 @@ def test_a_killed_cross_validation_goes_on_where_it_was(tmp_path, monkeypatch):
     while len(finished()) < 8 and run.poll() is None: time.sleep(.02)
     os.killpg(run.pid, signal.SIGKILL); run.wait()
     before, table = finished(), pd.read_pickle(tmp_path / 'table.pkl')
-    asked = dict(models=[('linear', 'voice'), ('svm', 'face')], seeds=40, jobs=2)
+    asked = dict(models=[('linear', 'voice'), ('svm', 'face')], seeds=6, jobs=2)
     again = training.cross_validate(table, 'actor', 8, 'inductive', progress=True, **asked)
     after = finished()
     assert 8 <= len(before) < len(after), 'it was killed in the middle'
