@@ -9,6 +9,7 @@ from emotion_study import cli
 from emotion_study.core import ROOT, SettingError
 from emotion_study.evidence import audit_report
 from emotion_study.site import SYNTHETIC, build_report
+from warm import forked_runs
 
 
 CODE = 'import sys; from emotion_study.cli import main; main()'
@@ -18,6 +19,12 @@ def run(*args, timeout=120, **kw):
     "The command in a process of its own, as users start it."
     return subprocess.run([sys.executable, '-c', CODE, *map(str, args)], capture_output=True, text=True, cwd=ROOT,
                           timeout=timeout, stdin=subprocess.DEVNULL, **kw)
+
+
+@pytest.fixture(scope='module')
+def forked(tmp_path_factory):
+    "The command, begun from a process that has its imports, for the many lines that end at once."
+    with forked_runs(tmp_path_factory.mktemp('forked')) as runs: yield runs.ask
 
 
 COMMANDS = ['study', 'features', 'train', 'evaluate', 'report', 'site', 'audit', 'compare', 'data', 'transcribe', 'data ravdess', 'data samples',
@@ -75,7 +82,7 @@ def test_every_command_has_help(command):
     'train --corpus {tmp}/bare.csv --out {tmp}/m --model pool --protocol actor', 'train --corpus twin --out {tmp}/m --extended',
     'train --corpus {tmp}/odd.csv --out {tmp}/m --model pool', 'train --corpus {tmp}/plain.csv --out {tmp}/m --model pool',
     'predict --card {tmp}/taken {tmp}/file', 'predict --card {tmp}/broken/fold0.json {tmp}/file'])
-def test_wrong_values_are_one_line(line, tmp_path):
+def test_wrong_values_are_one_line(line, tmp_path, forked):
     (tmp_path / 'taken').mkdir()
     (tmp_path / 'taken' / 'thesis.txt').write_text('mine')
     (tmp_path / 'file').write_text('')
@@ -86,7 +93,7 @@ def test_wrong_values_are_one_line(line, tmp_path):
     (tmp_path / 'bare.csv').write_text('path,emotion\nfile,sad\n')
     (tmp_path / 'odd.csv').write_text('path,emotion\ntaken/thesis.txt,bored\n')
     (tmp_path / 'plain.csv').write_text('path,emotion,speaker\ntaken/thesis.txt,,a\n')
-    done = run(*line.format(tmp=tmp_path).split())
+    done = forked(*line.format(tmp=tmp_path).split())
     errors = [l for l in done.stderr.splitlines() if l.startswith('error: ')]
     assert done.returncode == 2 and len(errors) == 1 and 'Traceback' not in done.stderr, done.stderr
     assert (tmp_path / 'taken' / 'thesis.txt').read_text() == 'mine'

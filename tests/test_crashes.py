@@ -1,18 +1,18 @@
 """Power cuts: kill -9 at ten random points, each time resumed; in the end the same bytes.
 
 Of `features` and of `predict` on 200 clips, and of a small study."""
-import json, os, shutil, signal, subprocess, sys, time
+import json, os, shutil, time
 from collections import Counter
 from pathlib import Path
 
 import nbformat, nbformat.v4 as v4
 import numpy as np
-import psutil
 import pytest
 import soundfile as sf
 
-from emotion_study.core import ROOT, read_record
+from emotion_study.core import read_record
 from test_pipeline import toy_table
+from warm import forked_runs
 
 RATE, KILLS = 16_000, 10
 ONE = {k: '1' for k in ('LOKY_MAX_CPU_COUNT', 'OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS')}
@@ -23,40 +23,9 @@ pytestmark = pytest.mark.skipif(
 
 # --- runs, and what they keep
 
-class Runs:
-    "Runs of the command, one after the other, by `tests/warm.py`."
-    def __init__(self, folder):
-        self.told = folder / 'told'
-        self.server = subprocess.Popen(
-            [sys.executable, Path(__file__).with_name('warm.py')], cwd=ROOT, text=True,
-            env=os.environ | ONE | dict(PYTHONPATH=str(ROOT)), stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE, stderr=self.told.open('w'))
-
-    def begin(self, *words, **how) -> psutil.Process:
-        print(json.dumps(dict(words=list(map(str, words))) | {k: str(v) for k, v in how.items()}),
-              file=self.server.stdin, flush=True)
-        return psutil.Process(int(self.server.stdout.readline()))
-
-    def code(self): return int(self.server.stdout.readline())
-
-    def to_the_end(self, *words, good=(0,), **how):
-        self.begin(*words, **how)
-        assert self.code() in good, self.told.read_text()[-1500:]
-
-    def cut_power(self, run):
-        "Kill a run and everything that it has begun."
-        family = [run, *run.children(recursive=True)]
-        for process in family: process.kill()
-        assert self.code() == -signal.SIGKILL
-        psutil.wait_procs(family)
-
-
 @pytest.fixture(scope='module')
 def runs(tmp_path_factory):
-    runs = Runs(tmp_path_factory.mktemp('runs'))
-    yield runs
-    runs.server.stdin.close()
-    runs.server.wait()
+    with forked_runs(tmp_path_factory.mktemp('runs'), ONE) as runs: yield runs
 
 
 def recordings(folder, n, seconds):
