@@ -11,11 +11,11 @@ __all__ = ['AUDIO', 'TABLES', 'WORKBOOKS', 'RATE', 'MARKS', 'CODE_PAGES', 'SEPAR
            'summary_values', 'face_counts', 'grid_audit', 'audit_corpus', 'write_audit', 'audit_table', 'audit_lines',
            'RowProblem', 'likely_encodings', 'manifest_texts', 'known_columns', 'manifest_header', 'text_rows',
            'composed', 'as_on_disk', 'find_file', 'manifest_rows', 'place_of', 'manifest_id', 'row_fault',
-           'manifest_clip', 'read_manifest', 'problem_lines', 'manifest_remark', 'manifest_corpus', 'samples_ready',
-           'unpack_samples', 'fetch_samples', 'read_samples', 'best_overlap', 'film_archives', 'chosen_archives',
-           'download_ravdess', 'Source', 'read_name', 'told_elsewhere', 'with_told', 'is_pointer', 'name_rows',
-           'write_manifest', 'stated_size', 'fetch_unsized', 'sighted', 'note_sight', 'fetch_sighted', 'is_there',
-           'install', 'download_corpus']
+           'manifest_clip', 'drained', 'read_manifest', 'problem_lines', 'manifest_remark', 'manifest_corpus',
+           'samples_ready', 'unpack_samples', 'fetch_samples', 'read_samples', 'best_overlap', 'film_archives',
+           'chosen_archives', 'download_ravdess', 'Source', 'read_name', 'told_elsewhere', 'with_told', 'is_pointer',
+           'name_rows', 'write_manifest', 'stated_size', 'fetch_unsized', 'sighted', 'note_sight', 'fetch_sighted',
+           'is_there', 'install', 'download_corpus']
 
 # %% ../nbs/03_corpus.ipynb #f3227743
 import csv, filecmp, hashlib, io, json, os, re, tempfile, time, unicodedata, zipfile
@@ -600,26 +600,35 @@ def manifest_clip(row: dict, file: Path, folder='.') -> dict:  # the label colum
         intensity=text['intensity'].lower(), statement=text['statement'],
         repetition=int(row.get('repetition') or 1), path=str(file))
 
+# %% ../nbs/03_corpus.ipynb #d181d3bb
+def drained(items: list):  # yields each item
+    "The items of a list from first to last; each is let go as it is taken, for tables of millions."
+    items.reverse()
+    while items: yield items.pop()
+
 # %% ../nbs/03_corpus.ipynb #d79d229d
 def read_manifest(path,  # a table: CSV, or separated by semicolons, tabs or bars
                   strict: bool = False  # raise at the first bad row
                   ) -> tuple:  # (clips with their encoding in `attrs`, list of `RowProblem`)
     "The usable clips of a manifest, and the rows that are not."
-    path, clips, problems, used = Path(path), [], [], {}
+    path, problems, files, names = Path(path), [], {}, {}
+    columns = {name: [] for name in (*LABEL_COLUMNS, 'path')}
     rows, encoding = manifest_rows(path)
-    for line, row, surplus in rows:
+    for line, row, surplus in drained(rows):
         file = find_file(row.get('path', ''), path.parent)
         reason = row_fault(row, surplus, file)
         clip = {} if reason else manifest_clip(row, file, path.parent)
-        if file in used: reason = reason or f"the same file as on line {used[file]}: {row['path']}"
-        if (name := clip.get('clip')) in used:
-            reason = reason or f"the clip id {name} is taken by line {used[name]}"
+        if (place := str(file)) in files:
+            reason = reason or f"the same file as on line {files[place]}: {row['path']}"
+        if (name := clip.get('clip')) in names:
+            reason = reason or f"the clip id {name} is taken by line {names[name]}"
         if reason and strict: raise SettingError(f"{relative(path)}, line {line}: {reason}")
-        if reason: problems.append(RowProblem(line, reason)); continue
-        clips.append(clip)
-        used |= {file: line, name: line}
-    table = pd.DataFrame(clips, columns=[*LABEL_COLUMNS, 'path']).sort_values(
-        'clip', ignore_index=True)
+        if reason:
+            problems.append(RowProblem(line, reason))
+            continue
+        for column, values in columns.items(): values.append(clip[column])
+        files[clip['path']] = names[name] = line
+    table = pd.DataFrame(columns).sort_values('clip', ignore_index=True)
     table.attrs['encoding'] = encoding
     return table, problems
 

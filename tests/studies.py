@@ -31,8 +31,9 @@ def command_of(name, folder):  # arguments, variables
     corpus, more, env = name, [], dict(LOKY_MAX_CPU_COUNT='1')
     if name == 'twin':
         env, more = {}, [f'--only={n}' for n in FEWER] if find_ravdess() else []
+    if name != 'twin': more = ['--seeds', '1']  # the twin has the profile's own number
     if name in RUN:
-        corpus, more = 'ravdess', ['--seeds', '1']
+        corpus = 'ravdess'
         env['EMOTION_STUDY_DATA'] = str(part_of_ravdess(folder / 'data', faces=name == 'faces'))
     if name == 'faces': more += [f'--only={n}' for n in RUN[name]]
     return ['study', '--corpus', corpus, '--profile', 'quick', '--out', str(folder / 'report'), *more], env
