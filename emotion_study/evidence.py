@@ -20,6 +20,8 @@ __all__ = ['PARTS', 'OVER_ACTORS', 'DERIVED', 'PERCENT', 'POINTS', 'UNITS', 'SET
 # %% ../nbs/17_evidence.ipynb #394df6fd
 import base64, hashlib, json, re
 from dataclasses import dataclass, field, fields, replace
+from itertools import product
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -52,8 +54,11 @@ class RunRows:
     def __getitem__(self, about: dict) -> pd.DataFrame: return self.rows[self.key(about)]
 
     def _keys(self, about):
-        wanted = [(i, str(about[k])) for i, k in enumerate(RUN) if about.get(k) is not None]
-        keys = [key for key in self.rows if all(key[i] == value for i, value in wanted)]
+        keys = list(self.rows)
+        for i, part in enumerate(RUN):
+            if about.get(part) is None: continue
+            wanted = str(about[part])
+            keys = [key for key in keys if key[i] == wanted]
         usual = [key for key in keys if key[-1] == str(FOLDS.get(about['protocol']))]
         return usual if len(keys) > 1 and usual else keys
 
@@ -126,6 +131,7 @@ def same_actors(a: pd.DataFrame, b: pd.DataFrame):
     if set(a['actor']) != set(b['actor']):
         raise NotComputed('the two runs were not tested on the same actors')
 
+# %% ../nbs/17_evidence.ipynb #0d559a7d
 def asked(rows: pd.DataFrame) -> pd.Index:
     "Which clips a run answered under which seeds, in order."
     return pd.MultiIndex.from_frame(rows[['seed', 'clip']].sort_values(['seed', 'clip']))
@@ -161,12 +167,15 @@ def paired_difference(a: pd.DataFrame, b: pd.DataFrame,  # two runs
 # %% ../nbs/17_evidence.ipynb #4153aada
 def _percent(row, keys=('value', 'lo', 'hi')): return {k: 100 * float(row[k]) for k in keys}
 
+# %% ../nbs/17_evidence.ipynb #54124f8f
 def _of_summary(runs, e): return _percent(runs.summary(e).loc[e['metric']])
 
+# %% ../nbs/17_evidence.ipynb #1cf027cd
 def _of_claim(runs, e):
     by = runs.splits(e)
     return dict(value=100 * float(np.mean(np.round(by, 2) >= CLAIM)), n=len(by))
 
+# %% ../nbs/17_evidence.ipynb #4279d5b4
 def _of_splits(runs, e):
     by = runs.splits(e)
     return dict(value=float(np.ptp(by)), n=len(by))
@@ -205,6 +214,7 @@ def _of_agreement(runs, e):
 # %% ../nbs/17_evidence.ipynb #785c1a81
 def _pair(runs, e): return runs[e['against']], runs[e]
 
+# %% ../nbs/17_evidence.ipynb #192e236b
 def _of_difference(runs, e):
     same_actors(*_pair(runs, e))
     between = str(e['protocol']) != str(e['against']['protocol'])  # protocols test different clips
@@ -222,24 +232,29 @@ def _of_flips(runs, e):
     gap = runs.by_actor(e) - runs.by_actor(e['against'])
     return dict(value=tests.sign_flip(gap - e.get('level', 0.))['p'])
 
+# %% ../nbs/17_evidence.ipynb #b3493b98
 def _of_power(runs, e):
     d = runs.by_actor(e) - runs.by_actor(e['against'])
     return dict(value=tests.smallest_difference(float(d.std(ddof=1)), len(d)))
 
 # %% ../nbs/17_evidence.ipynb #92f9717a
 def _of_clips(runs, e):
-    first = {k: rows[rows['seed'] == rows['seed'].min()] for k, rows in zip('ab', _pair(runs, e))}
-    right = tests.correct_table(first)
+    a, b = _pair(runs, e)
+    right = tests.correct_table(dict(a=_first_seed(a), b=_first_seed(b)))
     return dict(value=tests.mcnemar_exact(right['a'], right['b'])['midp'])
 
-def _by_fold(rows):
+# %% ../nbs/17_evidence.ipynb #d957d72f
+def _first_seed(rows): return rows[rows['seed'] == rows['seed'].min()]
+
+# %% ../nbs/17_evidence.ipynb #8131814f
+def _by_fold(rows):  # percent
     truth, answer, _ = hits(rows)
-    by = [rows[k].to_numpy() for k in ('seed', 'fold')]
-    return 100 * pd.Series(truth == answer).groupby(by).mean()
+    seeds, folds = rows['seed'].to_numpy(), rows['fold'].to_numpy()
+    return 100 * pd.Series(truth == answer).groupby([seeds, folds]).mean().to_numpy()
 
 # %% ../nbs/17_evidence.ipynb #915d8c26
 def _of_folds(runs, e):
-    a, b = (_by_fold(rows).to_numpy() for rows in _pair(runs, e))
+    a, b = map(_by_fold, _pair(runs, e))
     folds = runs[e]['fold'].nunique()
     if e['protocol'] == 'random': folds = 5  # a fifth held out is like one of five
     if len(a) % folds: return dict(value=None)
@@ -250,6 +265,7 @@ def _answers(rows):
     truth, answer, names = hits(rows)
     return truth, answer, rows[[f'p_{n}' for n in names]].to_numpy('float64')
 
+# %% ../nbs/17_evidence.ipynb #c6235fd8
 def _of_calibration(runs, e):
     truth, answer, p = _answers(runs[e])
     if e['metric'] == 'ece_tempered': p = tests.temper_across(p, truth, runs[e]['actor'].to_numpy())
@@ -258,20 +274,21 @@ def _of_calibration(runs, e):
 
 # %% ../nbs/17_evidence.ipynb #8f073fcd
 def _of_permutation(runs, e):
-    rows = runs[e][runs[e]['seed'] == runs[e]['seed'].min()]
+    rows = _first_seed(runs[e])
     truth, answer, _ = hits(rows)
     return dict(value=tests.permutation_within(truth, answer, rows['actor'])['p'])
 
+# %% ../nbs/17_evidence.ipynb #630891da
 def _of_extremes(runs, e):
     by = runs.by_actor(e)
     return dict(value=float(by.min() if e['metric'] == 'worst_actor' else by.max()))
 
 # %% ../nbs/17_evidence.ipynb #fbaf8446
 OVER_ACTORS = ('wilcoxon_p', 'sign_p')
-DERIVED = {m: _of_summary for m in METRICS} | {m: _of_actors for m in OVER_ACTORS}
-DERIVED |= {m: _of_agreement for m in ('kappa', 'mcc')}
-DERIVED |= {m: _of_extremes for m in ('worst_actor', 'best_actor')}
-DERIVED |= {m: _of_calibration for m in ('ece', 'ece_tempered', 'brier')}
+DERIVED = dict.fromkeys(METRICS, _of_summary) | dict.fromkeys(OVER_ACTORS, _of_actors)
+DERIVED |= dict(kappa=_of_agreement, mcc=_of_agreement)
+DERIVED |= dict(worst_actor=_of_extremes, best_actor=_of_extremes)
+DERIVED |= dict.fromkeys(('ece', 'ece_tempered', 'brier'), _of_calibration)
 DERIVED |= dict(share_reaching_claim=_of_claim, split_range=_of_splits, recall=_of_recall,
                 accuracy_at=_of_group, permutation_p=_of_permutation, mcnemar_midp=_of_clips,
                 smallest_difference=_of_power, equivalence=_of_folds, sign_flip_p=_of_flips,
@@ -279,8 +296,8 @@ DERIVED |= dict(share_reaching_claim=_of_claim, split_range=_of_splits, recall=_
 
 PERCENT = (*METRICS, 'share_reaching_claim', 'recall', 'accuracy_at', 'worst_actor', 'best_actor')
 POINTS = ('accuracy_difference', 'smallest_difference', 'split_range')
-UNITS = {m: 'percent' for m in PERCENT} | {m: 'points' for m in POINTS}
-UNITS |= {m: 'p' for m in (*OVER_ACTORS, 'sign_flip_p', 'permutation_p', 'mcnemar_midp')}
+UNITS = dict.fromkeys(PERCENT, 'percent') | dict.fromkeys(POINTS, 'points')
+UNITS |= dict.fromkeys((*OVER_ACTORS, 'sign_flip_p', 'permutation_p', 'mcnemar_midp'), 'p')
 UNITS |= {'equivalence': 'probability'}
 
 # %% ../nbs/17_evidence.ipynb #00961307
@@ -289,10 +306,13 @@ def _judged(runs, e):
     other = of_emotions(runs[e['against']], acted_emotions(runs[e])) if 'against' in e else None
     return of_emotions(runs[e]), other
 
+# %% ../nbs/17_evidence.ipynb #3e4e4b3c
 def _learnt(own, other, learn):  # a number for each row of `own`
     "What `learn` finds: on another run, or for each speaker on the other speakers."
-    if other: return np.full(len(own[0]), learn(*other))
-    return from_others(own[2], lambda rest: learn(*(part[rest] for part in own)))
+    truth, p, actors = own
+    if other: return np.full(len(truth), learn(*other))
+    def learn_on(rest): return learn(truth[rest], p[rest], actors[rest])
+    return from_others(actors, learn_on)
 
 # %% ../nbs/17_evidence.ipynb #3e39c8ee
 def _over_speakers(values, actors, seeds, base=None, scale=100):
@@ -318,6 +338,7 @@ def _of_sets(runs, e):
 # %% ../nbs/17_evidence.ipynb #6b087496
 def _curve(truth, p): return risk_coverage(p.max(1), p.argmax(1) == truth)
 
+# %% ../nbs/17_evidence.ipynb #31e4363b
 def _reached(threshold):
     if np.isfinite(threshold): return threshold
     raise NotComputed('however sure, too few answers are right')
@@ -335,10 +356,16 @@ def _of_abstaining(runs, e):
 # %% ../nbs/17_evidence.ipynb #2aeb89ad
 def _without_each_speaker(measure, truth, p, actors):
     "A measure of all speakers, then without each of them."
-    masks = [actors != a for a in np.unique(actors)]
-    return np.array([measure(truth, p), *(measure(truth[r], p[r]) for r in masks if r.any())])
+    values = [measure(truth, p)]
+    for actor in np.unique(actors):
+        rest = actors != actor
+        if rest.any(): values.append(measure(truth[rest], p[rest]))
+    return np.array(values)
 
+# %% ../nbs/17_evidence.ipynb #a6df4bdf
 def _gap(truth, p): return tests.ece(tests.reliability(p.max(1), p.argmax(1) == truth))
+
+# %% ../nbs/17_evidence.ipynb #1cf4d724
 def _area(truth, p): return risk_area(_curve(truth, p))
 
 # %% ../nbs/17_evidence.ipynb #486db9fd
@@ -351,16 +378,17 @@ def _of_confidence(runs, e):
 
 # %% ../nbs/17_evidence.ipynb #737b758e
 SETS, ANSWERED = ('set_coverage', 'set_size', 'set_single'), ('answered', 'answered_right')
-DERIVED |= {m: _of_sets for m in SETS}
-DERIVED |= {m: _of_abstaining for m in (*ANSWERED, 'answer_threshold')}
-DERIVED |= {m: _of_confidence for m in ('calibration_gap', 'risk_area')}
-UNITS |= {m: 'percent' for m in ('set_coverage', 'set_single', 'risk_area', *ANSWERED)}
+DERIVED |= dict.fromkeys(SETS, _of_sets)
+DERIVED |= dict.fromkeys((*ANSWERED, 'answer_threshold'), _of_abstaining)
+DERIVED |= dict(calibration_gap=_of_confidence, risk_area=_of_confidence)
+UNITS |= dict.fromkeys(('set_coverage', 'set_single', 'risk_area', *ANSWERED), 'percent')
 UNITS |= {'set_size': 'emotions', 'answer_threshold': 'probability'}
 
 # %% ../nbs/17_evidence.ipynb #f02455ee
 def _of_each_left_out(by, measure):
     "A measure of accuracies by speaker: of all, then without each."
-    values = [measure(by), *(measure(by.drop(a)) for a in by.index if len(by) > 1)]
+    values = [measure(by)]
+    if len(by) > 1: values += [measure(by.drop(actor)) for actor in by.index]
     lo, hi = speaker_interval(np.array(values))
     return dict(value=float(values[0]), lo=float(lo), hi=float(hi))
 
@@ -381,6 +409,7 @@ def _of_worst_quarter(runs, e):
     def quarter(some): return some.nsmallest(max(1, round(len(some) / 4))).mean()
     return _of_each_left_out(runs.by_actor(e), quarter)
 
+# %% ../nbs/17_evidence.ipynb #11f17a1c
 DERIVED |= dict(sex_gap=_of_sex_gap, worst_quarter=_of_worst_quarter)
 UNITS |= dict(sex_gap='points', worst_quarter='percent')
 
@@ -406,7 +435,9 @@ def derive(runs: Runs, e: dict) -> dict:  # value, maybe lo, hi, n, actors; reas
     except NotComputed as why: return dict(value=None, reason=str(why))
     speakers = figure.pop('speakers', figure.get('actors', runs[e]['actor'].nunique()))
     lacks = no_interval(speakers, figure['lo']) if 'lo' in figure else {}
-    return {k: v if v is None or np.isfinite(v) else None for k, v in figure.items()} | lacks
+    for key, value in figure.items():
+        if value is not None and not np.isfinite(value): figure[key] = None
+    return figure | lacks
 
 # %% ../nbs/17_evidence.ipynb #fc3b3b95
 def entry_id(metric: str, about: dict, against: dict = None, **more) -> str:
@@ -418,8 +449,7 @@ def entry_id(metric: str, about: dict, against: dict = None, **more) -> str:
 def _sizes(rows):
     seeds = rows['seed'].nunique()
     return dict(
-        n=len(rows[rows['seed'] == rows['seed'].min()]), actors=int(rows['actor'].nunique()),
-        seeds=int(seeds))
+        n=len(_first_seed(rows)), actors=int(rows['actor'].nunique()), seeds=int(seeds))
 
 # %% ../nbs/17_evidence.ipynb #18ab6cd4
 TOLERANCE = 1e-6  # in an entry's own unit
@@ -431,14 +461,20 @@ def entry_faults(runs: Runs, e: dict) -> list:  # sentences
     for key in ('value', 'lo', 'hi', 'n', 'actors', 'seeds'):
         if key not in e: continue
         says, is_ = e[key], derived.get(key)
-        most = TOLERANCE if key in ('value', 'lo', 'hi') else 0
-        same = says is None and is_ is None or None not in (says, is_) and abs(says - is_) <= most
-        if not same: faults.append(f"{e['id']}: {key} is {says}, predictions say {is_}")
+        if _differs(key, says, is_):
+            faults.append(f"{e['id']}: {key} is {says}, predictions say {is_}")
     if e['metric'] in METRICS and derived['value'] is not None:
         again = runs.again(e)[e['metric']]
         if abs(again - derived['value']) > TOLERANCE:
             faults.append(f"{e['id']}: scikit-learn computes {again}")
     return faults
+
+# %% ../nbs/17_evidence.ipynb #5804dd02
+def _differs(key, says, is_) -> bool:
+    "Is a number of an entry another than the derived one? Counts have no tolerance."
+    if says is None or is_ is None: return says is not is_
+    most = TOLERANCE if key in ('value', 'lo', 'hi') else 0
+    return not abs(says - is_) <= most  # `not <=`: NaN differs from everything
 
 # %% ../nbs/17_evidence.ipynb #9bf1d7a5
 def by_sklearn(rows: pd.DataFrame) -> dict:  # percent, mean over seeds
@@ -452,8 +488,8 @@ def by_sklearn(rows: pd.DataFrame) -> dict:  # percent, mean over seeds
         of_seed + truth, of_seed + answer, labels=labels, average=None, zero_division=0)
     precision, recall, f1, n = (f.reshape(len(seeds), -1) for f in scores)
     def mean(each, weights): return 100 * np.average(each, axis=1, weights=weights).mean()
-    macro = {k: mean(v, n > 0) for k, v in dict(uar=recall, precision=precision, f1=f1).items()}
-    return dict(accuracy=mean(recall, n)) | macro
+    return dict(accuracy=mean(recall, n), uar=mean(recall, n > 0),
+                precision=mean(precision, n > 0), f1=mean(f1, n > 0))
 
 # %% ../nbs/17_evidence.ipynb #2e732f85
 def check_results(runs: Runs, entries: list) -> tuple:  # faults, number derived, [(id, what it comes from)]
@@ -464,8 +500,8 @@ def check_results(runs: Runs, entries: list) -> tuple:  # faults, number derived
     for e in entries:
         if e['metric'] not in DERIVED:
             if e.get('outside'): outside.append((e['id'], e['outside']))
-            else: faults.append(f"{e['id']}: {e['metric']} can't be derived from predictions, and the entry doesn't "
-                                "say `outside`")
+            else: faults.append(f"{e['id']}: {e['metric']} can't be derived from predictions,"
+                                " and the entry doesn't say `outside`")
             continue
         if e.get('outside'):
             faults.append(f"{e['id']}: {e['metric']} can be derived, so it can't be `outside`")
@@ -476,62 +512,96 @@ def check_results(runs: Runs, entries: list) -> tuple:  # faults, number derived
 
 # %% ../nbs/17_evidence.ipynb #d1e281e3
 def check_rows(table: pd.DataFrame) -> list:
-    "Faults of single rows: what a run is made of, probabilities, labels, a clip that is answered twice."
-    faults, keys = [], [*RUN[:-1], 'seed', 'fold', 'clip', 'actor', 'emotion']
+    "Faults of single rows: keys, probabilities, labels, a clip that is answered twice."
+    return [*_without_keys(table), *_no_probabilities(table),
+            *_label_faults(table), *_answered_twice(table)]
+
+# %% ../nbs/17_evidence.ipynb #3fe0bc3a
+def _without_keys(table) -> list:
+    "Rows that lack a part of what a run is made of."
+    keys = [*RUN[:-1], 'seed', 'fold', 'clip', 'actor', 'emotion']
     lost = table[keys].isna().any(axis=1)
-    if lost.any():
-        faults.append(
-            f"{counted(int(lost.sum()), 'row')} without {', '.join(keys)}, which no run would hold")
+    if not lost.any(): return []
+    rows = counted(int(lost.sum()), 'row')
+    return [f"{rows} without {', '.join(keys)}, which no run would hold"]
+
+# %% ../nbs/17_evidence.ipynb #cd1f2d72
+def _no_probabilities(table) -> list:
+    "Rows whose numbers are no probabilities."
+    faults = []
     for k, rows in table.groupby('classes'):
-        p = rows[[f'p_{n}' for n in label_names(int(k))]].to_numpy('float64')
+        p = rows[_p_columns(int(k))].to_numpy('float64')
         bad = ~((p >= 0).all(1) & (p <= 1).all(1) & (np.abs(p.sum(1) - 1) < 1e-3))
         if bad.any():
-            faults.append(
-                f'{counted(int(bad.sum()), "row")} of {k} classes hold no probabilities that sum to one')
+            lines = counted(int(bad.sum()), 'row')
+            faults.append(f'{lines} of {k} classes hold no probabilities that sum to one')
+    return faults
+
+# %% ../nbs/17_evidence.ipynb #15383636
+def _p_columns(classes: int) -> list: return [f'p_{name}' for name in label_names(classes)]
+
+# %% ../nbs/17_evidence.ipynb #d9c6193d
+def _label_faults(table) -> list:
+    "Clips with two labels, or with another label than their code says."
     labels = table[['clip', 'actor', 'emotion']].drop_duplicates()
-    faults += [
-        f'clip {c} has two labels' for c in labels['clip'][labels['clip'].duplicated()].unique()[:3]
-    ]
+    several = labels['clip'][labels['clip'].duplicated()].unique()
+    faults = [f'clip {clip} has two labels' for clip in several[:3]]
     for r in labels.itertuples():
         try: code = describe(parse_code(r.clip))
         except CodeError: continue
         if (code['actor'], code['emotion']) != (r.actor, r.emotion):
             faults.append(f'clip {r.clip} is labelled {r.emotion}, actor {r.actor}')
-    twice = table.duplicated([*RUN, 'seed', 'clip'])
-    if twice.any():
-        faults.append(
-            f"{counted(int(twice.sum()))} answered twice in one run and seed, the first is "
-            f"{table['clip'][twice].iloc[0]}")
     return faults
+
+# %% ../nbs/17_evidence.ipynb #351ff2c5
+def _answered_twice(table) -> list:
+    twice = table.duplicated([*RUN, 'seed', 'clip'])
+    if not twice.any(): return []
+    first = table['clip'][twice].iloc[0]
+    return [f'{counted(int(twice.sum()))} answered twice in one run and seed, the first is {first}']
 
 # %% ../nbs/17_evidence.ipynb #290d7eba
 def check_folds(table: pd.DataFrame,
-                grid: pd.DataFrame = None  # all clips of the corpus with labels; None: those in the table
-                ) -> tuple:  # faults, number of (protocol, classes, seed, folds) whose folds were made again
+                grid: pd.DataFrame = None  # all clips with labels; None: those in the table
+                ) -> tuple:  # faults, number of (protocol, classes, seed, folds) made again
     "Test folds against what each protocol promises."
     faults, again = [], 0
     grid = label_table(table) if grid is None else grid
-    for (protocol, classes, seed, k), rows in with_folds(table).groupby(
-        ['protocol', 'classes', 'seed', 'folds']
-    ):
+    groups = with_folds(table).groupby(['protocol', 'classes', 'seed', 'folds'])
+    for (protocol, classes, seed, k), rows in groups:
         if protocol not in PROTOCOLS: continue
-        where, first = (
-            f'{protocol}, {classes} classes, seed {seed}, {k} folds',
-            rows.drop_duplicates(['clip', 'fold']))
+        where = f'{protocol}, {classes} classes, seed {seed}, {k} folds'
+        first = rows.drop_duplicates(['clip', 'fold'])
         if first['clip'].duplicated().any():
             faults.append(f'{where}: runs were tested on different folds')
             continue
-        if any(len(g) != len(first) for _, g in rows.groupby(['scope', 'model', 'modalities'])):
-            faults.append(f'{where}: a run has not answered every test clip')
-        if protocol in SPEAKER_DISJOINT:
-            faults += [f'{where}: {f}' for f in _speaker_faults(protocol, first)]
-        try: made = {c: f.fold for f in make_folds(grid, protocol, int(classes), int(seed), int(k))
-                     for c in grid['clip'].to_numpy()[f.test]}
-        except ValueError as error: faults.append(f'{where}: {error}'); continue
+        faults += [f'{where}: {fault}' for fault in _answer_faults(protocol, rows, first)]
+        try: made = _tested_in(grid, protocol, int(classes), int(seed), int(k))
+        except ValueError as error:
+            faults.append(f'{where}: {error}')
+            continue
         again += 1
         if made != dict(zip(first['clip'], first['fold'])):
             faults.append(f'{where}: the test folds are not those of the protocol')
     return faults, again
+
+# %% ../nbs/17_evidence.ipynb #5fc62146
+def _answer_faults(protocol, rows, first) -> list:
+    "Runs that lack a test clip, and speakers whom a protocol keeps apart."
+    faults = []
+    for _, run in rows.groupby(['scope', 'model', 'modalities']):
+        if len(run) == len(first): continue
+        faults.append('a run has not answered every test clip')
+        break
+    return faults + (_speaker_faults(protocol, first) if protocol in SPEAKER_DISJOINT else [])
+
+# %% ../nbs/17_evidence.ipynb #4cd55da7
+def _tested_in(grid, protocol, classes, seed, k) -> dict:  # clip -> number of its fold
+    "Which fold tests a clip, made again from labels and seed."
+    clips, fold_of = grid['clip'].to_numpy(), {}
+    for fold in make_folds(grid, protocol, classes, seed, k):
+        fold_of |= dict.fromkeys(clips[fold.test], fold.fold)
+    return fold_of
 
 # %% ../nbs/17_evidence.ipynb #7584e5fb
 def _speaker_faults(protocol, rows):
@@ -548,15 +618,16 @@ def _statement(clip):
     except CodeError: return 0
 
 # %% ../nbs/17_evidence.ipynb #13556e41
-def label_table(table: pd.DataFrame, whole: bool = False,  # all 1,440 clips of RAVDESS, whatever the table holds
+def label_table(table: pd.DataFrame,
+                whole: bool = False,  # all 1,440 clips of RAVDESS, whatever the table holds
                 clips=()  # or these, as an incomplete corpus has them
                 ) -> pd.DataFrame:
     "Labels of the clips of a predictions table, sorted by clip as a feature table is."
     if whole:
-        return pd.DataFrame([describe(c) for c in expected_codes()]).sort_values(
-            'clip', ignore_index=True)
-    codes = sorted(clips or table['clip'].unique())
-    return pd.DataFrame([describe(parse_code(c)) for c in codes])
+        labels = pd.DataFrame(map(describe, expected_codes()))
+        return labels.sort_values('clip', ignore_index=True)
+    codes = map(parse_code, sorted(clips or table['clip'].unique()))
+    return pd.DataFrame(map(describe, codes))
 
 # %% ../nbs/17_evidence.ipynb #92d81732
 def _buffers(table):
@@ -565,23 +636,25 @@ def _buffers(table):
     places, clips = pd.factorize(table['clip'], sort=True)
     words, emotions = pd.factorize(table['emotion'], sort=True)
     numbers = table[['seed', 'fold', 'actor']].to_numpy('<i4')
-    kinds = [int(k) for k in table['classes'].unique()]
-    p = {k: table[[f'p_{n}' for n in label_names(k)]].to_numpy('<f4') for k in kinds}
+    p = {k: table[_p_columns(k)].to_numpy('<f4') for k in map(int, table['classes'].unique())}
     spelt = np.asarray(emotions, 'S12')
     for key, in_run in table.groupby(list(RUN), observed=True, sort=True).indices.items():
         in_run = in_run[np.lexsort((numbers[in_run, 0], places[in_run]))]
         parts = (p[int(key[1])][in_run], numbers[in_run], spelt[words[in_run]])
-        parts = [np.ascontiguousarray(x).view('u1').reshape(len(in_run), -1) for x in parts]
-        rows = np.concatenate(parts, axis=1)
+        rows = np.concatenate(list(map(_as_bytes, parts)), axis=1)
         here, begins = np.unique(places[in_run], return_index=True)
         yield run_name(dict(zip(RUN, key))), np.asarray(clips[here], str), begins, rows
 
 # %% ../nbs/17_evidence.ipynb #7e622a31
+def _as_bytes(table): return np.ascontiguousarray(table).view('u1').reshape(len(table), -1)
+
+# %% ../nbs/17_evidence.ipynb #8f61c34a
 def _of_run(clips, begins, rows):
     "SHA-256 of a run, in hex."
     where = ','.join(clips).encode() + begins.astype('<i8').tobytes()
     return hashlib.sha256(where + rows.tobytes()).hexdigest()
 
+# %% ../nbs/17_evidence.ipynb #1ca68291
 def _of_each_clip(begins, rows):
     "Two bytes of the SHA-256 of each clip."
     held, ends = rows.tobytes(), np.r_[begins[1:], len(rows)] * rows.shape[1]
@@ -602,8 +675,12 @@ def run_digests(table: pd.DataFrame  # predictions
 def outside_digest(entries: list  # of results.json
                    ) -> dict:  # id -> 16 hex digits
     "Digests of the entries that predictions can't tell."
-    def digest(e): return hashlib.sha256(json.dumps(e, sort_keys=True).encode()).hexdigest()[:16]
-    return {e['id']: digest(e) for e in entries if e.get('outside')}
+    digests = {}
+    for entry in entries:
+        if not entry.get('outside'): continue
+        spelt = json.dumps(entry, sort_keys=True).encode()
+        digests[entry['id']] = hashlib.sha256(spelt).hexdigest()[:16]
+    return digests
 
 # %% ../nbs/17_evidence.ipynb #ebb64165
 def _run_fault(run, digests, clips, begins, rows):
@@ -668,8 +745,11 @@ def check_family(family: dict,  # id of each test -> corrected p
     gone = [id for id in family if id not in known]
     if gone: return [f'the family of tests: no result {gone[0]}']
     again = tests.holm({id: known[id]['value'] for id in family})['adjusted']
-    return [f'{id}: the corrected p is {p}, Holm gives {again[id]}'
-            for id, p in family.items() if abs(p - again[id]) > TOLERANCE]
+    faults = []
+    for id, p in family.items():
+        if abs(p - again[id]) > TOLERANCE:
+            faults.append(f'{id}: the corrected p is {p}, Holm gives {again[id]}')
+    return faults
 
 # %% ../nbs/17_evidence.ipynb #2758668d
 @dataclass
@@ -766,6 +846,7 @@ NETWORK, LATE = ('network', 'voice+face+words'), ('late', 'voice+face')
 POOL, ENSEMBLE = ('pool', 'voice+face'), ('ensemble', 'voice+face+words')
 SELF_TRAINED = ('self-trained', 'voice+face')
 
+# %% ../nbs/17_evidence.ipynb #50957ef1
 def extended(model: tuple) -> tuple:
     "The same model on the extended set."
     return f'{model[0]}, extended', model[1]
@@ -779,6 +860,7 @@ def with_small(model: tuple) -> tuple:
 class Undecided(Exception):
     "A claim whose figure this report does not allow."
 
+# %% ../nbs/17_evidence.ipynb #1b29e396
 @dataclass(frozen=True)
 class Finding:
     "What a rule found."
@@ -792,10 +874,13 @@ def verdict_of(found: list  # of `Finding`, or None where a rule has no runs
     "The verdict on a claim from what its rules found."
     if not found or None in found:
         return 'cannot be tested here', 'the runs that it is about are not in this report'
-    parts = [part for f in found for part in f.parts]
-    verdicts = [f.verdict for f in found if f.verdict]
+    parts, told, verdicts = [], [], []
+    for finding in found:
+        parts += finding.parts
+        told += finding.told
+        if finding.verdict: verdicts.append(finding.verdict)
     verdict = 'fails' if False in parts else 'holds' if all(parts) else 'not shown'
-    return verdicts[0] if verdicts else verdict, '; '.join(text for f in found for text in f.told)
+    return verdicts[0] if verdicts else verdict, '; '.join(told)
 
 # %% ../nbs/17_evidence.ipynb #9faa88d9
 QUOTED = ('id', 'metric', 'value', 'lo', 'hi', 'unit', 'n', 'level')  # of an entry, under a claim
@@ -899,6 +984,7 @@ def setting_words(e: dict) -> str:
     "Protocol, classes and scope of an entry."
     return f"{e['protocol']}, {e['classes']} classes, scope {e['scope']}"
 
+# %% ../nbs/17_evidence.ipynb #4a59b409
 def figure_words(e: dict) -> str:
     "A figure with its run and interval."
     value, lo, hi = (f'{e[k]:.1f}' for k in ('value', 'lo', 'hi'))
@@ -1006,20 +1092,26 @@ class Reached:
     beside: tuple = ()  # further measures of the runs on random splits
 
     def judge(self, ledger: Ledger, claim: Claim) -> Finding:
-        scopes = ('adapted', 'inductive')
-        wanted = {
-            p: [run(p, 7, s, *m) for s in scopes for m in self.models] for p in ('random', 'actor')}
-        there = {p: [a for a in abouts if ledger.has(a)] for p, abouts in wanted.items()}
-        if not all(there.values()): return None
-        entries = {p: [ledger.figure(claim, self.metric, a) for a in there[p]] for p in there}
-        for about in there['random']: beside_words(ledger, claim, self.beside, about)
-        sentences = []
-        for p, words in (('random', 'random splits, whose test speakers were heard in training'),
-                         ('actor', 'new speakers')):
-            best = max(entries[p], key=lambda e: e['value'])
-            sentences.append(f'{words}: the best of {len(entries[p])} runs is {figure_words(best)}')
-        verdict = level_verdict(entries['random'], entries['actor'], self.level)
-        return Finding([], sentences, verdict)
+        on_random, on_new = self.there(ledger, 'random'), self.there(ledger, 'actor')
+        if not on_random or not on_new: return None
+        heard = [ledger.figure(claim, self.metric, about) for about in on_random]
+        new = [ledger.figure(claim, self.metric, about) for about in on_new]
+        for about in on_random: beside_words(ledger, claim, self.beside, about)
+        sentences = [
+            self.words('random splits, whose test speakers were heard in training', heard),
+            self.words('new speakers', new)]
+        return Finding([], sentences, level_verdict(heard, new, self.level))
+
+    def there(self, ledger: Ledger, protocol: str) -> list:
+        "The runs of the models under a protocol that the report has."
+        wanted = product(('adapted', 'inductive'), self.models)
+        abouts = [run(protocol, 7, scope, *model) for scope, model in wanted]
+        return list(filter(ledger.has, abouts))
+
+    def words(self, who: str, entries: list) -> str:
+        "The best of some runs as a sentence."
+        best = max(entries, key=itemgetter('value'))
+        return f'{who}: the best of {len(entries)} runs is {figure_words(best)}'
 
 # %% ../nbs/17_evidence.ipynb #313bf657
 @dataclass(frozen=True)
@@ -1065,9 +1157,8 @@ class Difference:
     of_second: tuple = () # further measures of the second run
 
     def judge(self, ledger: Ledger, claim: Claim) -> Finding:
-        there = [p for p in self.pairs if ledger.has(p.without, p.with_)]
-        lacking = self.beyond and not ledger.has(*self.beyond.runs)
-        if not there or lacking or self.whole and len(there) < len(self.pairs): return None
+        there = self.there(ledger)
+        if not there: return None
         parts, sentences, sides = [], [], {}
         for pair in there:
             comparison = ledger.compare(claim, pair.without, pair.with_, self.level)
@@ -1076,6 +1167,13 @@ class Difference:
             sides[setting_words(comparison.entry)] = comparison.side
             sentences.append(self.words(ledger, claim, pair, comparison))
         return Finding(parts, sentences, gain_verdict(sides) if self.each_setting else '')
+
+    def there(self, ledger: Ledger) -> list:
+        "The pairs that the report has; none where it lacks what the rule can't do without."
+        there = [p for p in self.pairs if ledger.has(p.without, p.with_)]
+        if self.beyond and not ledger.has(*self.beyond.runs): return []
+        if self.whole and len(there) < len(self.pairs): return []
+        return there
 
     def clear_of(self, ledger, claim, found) -> bool:
         "Is the whole interval beyond the size that is asked for?"
@@ -1100,12 +1198,13 @@ class WorstOf:
     names: list  # of the parts
 
     def judge(self, ledger: Ledger, claim: Claim) -> Finding:
-        there = [a for a in self.runs if ledger.has(a)]
+        there = list(filter(ledger.has, self.runs))
         if not there: return None
         even, sentences = [], []
         for about in there:
-            def value(name): return ledger.figure(claim, self.metric, about, **{self.part: name})
-            entries = {name: value(name) for name in self.names}
+            entries = {}
+            for name in self.names:
+                entries[name] = ledger.figure(claim, self.metric, about, **{self.part: name})
             by_value = sorted(entries, key=lambda name: entries[name]['value'])
             low, high = by_value[0], by_value[-1]
             sentences.append(
@@ -1125,9 +1224,11 @@ class Share:
 
     def judge(self, ledger: Ledger, claim: Claim) -> Finding:
         if not ledger.has(*self.runs): return None
-        wanted = [*self.runs, *(a for a in self.also if ledger.has(a) and a not in self.runs)]
-        entries = [ledger.figure(claim, self.metric, a) for a in wanted]
-        faults = [fault for e in entries for fault in entry_faults(ledger.runs, e)]
+        further = [about for about in self.also if about not in self.runs]
+        wanted = [*self.runs, *filter(ledger.has, further)]
+        entries = [ledger.figure(claim, self.metric, about) for about in wanted]
+        faults = []
+        for entry in entries: faults += entry_faults(ledger.runs, entry)
         first = f', the first: {faults[0]}' if faults else ''
         sentence = f'{len(wanted)} figures, {len(faults)} of them differ{first}'
         return Finding([not faults], [sentence])
@@ -1147,24 +1248,39 @@ class Untested:
 # %% ../nbs/17_evidence.ipynb #b9c13c47
 BETWEEN = ('transfer', 'loco')  # protocols that ask about another corpus
 
+# %% ../nbs/17_evidence.ipynb #13209f37
 def corpus_facts(runs: Runs, record: dict = None  # run.json
                  ) -> dict:  # name -> number or text
     "What can be counted in a predictions table."
     table = all_rows(runs)
     clips = table.drop_duplicates('clip')
-    codes = pd.DataFrame([describe(parse_code(c)) for c in sorted(clips['clip'])])
-    people, counts = codes.drop_duplicates('actor'), clips['emotion'].value_counts()
+    size = dict(runs=len(runs.rows), predictions=sum(map(len, runs.rows.values())))
+    settings, record = {}, record or {}
+    for name in ('corpus', 'profile', 'synthetic'):
+        if name in record: settings[name] = record[name]
+    facts = _speaker_facts(clips) | _class_facts(clips)
+    return facts | size | fold_facts(table) | settings
+
+# %% ../nbs/17_evidence.ipynb #ef22d3bd
+def _speaker_facts(clips) -> dict:
+    "Clips, speakers and sentences."
+    codes = pd.DataFrame(map(describe, map(parse_code, sorted(clips['clip']))))
+    people = codes.drop_duplicates('actor')
+    return dict(
+        clips=len(clips), actors=len(people), emotions=len(clips['emotion'].value_counts()),
+        men=int((people.sex == 'male').sum()), women=int((people.sex == 'female').sum()),
+        clips_per_actor=int(clips.groupby('actor').size().median()),
+        sentences=int(codes.statement.nunique()))
+
+# %% ../nbs/17_evidence.ipynb #0b36f578
+def _class_facts(clips) -> dict:
+    "How even the classes are."
+    counts = clips['emotion'].value_counts()
     sevenths = clips['emotion'].map(lambda e: to_label(e, 7)).value_counts(normalize=True)
-    facts = dict(clips=len(clips), actors=len(people), emotions=len(counts),
-                 men=int((people.sex == 'male').sum()), women=int((people.sex == 'female').sum()),
-                 clips_per_actor=int(clips.groupby('actor').size().median()),
-                 sentences=int(codes.statement.nunique()),
-                 largest_class=int(counts.max()), smallest_class=int(counts.min()),
-                 largest_class_percent=100 * float(counts.max()) / len(clips),
-                 largest_of_seven_percent=100 * float(sevenths.max()),
-                 runs=len(runs.rows), predictions=sum(map(len, runs.rows.values())))
-    settings = {k: record[k] for k in ('corpus', 'profile', 'synthetic') if k in (record or {})}
-    return facts | fold_facts(table) | settings
+    return dict(
+        largest_class=int(counts.max()), smallest_class=int(counts.min()),
+        largest_class_percent=100 * float(counts.max()) / len(clips),
+        largest_of_seven_percent=100 * float(sevenths.max()))
 
 # %% ../nbs/17_evidence.ipynb #74b46623
 def all_rows(runs: Runs) -> pd.DataFrame:
@@ -1189,7 +1305,7 @@ def overlap_facts(runs: Runs,
                   ) -> dict:
     "Shares of test clips whose speaker, or other take, is in training: mean over seeds."
     table, facts = all_rows(runs), {}
-    grid = pd.DataFrame([describe(parse_code(c)) for c in sorted(clips or table['clip'].unique())])
+    grid = label_table(table, clips=clips)
     take = grid[['actor', 'emotion', 'intensity', 'statement']].astype(str).agg('/'.join, axis=1)
     for protocol in ('random', 'actor'):
         seeds = sorted(table['seed'][table['protocol'] == protocol].unique()) or [0]
@@ -1211,10 +1327,12 @@ def time_facts(record: dict,  # run.json
                notebook: str = ''  # the one that makes the ledger
                ) -> dict:
     "Minutes on the machine of the run, by notebook, and of all that ran before the ledger."
-    took = {n: s / 60 for n, s in record.get('notebooks', {}).items()}
-    facts = {f'minutes {n}': m for n, m in took.items() if n != notebook}
-    return facts | {'minutes before the ledger': sum(m for n, m in took.items() if n < notebook)}
-
+    facts, before = {}, 0
+    for name, seconds in record.get('notebooks', {}).items():
+        minutes = seconds / 60
+        if name != notebook: facts[f'minutes {name}'] = minutes
+        if name < notebook: before += minutes
+    return facts | {'minutes before the ledger': before}
 
 # %% ../nbs/17_evidence.ipynb #2a59b90f
 def claim_record(claim: Claim) -> dict:
@@ -1267,13 +1385,16 @@ class Quotes:
 
     def span(self, name: str, digits: int = 1) -> str:
         "A figure with its interval."
-        value, lo, hi = (f'{self.part(name, k):.{digits}f}' for k in ('value', 'lo', 'hi'))
+        value, lo, hi = self._value_and_interval(name, f'.{digits}f')
         return f'{value} ({lo}–{hi})' + mark(name, 'value', 'lo', 'hi')
 
     def change(self, name: str, digits: int = 1) -> str:
         "A difference with its interval."
-        value, lo, hi = (f'{self.part(name, k):+.{digits}f}' for k in ('value', 'lo', 'hi'))
+        value, lo, hi = self._value_and_interval(name, f'+.{digits}f')
         return f'{value} ({lo} to {hi})' + mark(name, 'value', 'lo', 'hi')
+
+    def _value_and_interval(self, name, spec):
+        return [format(self.part(name, field), spec) for field in ('value', 'lo', 'hi')]
 
     def size(self, name: str) -> str:
         "Seeds and test clips of an entry."
@@ -1313,7 +1434,8 @@ _TOKEN = re.compile(f'{_MARK.pattern}|(?P<number>{_NUMBER.pattern})|(?P<end>\\n\
 
 def without_names(text: str) -> str:
     "A text without its comments, save marks, and without the names that it lists."
-    names = [n for found in _LISTED.findall(text) for n in re.split(r';\s+', found.strip()) if n]
+    names = []
+    for listed in _LISTED.findall(text): names += filter(None, re.split(r';\s+', listed.strip()))
     longest_first = '|'.join(map(re.escape, sorted(names, key=len, reverse=True))) or '(?!)'
     pattern = rf'{_MARK.pattern}|(?<![\w.,])(?:{longest_first})(?!\w|[.,]\d)'
     def marks_only(match): return match[0] if match['name'] else ' '
@@ -1345,9 +1467,11 @@ def misquoted(text: str, quotes: Quotes, root=ROOT  # where the links of the tex
     text, faults = without_links(without_names(text), Path(root))
     waiting = []
     for token in [*_TOKEN.finditer(text), None]:
-        if token and token['number']: waiting.append(token['number']); continue
+        if token and token['number']:
+            waiting.append(token['number'])
+            continue
         if token and token['name']: faults += _differ(waiting, token, quotes)
-        else: faults += [f'{n}: no mark names it' for n in waiting]
+        else: faults += [f'{number}: no mark names it' for number in waiting]
         waiting = []
     return faults
 
@@ -1356,24 +1480,33 @@ def _differ(numbers, named, quotes):
     name, fields = named['name'], named['fields'].split()
     if len(numbers) != len(fields):
         return [f"{', '.join(numbers) or 'nothing'} stands before {name}: {named['fields']}"]
-    try: values = [quotes.part(name, f) for f in fields]
+    try: values = [quotes.part(name, field) for field in fields]
     except SettingError as error: return [str(error)]
-    return [f'{n} is not {name}: {f}, which is {v}'
-            for n, f, v in zip(numbers, fields, values) if not same_number(n, v)]
+    faults = []
+    for number, field, value in zip(numbers, fields, values):
+        if same_number(number, value): continue
+        faults.append(f'{number} is not {name}: {field}, which is {value}')
+    return faults
 
 # %% ../nbs/17_evidence.ipynb #800e7666
 def unmade(text: str, ledger: dict, source: str = 'README') -> list:  # sentences
     "Claims of the ledger that a text does not make, and claims of the text that do not hold."
     made = re.findall(r'<!-- claim: (\S+) -->', text)
-    verdicts = {c['id']: c['verdict'] for c in ledger['claims']}
-    expected = [c['id'] for c in ledger['claims'] if c['source'] == source]
-    faults = [f'{source} does not make the claim {id}' for id in expected if id not in made]
-    stated = {id: verdicts.get(id, 'not in the ledger') for id in made}
-    return faults + [f'{source} claims {id}: {v}' for id, v in stated.items() if v != 'holds']
+    verdicts, faults = {}, []
+    for claim in ledger['claims']:
+        id = claim['id']
+        verdicts[id] = claim['verdict']
+        if claim['source'] != source or id in made: continue
+        faults.append(f'{source} does not make the claim {id}')
+    for id in dict.fromkeys(made):  # each once, in the order of the text
+        verdict = verdicts.get(id, 'not in the ledger')
+        if verdict != 'holds': faults.append(f'{source} claims {id}: {verdict}')
+    return faults
 
 # %% ../nbs/17_evidence.ipynb #9ff3e648
 NOTEBOOKS_ON_GITHUB = 879, 22_578  # the same again, of how many (Samuel & Mietchen 2024)
 
+# %% ../nbs/17_evidence.ipynb #d356985d
 def shown_by(cell: dict) -> list:  # of (kind, content)
     "What a code cell shows, without counters, metadata and the error stream."
     shown = []
@@ -1381,7 +1514,8 @@ def shown_by(cell: dict) -> list:  # of (kind, content)
         if output['output_type'] == 'stream': content = {output['name']: output['text']}
         elif output['output_type'] == 'error': content = {'error': output['evalue']}
         else: content = output['data']
-        shown += [(kind, _joined(text)) for kind, text in content.items() if kind != 'stderr']
+        for kind, text in content.items():
+            if kind != 'stderr': shown.append((kind, _joined(text)))
     return sorted(shown)
 
 # %% ../nbs/17_evidence.ipynb #740e1cbe
@@ -1445,34 +1579,46 @@ def _column_difference(one, other) -> str:  # '' where each value is the same
 # %% ../nbs/17_evidence.ipynb #d40135ab
 PASSING = {'run.json': ('notebooks', 'provenance', 'resumed')}  # differs between any two runs
 
+# %% ../nbs/17_evidence.ipynb #b0adceef
 def record_differences(a: Path, b: Path) -> list:  # sentences
     "At which keys two JSON files differ."
-    one, other = ({k: v for k, v in _flat(read_json(path)) if not _passes(path.name, k)}
-                  for path in (a, b))
+    one, other = _lasting(a), _lasting(b)
     keys = [k for k in one | other if not _same(one.get(k, ...), other.get(k, ...))]
     return [f"{k}: {one.get(k, 'not there')!r} and {other.get(k, 'not there')!r}" for k in keys]
+
+# %% ../nbs/17_evidence.ipynb #f3e2aa44
+def _lasting(path) -> dict:  # place -> plain value
+    "What a JSON file holds, without what differs between any two runs."
+    return {place: value for place, value in _flat(read_json(path))
+            if not _passes(path.name, place)}
 
 # %% ../nbs/17_evidence.ipynb #7ead8913
 def _passes(file, key): return key.split('/')[1] in PASSING.get(file, ())
 
+# %% ../nbs/17_evidence.ipynb #0e19f94f
 def _same(x, y): return x == y or (x != x and y != y)  # NaN is the same as NaN
 
 # %% ../nbs/17_evidence.ipynb #3c8f4581
 def _flat(value, place=''):  # (place, plain value) of everything in a JSON value
-    if isinstance(value, dict): pairs = value.items()
+    if isinstance(value, dict):
+        for key, inner in value.items(): yield from _flat(inner, f'{place}/{key}')
     elif isinstance(value, list):
-        pairs = ((v.get('id', i) if isinstance(v, dict) else i, v) for i, v in enumerate(value))
-    else: yield place or '/', value; return
-    for key, inner in pairs: yield from _flat(inner, f'{place}/{key}')
+        for i, inner in enumerate(value):
+            key = inner.get('id', i) if isinstance(inner, dict) else i
+            yield from _flat(inner, f'{place}/{key}')
+    else: yield place or '/', value
 
 # %% ../nbs/17_evidence.ipynb #f1a57a4d
 HOW_COMPARED = {'.ipynb': notebook_differences, '.parquet': table_differences,
                 '.json': record_differences}
 
+# %% ../nbs/17_evidence.ipynb #b0ca3ff4
 def _outputs(folder: Path) -> set:  # names of files, as seen from the folder
-    files = [p for p in folder.rglob('*') if p.is_file() and not p.name.startswith('.')]
-    outputs = [p for p in files if p.suffix not in ('.log', '.lock', '.part')]
-    return {p.relative_to(folder).as_posix() for p in outputs}
+    names = set()
+    for path in filter(Path.is_file, folder.rglob('*')):
+        if path.name.startswith('.') or path.suffix in ('.log', '.lock', '.part'): continue
+        names.add(path.relative_to(folder).as_posix())
+    return names
 
 # %% ../nbs/17_evidence.ipynb #0a8b3ee1
 def file_differences(a: Path, b: Path) -> list:  # sentences

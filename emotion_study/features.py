@@ -12,6 +12,7 @@ __all__ = ['BATCH', 'feature_columns', 'channels_of', 'offered', 'left_out', 'vo
 
 # %% ../nbs/09_features.ipynb #9cd8fdc0
 import contextlib, io, json, os, shutil, zipfile
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -104,13 +105,12 @@ def voice_measures(paths: pd.Series,  # index clip, path of each
     if jobs != 1 and len(paths): compile_once()
     work = spread(((voice_row, (p, cache, code)) for p in paths), jobs, batch=8)
     rows = list(tqdm(work, total=len(paths), desc='voice', unit='clip', disable=not progress))
-    values = (
-        np.vstack([row[0] for row in rows])
-        if rows
-        else np.zeros((0, len(speech.speech_columns())), 'float32'))
-    frame = pd.DataFrame(values, index=paths.index, columns=speech.speech_columns())
-    return frame, pd.DataFrame(
+    columns = speech.speech_columns()
+    none = np.zeros((0, len(columns)), 'float32')
+    values = np.vstack([row[0] for row in rows]) if rows else none
+    verdict = pd.DataFrame(
         [row[1:] for row in rows], paths.index, ['reason', 'note'], dtype=object)
+    return pd.DataFrame(values, index=paths.index, columns=columns), verdict
 
 # %% ../nbs/09_features.ipynb #aff7a958
 def voice_features(paths: pd.Series, jobs: int = -1, cache: Path = None, progress: bool = False
@@ -150,6 +150,7 @@ def _cut_faces(path, s: FaceSettings):
 def _no_frames(reason):
     return pd.DataFrame(columns=face.FRAME_COLUMNS), np.zeros((0, 48, 48), 'float32'), reason
 
+# %% ../nbs/09_features.ipynb #01a3ad64
 def _scored(clip, table, inputs, weights):
     scores = np.full((len(table), 7), np.nan, 'float32')
     if len(inputs): scores[table['found'].to_numpy(bool)] = face.face_scores(inputs, weights)
@@ -169,20 +170,22 @@ def film_entries(paths: dict, settings: FaceSettings
 # %% ../nbs/09_features.ipynb #2f2b81fb
 def film_scores(paths: dict,  # clip -> film
                 settings: FaceSettings = FaceSettings(),
-                entries: dict = None,  # clip -> name of its cache entry; by the film's content when not given
+                entries: dict = None,  # clip -> name of its cache entry; by content by default
                 jobs: int = -1, cache: Path = None, progress: bool = False
-                ) -> dict:  # clip -> (DataFrame of frames with scores, why there is no face and what is the matter)
-    "DeepFace's scores of films, from the cache where they are there; each is stored as soon as it is known."
+                ) -> dict:  # clip -> (DataFrame of frames with scores, why there is no face, notes)
+    "DeepFace's scores of films, from the cache where they are; each is stored as soon as known."
     cache = Path(cache or cache_folder()) / 'faces'
     entries, refused = (entries, {}) if entries else film_entries(paths, settings)
-    scores = {
-        c: (_scored(c, *_no_frames(why)[:2], settings.weights), why) for c, why in refused.items()}
+    scores = {}
+    for clip, why in refused.items():
+        table, inputs, _ = _no_frames(why)
+        scores[clip] = _scored(clip, table, inputs, settings.weights), why
     for clip in entries:
         if cached := read_film(cache / entries[clip]):
             scores[clip] = cached[0].assign(clip=clip), cached[1]
-    todo = sorted(
-        set(paths) - set(scores), key=lambda c: (-Path(paths[c]).stat().st_size, c)
-    )  # long films first: no worker is left waiting
+    # long films first: no worker is left waiting
+    def longest_first(clip): return -Path(paths[clip]).stat().st_size, clip
+    todo = sorted(set(paths) - set(scores), key=longest_first)
     work = spread(((_cut_faces, (paths[c], settings)) for c in todo), jobs)
     bar = tqdm(work, total=len(todo), desc='faces', unit='film', disable=not progress)
     for (table, inputs, why_none), clip in zip(bar, todo):
@@ -192,7 +195,7 @@ def film_scores(paths: dict,  # clip -> film
 
 # %% ../nbs/09_features.ipynb #2f59ea2b
 def film_verdict(frames: pd.DataFrame, told: str) -> dict:  # reason, note
-    "Was a face measured in a film? If not, the first thing that `film_scores` told is the reason; the rest are notes."
+    "Was a face measured? If not, the first thing that `film_scores` told is why, the rest notes."
     if len(frames) and frames['found'].any(): return dict(reason='', note=told)
     reason, _, note = told.partition('; ')
     return dict(reason=reason or 'no face', note=note)
@@ -221,28 +224,34 @@ def _batches(items, size): return (items[i:i + size] for i in range(0, len(items
 # %% ../nbs/09_features.ipynb #c1819380
 def zip_scores(path,  # a zip of films
                checksum: str,  # that names it
-               settings: FaceSettings, jobs: int = -1, cache: Path = None, batch: int = 8) -> dict:  # as `film_scores`
+               settings: FaceSettings, jobs: int = -1, cache: Path = None, batch: int = 8
+               ) -> dict:  # as `film_scores`
     "Scores of the films with sound (`01-…`) in a zip, a few unpacked at a time."
     scores, key = {}, settings.key()
     tmp = Path(f'{path}.films')
     shutil.rmtree(tmp, ignore_errors=True)  # what a killed run left
     with zipfile.ZipFile(path) as z:
-        films = {
-            face.clip_id(m): m
-            for m in sorted(z.namelist())
-            if Path(m).name.startswith('01-01-') and m.endswith('.mp4')}
+        films = _films_with_sound(z)
         for clips in _batches(sorted(films), batch):
-            entries = {c: text_digest(checksum, c, key)[:32] for c in clips}
-            todo = [
-                c
-                for c in clips
-                if read_film(Path(cache or cache_folder()) / 'faces' / entries[c]) is None]
-            paths = {c: z.extract(films[c], tmp) if c in todo else Path(films[c]) for c in clips}
+            entries, paths = {}, {}
+            kept = Path(cache or cache_folder()) / 'faces'
+            for clip in clips:
+                entries[clip] = text_digest(checksum, clip, key)[:32]
+                known = read_film(kept / entries[clip]) is not None
+                paths[clip] = Path(films[clip]) if known else z.extract(films[clip], tmp)
             scores |= film_scores(paths, settings, entries, jobs, cache)
             shutil.rmtree(tmp, ignore_errors=True)
     return scores
 
 # %% ../nbs/09_features.ipynb #ed5fb5b6
+def _films_with_sound(archive: zipfile.ZipFile) -> dict:  # clip -> member
+    films = {}
+    for member in sorted(archive.namelist()):
+        if Path(member).name.startswith('01-01-') and member.endswith('.mp4'):
+            films[face.clip_id(member)] = member
+    return films
+
+# %% ../nbs/09_features.ipynb #d4f422eb
 def stream_films(archives: dict,  # name -> `fetch.Archive`, as from `corpus.film_archives`
                  base_url: str = '',  # another server that has the zips
                  settings: FaceSettings = FaceSettings(),
@@ -279,6 +288,7 @@ def _flag(table, channel, present, reason):
     table[f'valid.{channel}'] = np.asarray(present, bool)
     table[f'reason.{channel}'] = np.where(present, '', np.asarray(reason, object)).astype(object)
 
+# %% ../nbs/09_features.ipynb #113ef407
 def _align(part, clips): return part.reindex(clips).astype('float32').set_axis(range(len(clips)))
 
 # %% ../nbs/09_features.ipynb #88406a93
@@ -289,24 +299,22 @@ def join_channels(clips: pd.DataFrame,  # `LABEL_COLUMNS`, one row per clip
                   words: pd.DataFrame,  # index clip, maybe empty
                   words_reason: pd.Series = None,  # index clip, why there are none
                   face_reason: pd.Series = None,  # index clip, why there is none
-                  notes: dict = None  # channel -> Series (index clip) of what is the matter with what was measured
+                  notes: dict = None  # channel -> Series (index clip) of what is the matter
                   ) -> pd.DataFrame:
     "The feature table of channels measured apart."
     order = clips['clip'].tolist()
     labels = clips[list(LABEL_COLUMNS)].reset_index(drop=True)
-    there = [
-        _align(p, order)
-        for p in (voice, faces, words)
-        if p.shape[1] and (p is voice or p.index.isin(order).any())]
-    table = pd.concat([labels, *there], axis=1)
+    parts = [labels]
+    for part in (voice, faces, words):
+        wanted = part is voice or part.index.isin(order).any()
+        if part.shape[1] and wanted: parts.append(_align(part, order))
+    table = pd.concat(parts, axis=1)
     reason = voice_reason.reindex(order, fill_value='no sound')
     flags = table[['clip']].copy()
     _flag(flags, 'voice', (reason == '').to_numpy(), reason)
     for channel, part, why in (('face', faces, face_reason), ('words', words, words_reason)):
-        present = (
-            _align(part, order).notna().any(axis=1).to_numpy()
-            if part.shape[1]
-            else np.zeros(len(order), bool))
+        present = np.zeros(len(order), bool)
+        if part.shape[1]: present = _align(part, order).notna().any(axis=1).to_numpy()
         why = pd.Series('', index=order) if why is None else why.reindex(order, fill_value='')
         _flag(flags, channel, present, why.where(why != '', f'no {channel} source'))
     for channel, note in (notes or {}).items():
@@ -334,10 +342,10 @@ def own_films(corpus) -> tuple:  # clip -> film, clip -> why there is none
     return films, refused
 
 # %% ../nbs/09_features.ipynb #3c80bb91
-def deepface_scores(corpus, settings: FaceSettings = FaceSettings(), jobs: int = -1, cache: Path = None,
-                    progress: bool = False, **stream  # see `stream_films`
-                    ) -> tuple:  # DataFrame of the frames of all clips, DataFrame (index clip) of `reason` and `note`
-    "DeepFace's frames of a corpus: from its films where they are on disk, for RAVDESS else by streaming."
+def deepface_scores(corpus, settings: FaceSettings = FaceSettings(), jobs: int = -1,
+                    cache: Path = None, progress: bool = False, **stream  # see `stream_films`
+                    ) -> tuple:  # DataFrame of all frames, DataFrame (index clip) `reason`, `note`
+    "DeepFace's frames of a corpus: of its films on disk, for RAVDESS else by streaming."
     films, refused = own_films(corpus)
     scores = film_scores(films, settings, jobs=jobs, cache=cache, progress=progress)
     if corpus.name == 'ravdess' and refused:
@@ -345,12 +353,14 @@ def deepface_scores(corpus, settings: FaceSettings = FaceSettings(), jobs: int =
             sorted({parse_code(c).actor for c in refused}))
         streamed = stream_films(archives, settings=settings, jobs=jobs, cache=cache, **stream)
         scores |= {c: s for c, s in streamed.items() if c in refused}
-    verdict = {c: dict(reason=why, note='') for c, why in refused.items()} | {
-        c: film_verdict(*s) for c, s in scores.items()}
-    frames = [f for f, _ in scores.values() if len(f)] or [
-        pd.DataFrame(columns=['clip', 'frame', *face.FRAME_COLUMNS, *face.FACE_KEYS])]
-    return pd.concat(frames, ignore_index=True), pd.DataFrame.from_dict(
-        verdict, 'index', dtype=object)
+    verdict, frames = {}, []
+    for clip, why in refused.items(): verdict[clip] = dict(reason=why, note='')
+    for clip, (table, told) in scores.items():
+        verdict[clip] = film_verdict(table, told)
+        if len(table): frames.append(table)
+    none = pd.DataFrame(columns=['clip', 'frame', *face.FRAME_COLUMNS, *face.FACE_KEYS])
+    verdicts = pd.DataFrame.from_dict(verdict, 'index', dtype=object)
+    return pd.concat(frames or [none], ignore_index=True), verdicts
 
 # %% ../nbs/09_features.ipynb #ebfe29ea
 def transcripts_of(corpus,  # a `Corpus`
@@ -416,10 +426,9 @@ def feature_table(corpus,  # a `Corpus`
     notes = {'voice': verdict['note'], 'face': why['note']}
     table = join_channels(clips, voice, verdict['reason'], seen, word_columns, silent,
                           why['reason'], notes)
-    parameters = (
-        dict(corpus=corpus.name, sr=media.SR)
-        | ({} if words == 'script' else {'words': words})
-        | ({'encoders': list(encoders)} if encoders else {}))
+    parameters = dict(corpus=corpus.name, sr=media.SR)
+    if words != 'script': parameters['words'] = words
+    if encoders: parameters['encoders'] = list(encoders)
     sources = _sources(corpus, paths) | weights_digests(encoders)
     table.attrs['provenance'] = provenance(sources, **parameters)
     return table
@@ -431,6 +440,7 @@ def _sources(corpus, paths) -> dict:
     tables = {k: getattr(corpus.faces, k) for k in ('xception_frames', 'mini_means', 'au_means')}
     return {'audio': sound} | {k: file_digest(p) for k, p in tables.items() if p}
 
+# %% ../nbs/09_features.ipynb #9a76632a
 def _digest(path) -> str:
     try: return media.content_digest(path)
     except media.MediaError: return ''
@@ -443,13 +453,12 @@ def sound_digests(table: pd.DataFrame,
     columns = columns or feature_columns(
         table, families=[f for f in FAMILIES['voice'] if f not in COPIES])
     X = table.reindex(columns=columns).to_numpy('float32')
-    measured = np.isfinite(X).any(axis=1) & table.get(
-        'valid.voice', pd.Series(True, table.index)
-    ).to_numpy(bool)
+    valid = table.get('valid.voice', pd.Series(True, table.index)).to_numpy(bool)
     X = np.where(np.isnan(X), np.float32('nan'), X + 0)  # one bit pattern for every NaN and zero
-    return np.array(
-        [text_digest(x.tobytes().hex())[:16] if m else '' for x, m in zip(X, measured)],
-        dtype=object)
+    digests = np.full(len(X), '', object)
+    for i in np.flatnonzero(np.isfinite(X).any(axis=1) & valid):
+        digests[i] = text_digest(X[i].tobytes().hex())[:16]
+    return digests
 
 # %% ../nbs/09_features.ipynb #8f9de870
 def recordings(table: pd.DataFrame) -> np.ndarray:  # (n,) numbers
@@ -471,11 +480,10 @@ def copies_notice(table: pd.DataFrame) -> str:
 # %% ../nbs/09_features.ipynb #db9d1ed3
 def tally(phrases) -> str:
     "How often each kind of reason or note occurs, the most frequent first."
-    kinds = pd.Series(
-        [media.kind_of(p) for text in phrases for p in text.split('; ') if p], dtype=object
-    ).value_counts()
-    return ', '.join(
-        f'{n:,} {kind}' for kind, n in sorted(kinds.items(), key=lambda k: (-k[1], k[0])))
+    kinds = Counter()
+    for text in phrases: kinds.update(map(media.kind_of, filter(None, text.split('; '))))
+    most_frequent_first = sorted(kinds.items(), key=lambda k: (-k[1], k[0]))
+    return ', '.join(f'{n:,} {kind}' for kind, n in most_frequent_first)
 
 # %% ../nbs/09_features.ipynb #85e43423
 def channel_lines(table: pd.DataFrame,
@@ -503,7 +511,8 @@ def write_table(table: pd.DataFrame, path) -> Path:
     "Write a feature table with its provenance record."
     path = Path(path)
     record = json.dumps(table.attrs.get('provenance', {}), sort_keys=True)
-    plain = table.copy(); plain.attrs = {}
+    plain = table.copy()
+    plain.attrs = {}
     arrow = pa.Table.from_pandas(plain, preserve_index=False)
     arrow = arrow.replace_schema_metadata(
         {**(arrow.schema.metadata or {}), b'provenance': record.encode()})
@@ -630,13 +639,10 @@ def open_study(corpus='auto', profile=None, seeds=None, out='', strict=None,
     loaded = load_corpus(settings.corpus, strict=settings.strict)
     parameters = {k: getattr(settings, k) for k in given} | identity(loaded)
     folder = open_report(notebook, settings.out, parameters)
-    notice = (
-        'SYNTHETIC: sampled from a statistical model, no person spoke'
-        if loaded.synthetic
-        else loaded.notice)
-    measured = (
-        kept_encoders(loaded, encoders) if os.environ.get('EMOTION_STUDY_PREDICTIONS') else encoders
-    )
+    notice = loaded.notice
+    if loaded.synthetic: notice = 'SYNTHETIC: sampled from a statistical model, no person spoke'
+    measured = encoders
+    if os.environ.get('EMOTION_STUDY_PREDICTIONS'): measured = kept_encoders(loaded, encoders)
     table = feature_table(loaded, encoders=measured)
     table.attrs['unmeasured'] = [name for name in encoders if name not in measured]
     if table.attrs['unmeasured']:

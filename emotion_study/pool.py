@@ -15,6 +15,7 @@ __all__ = ['POOL_EXPERTS', 'ENOUGH', 'ENCODER_SCALE', 'INNER', 'PULLS', 'CLASSES
 
 # %% ../nbs/13_pool.ipynb #c9e50e3b
 from dataclasses import dataclass, replace
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -37,6 +38,7 @@ from .protocols import (
 # %% ../nbs/13_pool.ipynb #4e81ab5c
 def _logs(parts): return np.log(np.clip(parts, 1e-6, 1))
 
+# %% ../nbs/13_pool.ipynb #c73c41fe
 def log_pool(parts: np.ndarray,  # (n, M, classes) probabilities
              weights) -> np.ndarray:  # (n, classes)
     "The logarithmic opinion pool."
@@ -45,6 +47,7 @@ def log_pool(parts: np.ndarray,  # (n, M, classes) probabilities
 # %% ../nbs/13_pool.ipynb #ef08bbbe
 POOL_EXPERTS = ('lda', 'subclass', 'linear', 'ridge', 'speaker')
 
+# %% ../nbs/13_pool.ipynb #8bafdd93
 def _spread(p, found, of, classes):
     "Columns of the (sub)classes found in training, added up by class."
     out = np.zeros((len(p), classes))
@@ -148,6 +151,7 @@ class Clips:
 def _of_all_copies(rows, copies: int, n: int):
     return (np.arange(copies)[:, None] * n + rows).ravel()
 
+# %% ../nbs/13_pool.ipynb #e7da9615
 def _together(p, copies: int):
     "One answer of an expert's answers to the copies of a clip."
     return (
@@ -186,6 +190,7 @@ def opinions(X: np.ndarray,  # (copies, n, d) features of one part
 # %% ../nbs/13_pool.ipynb #5021ee72
 ENCODER_SCALE = 2.0  # of Whisper's columns beside a channel's
 
+# %% ../nbs/13_pool.ipynb #dde6408c
 def spanned(X: np.ndarray,  # (copies, n, d)
             fit  # the training rows
             ) -> np.ndarray:  # (copies, n, d) or (copies, n, len(fit) - 1)
@@ -206,20 +211,31 @@ def evened(X: np.ndarray,  # (copies, n, d)
 def pool_parts(Z: dict,  # name -> (n, d) normalised features: channels, blocks and their copies
                channels, fit) -> list:  # (name, (copies, n, d'), kinds)
     "What the experts of a pool are fitted on."
-    blocks = [f for f in EXTENDED if f in Z] if 'voice' in channels else []
-    parts = {c: Z[c][None] for c in channels}
+    parts = {channel: Z[channel][None] for channel in channels}
     if len(channels) > 1:
-        parts['+'.join(channels)] = np.concatenate([parts[c] for c in channels], axis=2)
-    copied = {f: np.stack([Z[f + copy] for copy in SPEEDS if f + copy in Z]) for f in blocks}
+        side_by_side = np.concatenate([parts[channel] for channel in channels], axis=2)
+        parts['+'.join(channels)] = side_by_side
+    blocks = _blocks(Z) if 'voice' in channels else {}
     if blocks:
-        side_by_side = np.concatenate([copied[f] for f in blocks], axis=2)
-        whisper = parts['whisper'] = spanned(side_by_side, fit)
-        again = lambda x: np.repeat(x, len(whisper), axis=0)  # the other channels have one copy
-        together = [
-            *(evened(again(parts[c]), fit) for c in channels), ENCODER_SCALE * evened(whisper, fit)]
+        whisper = spanned(np.concatenate(list(blocks.values()), axis=2), fit)
+        together = []
+        for channel in channels:
+            repeated = np.repeat(parts[channel], len(whisper), axis=0)  # it has one copy
+            together.append(evened(repeated, fit))
+        together.append(ENCODER_SCALE * evened(whisper, fit))
+        parts['whisper'] = whisper
         parts['+'.join([*channels, 'whisper'])] = spanned(np.concatenate(together, axis=2), fit)
-    return [(name, X, POOL_EXPERTS) for name, X in parts.items()] + [
-        (f, X, ('subclass',)) for f, X in copied.items()]
+    whole = [(name, X, POOL_EXPERTS) for name, X in parts.items()]
+    return whole + [(name, X, ('subclass',)) for name, X in blocks.items()]
+
+# %% ../nbs/13_pool.ipynb #521123cf
+def _blocks(Z: dict) -> dict:  # name -> (copies, n, d)
+    "Each block of a pretrained encoder with its copies at other speeds."
+    blocks = {}
+    for family in EXTENDED:
+        if family not in Z: continue
+        blocks[family] = np.stack([Z[family + speed] for speed in SPEEDS if family + speed in Z])
+    return blocks
 
 # %% ../nbs/13_pool.ipynb #fa644521
 INNER = 5
@@ -250,21 +266,23 @@ class Judged:
 # %% ../nbs/13_pool.ipynb #c797f89f
 def ask_all(parts, clips: Clips, fit, rows) -> np.ndarray:  # (len(rows), M, classes)
     "What every expert of every part, fitted on rows `fit`, says of some rows."
-    return np.stack(
-        [p for _, X, kinds in parts for p in opinions(X, kinds, clips, fit, rows)], axis=1)
+    said = []
+    for _, X, kinds in parts: said += opinions(X, kinds, clips, fit, rows)
+    return np.stack(said, axis=1)
 
 # %% ../nbs/13_pool.ipynb #2c144048
 def cross_fitted(parts, clips: Clips, fold: Fold) -> Judged:
     "The training part judged by experts that were not fitted on what they judge."
     cut = inner_folds(fold, clips.y, clips.speakers)
-    rows = np.concatenate([b for _, b in cut])
-    return Judged(
-        cut, rows, np.repeat(np.arange(len(cut)), [len(b) for _, b in cut]), clips.y[rows],
-        np.concatenate([ask_all(parts, clips, a, b) for a, b in cut]))
+    judged = [rows for _, rows in cut]
+    rows, inner = np.concatenate(judged), np.repeat(np.arange(len(cut)), list(map(len, judged)))
+    said = np.concatenate([ask_all(parts, clips, a, b) for a, b in cut])
+    return Judged(cut, rows, inner, clips.y[rows], said)
 
 # %% ../nbs/13_pool.ipynb #1eadf035
 PULLS = (.003, .03, .3)
 
+# %% ../nbs/13_pool.ipynb #69451e7c
 def pool_weights(parts: np.ndarray,  # (n, M, classes) probabilities
                  y: np.ndarray,  # (n,) class numbers
                  pull: float) -> np.ndarray:  # (M,)
@@ -305,8 +323,9 @@ class Pooled:
 def _answer(parts, kinds, judged: Judged, of_test, fold) -> Pooled:
     weights = pool_weights(judged.said, judged.y, choose_pull(judged.said, judged.y, judged.inner))
     places = pd.Series(np.arange(len(judged.rows)), judged.rows)[fold.val].to_numpy()
-    experts = [(name, k) for name, _, part_kinds in parts for k in part_kinds] + kinds
-    names = pd.MultiIndex.from_tuples(experts, names=['part', 'expert'])
+    experts = []
+    for name, _, part_kinds in parts: experts += product([name], part_kinds)
+    names = pd.MultiIndex.from_tuples(experts + kinds, names=['part', 'expert'])
     return Pooled(log_pool(of_test, weights), log_pool(judged.said[places], weights),
                   pd.Series(weights, names))
 
@@ -329,15 +348,12 @@ def taught(X: np.ndarray,  # (copies, n, d) features of one part
     "What the expert `speaker` says of rows `ask`, by the rows `fit` and guesses about the others."
     copies, n, _ = X.shape
     X = np.vstack([centred(x, clips.groups, fit) for x in X]).astype('float64')
-    first, rows = copies * len(fit), np.concatenate(
-        [_of_all_copies(r, copies, n) for r in (fit, ask)])
+    first = copies * len(fit)
+    rows = np.concatenate([_of_all_copies(fit, copies, n), _of_all_copies(ask, copies, n)])
     X, speakers = X[rows], np.tile(clips.speakers, copies)[rows]
     size = (X[:first] ** 2).sum(axis=1).mean() or 1.0
-    Y = (
-        np.eye(clips.classes)[
-            np.concatenate([np.tile(clips.y[fit], copies), np.tile(guess, copies)])]
-        - 1 / clips.classes
-    )
+    y = np.concatenate([np.tile(clips.y[fit], copies), np.tile(guess, copies)])
+    Y = np.eye(clips.classes)[y] - 1 / clips.classes
     K = shared_and_own(linear_kernel(X) / size, speakers, np.arange(len(X)), True)
     G = np.linalg.inv(K + .1 * np.eye(len(K)))
     B = first + np.arange(len(ask))[:, None] + len(ask) * np.arange(copies)
@@ -346,35 +362,37 @@ def taught(X: np.ndarray,  # (copies, n, d) features of one part
 
 # %% ../nbs/13_pool.ipynb #8b5ccade
 def self_trained(Z: dict, channels, clips: Clips, fold: Fold) -> Pooled:
-    "The pool with experts that have also learnt the pool's answers about the test clips of known speakers."
+    "The pool with experts that have also learnt its answers about test clips of known speakers."
+    _check_known(clips, fold)
+    parts = pool_parts(Z, channels, fold.fit)
+    judged, of_test = cross_fitted(parts, clips, fold), ask_all(parts, clips, fold.fit, fold.test)
+    wide = {name: X for name, X, kinds in parts if 'speaker' in kinds}
+    def again(fit, rows, guess):
+        said = [taught(X, clips, fit, rows, guess) for X in wide.values()]
+        return np.stack(said, axis=1)
+    pull, more = choose_pull(judged.said, judged.y, judged.inner), []
+    for i, (fit, rows) in enumerate(judged.cut):
+        out = judged.inner == i
+        weights = pool_weights(judged.said[~out], judged.y[~out], pull)
+        more.append(again(fit, rows, log_pool(judged.said[out], weights).argmax(1)))
+    weights = pool_weights(judged.said, judged.y, pull)
+    last = again(fold.fit, fold.test, log_pool(of_test, weights).argmax(1))
+    return _answer(
+        parts, list(product(wide, ['taught'])), judged.add(np.concatenate(more)),
+        np.concatenate([of_test, last], axis=1), fold)
+
+# %% ../nbs/13_pool.ipynb #e76685c9
+def _check_known(clips: Clips, fold: Fold):
+    "Raise unless every group of test clips has enough training clips."
     if clips.groups is None or fold.protocol in SPEAKER_DISJOINT:
-        raise SettingError(
-            'self-training needs unlabelled clips of known speakers: protocol random, scope adapted'
-        )
-    least = min((clips.groups[fold.fit] == g).sum() for g in np.unique(clips.groups[fold.test]))
+        raise SettingError('self-training needs unlabelled clips of known speakers: '
+                           'protocol random, scope adapted')
+    of_training = clips.groups[fold.fit]
+    least = min((of_training == group).sum() for group in np.unique(clips.groups[fold.test]))
     if least < ENOUGH:
         raise SettingError(
             f'self-training needs {ENOUGH} training clips of each speaker and sentence, one has'
             f' {least}: use model pool')
-    parts = pool_parts(Z, channels, fold.fit)
-    judged, of_test = cross_fitted(parts, clips, fold), ask_all(parts, clips, fold.fit, fold.test)
-    wide = [(name, X) for name, X, kinds in parts if 'speaker' in kinds]
-    again = lambda fit, rows, guess: np.stack(
-        [taught(X, clips, fit, rows, guess) for _, X in wide], axis=1)
-    pull, guesses = choose_pull(judged.said, judged.y, judged.inner), []
-    for i in range(len(judged.cut)):
-        out = judged.inner == i
-        guesses.append(
-            log_pool(
-                judged.said[out], pool_weights(judged.said[~out], judged.y[~out], pull)
-            ).argmax(1)
-        )
-    more = np.concatenate([again(a, b, g) for (a, b), g in zip(judged.cut, guesses)])
-    last = again(
-        fold.fit, fold.test, log_pool(of_test, pool_weights(judged.said, judged.y, pull)).argmax(1))
-    return _answer(
-        parts, [(name, 'taught') for name, _ in wide], judged.add(more),
-        np.concatenate([of_test, last], axis=1), fold)
 
 # %% ../nbs/13_pool.ipynb #439b24f9
 CLASSES = label_names(7)
@@ -383,8 +401,11 @@ BLOCKS = families_of(PACKAGED)  # of the encoders whose weights come with the en
 def block_means(table: pd.DataFrame, speed: str = ''  # one of `core.SPEEDS`
                 ) -> dict:  # block -> names of its columns
     "The mean of each unit over a clip, block by block."
-    copies = {block: feature_columns(table, families=[block + speed]) for block in BLOCKS}
-    return {block: [c for c in names if c.endswith('.mean')] for block, names in copies.items()}
+    means = {}
+    for block in BLOCKS:
+        names = feature_columns(table, families=[block + speed])
+        means[block] = [name for name in names if name.endswith('.mean')]
+    return means
 
 # %% ../nbs/13_pool.ipynb #5d8f5d65
 def librosa_columns(table: pd.DataFrame) -> list:
@@ -412,6 +433,7 @@ def usable(table: pd.DataFrame) -> pd.DataFrame:
     has_voice = table['valid.voice'].to_numpy(bool) if 'valid.voice' in table else True
     return table[(table['emotion'] != '') & has_voice].reset_index(drop=True)
 
+# %% ../nbs/13_pool.ipynb #f1a6e5c8
 def numbered(actors: pd.Series, first: int) -> np.ndarray:
     "Speakers as whole numbers: their own, or counted from a number on in the order of their names."
     if pd.api.types.is_integer_dtype(actors): return actors.to_numpy()
@@ -435,7 +457,8 @@ def gather(tables: dict,  # corpus -> feature table
         about = dict(corpus=name, actor=actors, speaker=speakers, statement=statements)
         clips.append(table[['clip', 'emotion']].assign(**about))
         X.append({part: table[names].to_numpy('float64') for part, names in columns.items()})
-    joined = {part: np.concatenate([x[part] for x in X]) for part in X[0]}
+    joined = {}
+    for part in X[0]: joined[part] = np.concatenate([x[part] for x in X])
     return Voices(pd.concat(clips, ignore_index=True), joined)
 
 # %% ../nbs/13_pool.ipynb #b09fc4c7
@@ -495,6 +518,7 @@ def crossings(voices: Voices, protocol: str) -> list:  # of `Crossing`
 CROSSING_SCOPES = ('inductive', 'set', 'adapted')
 FEWEST_OF_A_SET = 8  # clips that the moments of a recording set need
 
+# %% ../nbs/13_pool.ipynb #29775ca8
 def even_weights(y: np.ndarray, corpus: np.ndarray) -> np.ndarray:
     "Weights of clips by which every class of every corpus counts the same; their mean is 1."
     kinds = pd.MultiIndex.from_arrays([corpus, y]).factorize()[0]
@@ -539,11 +563,15 @@ def prepare(voices: Voices, pair: Crossing, scope: str, parts=()  # all by defau
         raise SettingError(f'scope {scope} needs {FEWEST_OF_A_SET} clips of {pair.target}, '
                            f'there are {len(ask)}: use scope inductive')
     y = np.searchsorted(pair.classes, SealedLabels(voices.y, pair.fold)[fit])
-    corpus, speaker = (voices.clips[c].to_numpy(str) for c in ('corpus', 'speaker'))
+    corpus = voices.clips['corpus'].to_numpy(str)
+    speaker = voices.clips['speaker'].to_numpy(str)
     sides = Sides([], y, corpus[fit], speaker[fit], speaker[ask])
-    for X in (voices.X[p] for p in parts or voices.X):
-        if scope != 'inductive': sides.parts.append((by_corpus(X[fit], sides), z_scores(X[ask])))
-        else: sides.parts.append(tuple(z_scores(X[r], X[fit], sides.weights) for r in (fit, ask)))
+    for part in parts or voices.X:
+        teaches, asked = voices.X[part][fit], voices.X[part][ask]
+        if scope == 'inductive':
+            by_training = z_scores(teaches, teaches, sides.weights)
+            sides.parts.append((by_training, z_scores(asked, teaches, sides.weights)))
+        else: sides.parts.append((by_corpus(teaches, sides), z_scores(asked)))
     return sides
 
 # %% ../nbs/13_pool.ipynb #a12a05f6
@@ -561,6 +589,7 @@ def scores(model, X: np.ndarray) -> np.ndarray:  # (n, classes)
     log = np.log(np.clip(model.predict_proba(X), 1e-6, 1))
     return log - log.mean(axis=1, keepdims=True)
 
+# %% ../nbs/13_pool.ipynb #585a5251
 def fit_linear(X: np.ndarray, y: np.ndarray, c: float, weights: np.ndarray):
     "A plain linear model; `c` is relative to the mean squared length of the rows."
     size = (X ** 2).sum(axis=1).mean() or 1.
@@ -700,8 +729,10 @@ def without_voices(sides: Sides, c: float, S: np.ndarray  # (m, classes) scores 
     "Both sides without the speakers' voices, as far as each mean is believed."
     variances = variance_parts(cross_scores(sides, c), sides.y, sides.speaker)
     shares = emotions_heard(S, sides.of_target, variances)
-    trust = {a: belief(f, int((sides.of_target == a).sum()), variances) for a, f in shares.items()}
-    parts = []
+    trust, parts = {}, []
+    for speaker, share in shares.items():
+        clips = int((sides.of_target == speaker).sum())
+        trust[speaker] = belief(share, clips, variances)
     for A, T in sides.parts:
         A, T = taught_without_voice(A, sides, variances), without_voice(T, sides.of_target, trust)
         parts.append((A, T))
@@ -752,15 +783,19 @@ def _parted(voices, judged, fit, ask, protocol):
 def first_answers(voices: Voices, pair: Crossing, scope: str, recipes
                   ) -> list:  # the UAR of each recipe
     "How well recipes do before any round; a part is fitted once for all that have it."
-    wanted = sorted({(part, r.c) for r in recipes for part in r.parts})
-    names = list(dict.fromkeys(part for part, _ in wanted))
+    wanted = set()
+    for recipe in recipes: wanted |= set(product(recipe.parts, [recipe.c]))
+    names = sorted({part for part, _ in wanted})
     sides = prepare(voices, pair, scope, names)
     scores_of = {}
-    for part, c in wanted:
+    for part, c in sorted(wanted):
         A, T = sides.parts[names.index(part)]
         scores_of[part, c] = scores(fit_linear(A, sides.y, c, sides.weights), T)
-    pooled = [np.mean([scores_of[part, r.c] for part in r.parts], axis=0) for r in recipes]
-    return [uar(spread_out(S, pair.classes), voices.y[pair.fold.test]) for S in pooled]
+    truth, found = voices.y[pair.fold.test], []
+    for recipe in recipes:
+        S = np.mean([scores_of[part, recipe.c] for part in recipe.parts], axis=0)
+        found.append(uar(spread_out(S, pair.classes), truth))
+    return found
 
 # %% ../nbs/13_pool.ipynb #45bbc032
 def choose_recipe(voices: Voices, pair: Crossing, scope: str,  # 'inductive' or 'set'

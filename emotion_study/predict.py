@@ -28,6 +28,7 @@ __all__ = ['SHIPPED', 'MOODS', 'OWN_CHANNELS', 'MEDIA', 'LONGEST', 'PIECE', 'WHO
 
 # %% ../nbs/20_predict.ipynb #348d3d7d
 import csv, io, json, sys, types
+from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -92,12 +93,23 @@ def no_words(names: list) -> tuple:  # as `clip_words`
 # %% ../nbs/20_predict.ipynb #a66576c6
 def clip_names(paths) -> list:  # one text per path, all different
     "What to call each of some files: its name, and as much of its path as tells it from the others."
-    parts = [(*p.parts[:-1], p.stem) for p in map(Path, paths)]
-    ids = [clip_id(p.name) if _is_code(p.name) else p.stem for p in map(Path, paths)]
+    paths = list(map(Path, paths))
+    parts = [(*path.parts[:-1], path.stem) for path in paths]
+    names = [clip_id(path.name) if _is_code(path.name) else path.stem for path in paths]
     for depth in range(1, max(map(len, parts), default=0) + 1):
-        twice = {n for n in ids if ids.count(n) > 1}
-        ids = ['/'.join(p[-depth:]) if n in twice else n for n, p in zip(ids, parts)]
-    return [n if n not in ids[:i] else f'{n} #{ids[:i].count(n) + 1}' for i, n in enumerate(ids)]
+        times = Counter(names)
+        for i, name in enumerate(names):
+            if times[name] > 1: names[i] = '/'.join(parts[i][-depth:])
+    return _numbered(names)
+
+# %% ../nbs/20_predict.ipynb #575368a8
+def _numbered(names) -> list:
+    "Names that are still alike told apart by a number."
+    times, told = Counter(), []
+    for name in names:
+        times[name] += 1
+        told.append(name if times[name] == 1 else f'{name} #{times[name]}')
+    return told
 
 # %% ../nbs/20_predict.ipynb #a09361e4
 def _is_code(name):
@@ -154,8 +166,8 @@ OWN_CHANNELS = ('voice', 'face', 'words')
 
 def answer_columns(classes=MOODS) -> list:
     "The columns of `predict`, in order."
-    each = [f'{kind}_{c}' if kind in ('valid', 'weight') else f'{c}_{kind}'
-            for kind in ('valid', 'answer', 'weight') for c in OWN_CHANNELS]
+    each = []
+    for form in ('valid_{}', '{}_answer', 'weight_{}'): each += map(form.format, OWN_CHANNELS)
     return [
         'file', 'start', 'end', 'answer', *(f'p_{c}' for c in classes), 'set', 'confidence',
         'abstained', *each, 'speaker', 'transcript', 'reason']
@@ -168,6 +180,7 @@ class Recording(NamedTuple):
     speaker: str = ''  # '' where it is not known
     fault: str = ''    # why the row of a table names no file
 
+# %% ../nbs/20_predict.ipynb #b000c70a
 MEDIA = tuple(
     '.wav .flac .ogg .oga .opus .mp3 .m4a .aac .wma .amr .aif .aiff .au .caf .w64 .mka .mp2 .ac3 '
     '.mp4 .m4v .mov .mkv .webm .avi .flv .wmv .mpg .mpeg .ts .mts .m2ts .3gp .3g2 .ogv .vob'.split()
@@ -192,8 +205,11 @@ def table_column(path: Path, encoding: str, column: str) -> list:
     if column not in names:
         raise SettingError(f"{relative(path)} has no column {column!r}: it has {', '.join(names)}")
     place = names.index(column)
-    filled = [row for row in rows if any(v.strip() for v in row)]
-    return [row[place].strip() if place < len(row) else '' for row in filled]
+    cells = []
+    for row in rows:
+        if not ''.join(row).strip(): continue  # an empty line is no row
+        cells.append(row[place].strip() if place < len(row) else '')
+    return cells
 
 # %% ../nbs/20_predict.ipynb #5c2f4113
 def files_of_table(path: Path, column: str = ''  # that names the speaker
@@ -239,6 +255,7 @@ def recordings_of(paths,  # files, folders and tables
 LONGEST, PIECE = 30., 10.  # seconds that are read at once, and of the pieces of what is longer
 WHOLE = 600.               # seconds up to which a file is decoded at once
 
+# %% ../nbs/20_predict.ipynb #60ec3ca7
 def stretches(seconds: float, window: float = 0, hop: float = 0) -> list:  # of (start, end)
     "Windows over a length; the last one ends with it."
     if not window: return [(0., seconds)]
@@ -255,6 +272,7 @@ def length_of(path) -> float:  # seconds; inf where the header does not say
             return box.duration / 1e6 if box.duration else np.inf
     except (MediaError, OSError, ValueError): return 0.
 
+# %% ../nbs/20_predict.ipynb #841e9f41
 def is_long(path) -> bool:
     "Is a file to be decoded as a stream? One of few bytes never is, whatever its header says."
     return min(length_of(path), Path(path).stat().st_size / 4000) > WHOLE
@@ -308,9 +326,12 @@ def voice_means(samples: np.ndarray,  # (n,) at `SR` Hz, at most 30 s
     "The mean of each unit of some encoder blocks over the speech."
     from emotion_study.whisper import encoder_blocks, spoken_part
     cut, frames = spoken_part(samples)
-    wanted = [b.removeprefix('whisper_').split('_') for b in blocks]
-    outputs = {name: encoder_blocks(cut, name) for name in dict.fromkeys(n for n, _ in wanted)}
-    return np.concatenate([outputs[n][int(i) - 1, frames].mean(axis=0) for n, i in wanted])
+    outputs, means = {}, []
+    for block in blocks:
+        name, number = block.removeprefix('whisper_').split('_')
+        if name not in outputs: outputs[name] = encoder_blocks(cut, name)
+        means.append(outputs[name][int(number) - 1, frames].mean(axis=0))
+    return np.concatenate(means)
 
 # %% ../nbs/20_predict.ipynb #40820c76
 def voice_reason(audio: Audio) -> str:  # '' when there is a voice
@@ -322,20 +343,24 @@ def voice_reason(audio: Audio) -> str:  # '' when there is a voice
 
 # %% ../nbs/20_predict.ipynb #5a000010
 def voice_rows(path, window: float = 0, hop: float = 0, blocks=VOICE_BLOCKS) -> dict:
-    "What is heard in each stretch: start, end, X (n, d) with NaN where nobody speaks, reason; and notes."
+    "What is heard in each stretch: start, end, X (n, d), NaN where nobody speaks, reason; notes."
     rows, notes = [], []
     for start, end, audio in sound_windows(path, window, hop):
         why = voice_reason(audio)
         notes += [n for n in audio.notes if n not in notes]
         rows.append((start, end, None if why else voice_means(audio.samples, blocks), why))
-    width = next((len(x) for *_, x, _ in rows if x is not None), 0)
-    X = np.array(
-        [np.full(width, np.nan) if x is None else x for *_, x, _ in rows], 'float32'
-    ).reshape(len(rows), width)
-    measured_rows = dict(
-        start=[r[0] for r in rows], end=[r[1] for r in rows], X=X, reason=[r[3] for r in rows],
-        notes=notes)
-    return measured_rows if window or len(rows) < 2 else averaged(measured_rows)
+    starts, ends, means, reasons = map(list, zip(*rows)) if rows else ([], [], [], [])
+    heard = dict(start=starts, end=ends, X=_stacked(means), reason=reasons, notes=notes)
+    return heard if window or len(rows) < 2 else averaged(heard)
+
+# %% ../nbs/20_predict.ipynb #96313c90
+def _stacked(means: list) -> np.ndarray:  # (n, d) float32
+    "Rows below each other; one that is None is NaN."
+    known = [mean for mean in means if mean is not None]
+    X = np.full((len(means), len(known[0]) if known else 0), np.nan, 'float32')
+    for i, mean in enumerate(means):
+        if mean is not None: X[i] = mean
+    return X
 
 # %% ../nbs/20_predict.ipynb #a5664a24
 def averaged(rows: dict) -> dict:
@@ -358,7 +383,9 @@ def face_rows(path, rate: float = RATE) -> dict:
     film, track, reason = _film(path, rate), Tracker(), ''
     t, inputs, logs, thumb = [], [], [], []
     for seconds, image in film:
-        if min(image.shape[:2]) < LEAST_SIDE: reason = 'picture too small'; break
+        if min(image.shape[:2]) < LEAST_SIDE:
+            reason = 'picture too small'
+            break
         frame = bordered(grey_of(image))
         face = track(frame)
         crop = align(frame, face)[0] if face else None
@@ -366,7 +393,9 @@ def face_rows(path, rate: float = RATE) -> dict:
         t.append(seconds)
         inputs.append(face_input(crop))
         thumb.append((255 * inputs[-1]).clip(0, 255).astype('uint8'))
-        if len(inputs) == 256: logs.append(_face_logs(inputs)); inputs = []
+        if len(inputs) == 256:
+            logs.append(_face_logs(inputs))
+            inputs = []
     if inputs: logs.append(_face_logs(inputs))
     return dict(t=np.array(t), logs=np.concatenate(logs) if logs else np.zeros((0, 7)),
                 thumb=np.array(thumb, 'uint8').reshape(-1, 48, 48), seconds=film.seconds,
@@ -377,6 +406,7 @@ def _film(path, rate):
     from emotion_study.media import Film
     return Film(Path(path), rate)
 
+# %% ../nbs/20_predict.ipynb #45e6c32f
 def _face_logs(inputs):
     from emotion_study.face import SCORE_FLOOR, face_scores
     return np.log(np.maximum(face_scores(np.array(inputs)), SCORE_FLOOR))
@@ -384,6 +414,7 @@ def _face_logs(inputs):
 # %% ../nbs/20_predict.ipynb #5a000012
 SURE = .5  # mean confidence of a recogniser's words, from which they count
 
+# %% ../nbs/20_predict.ipynb #6f793ee8
 def word_rows(path, engine: str = 'auto') -> dict:
     "The words of a recording: text, start, end, confidence of each; reason where there is none."
     from emotion_study.text import choose_engine, transcribe
@@ -399,14 +430,17 @@ def word_rows(path, engine: str = 'auto') -> dict:
         text=text, start=start, end=end, sure=sure, reason='' if words else why or 'no words heard')
 
 # %% ../nbs/20_predict.ipynb #397db0d8
-def words_between(said: dict, start: float, end: float) -> tuple:  # text, why it does not count ('' when it does)
+def words_between(said: dict, start: float, end: float
+                  ) -> tuple:  # text, why it does not count ('' when it does)
     "The words whose middle lies in a stretch."
     from emotion_study.text import no_answer
-    middle = [(a + b) / 2 for a, b in zip(said['start'], said['end'])]
-    chosen = [i for i, m in enumerate(middle) if start <= m <= end]
-    text = ' '.join(said['text'][i] for i in chosen)
     if said['reason']: return '', said['reason']
-    sure = np.mean([said['sure'][i] for i in chosen]) if chosen else 0.
+    words, confidences = [], []
+    for word, a, b, confidence in zip(said['text'], said['start'], said['end'], said['sure']):
+        if not start <= (a + b) / 2 <= end: continue
+        words.append(word)
+        confidences.append(confidence)
+    text, sure = ' '.join(words), np.mean(confidences) if words else 0.
     why = no_answer(text) or (f'words uncertain: confidence {sure:.2f}' if sure < SURE else '')
     return text, why
 
@@ -417,6 +451,7 @@ class Measured(NamedTuple):
     face: dict
     words: dict
 
+# %% ../nbs/20_predict.ipynb #9d014c82
 MADE_BY = {
     'voice': ('media', 'speech', 'whisper'), 'face': ('media', 'face'), 'words': ('media', 'text')}
 
@@ -426,17 +461,20 @@ def _entry(path, channel, asked):
     name = text_digest(content_digest(path), channel, asked, code, VERSION)[:32]
     return cache_folder() / 'predict' / f'{name}.npz'
 
+# %% ../nbs/20_predict.ipynb #462dbecf
 def _load(entry):
     data = kept_bytes(entry)
     if data is None: return None
     with np.load(io.BytesIO(data), allow_pickle=False) as kept:
         return {k: v.tolist() if v.dtype.kind == 'U' or v.ndim == 0 else v for k, v in kept.items()}
 
+# %% ../nbs/20_predict.ipynb #fa906746
 def _pack(found) -> bytes:
     file, texts = io.BytesIO(), ('reason', 'notes', 'text', 'note')
     np.savez(file, **{k: np.asarray(v, str if k in texts else None) for k, v in found.items()})
     return file.getvalue()
 
+# %% ../nbs/20_predict.ipynb #ac16e6c8
 def _of_this_moment(found):
     "Is a reason about this moment, such as a disk that refused, instead of the recording?"
     why = found['reason']
@@ -445,6 +483,7 @@ def _of_this_moment(found):
 # %% ../nbs/20_predict.ipynb #cbfee08b
 VERSION = 2  # of what is kept
 
+# %% ../nbs/20_predict.ipynb #a5aec0b6
 def measured(path, channel: str, **asked) -> dict:
     "One channel of one file, from the cache where it is there; a failure is a reason."
     work = {'voice': voice_rows, 'face': face_rows, 'words': word_rows}[channel]
@@ -472,6 +511,7 @@ def nothing(channel: str, why: str) -> dict:
 # %% ../nbs/20_predict.ipynb #5a000014
 CARD = packaged('models', 'own_recordings.json')
 
+# %% ../nbs/20_predict.ipynb #fcb59036
 @dataclass
 class OwnCard:
     "A model for recordings of one's own."
@@ -497,6 +537,7 @@ def card_text(path) -> dict:
         raise SettingError(f'{relative(path)} was altered after it was made: train it anew')
     return about
 
+# %% ../nbs/20_predict.ipynb #fc00e4fd
 def card_digest(about: dict) -> str:
     "A digest of all that a card says."
     return text_digest({k: v for k, v in about.items() if k != 'digest'})
@@ -575,19 +616,21 @@ CLIP_Z = 5.  # standardised columns are cut there
 # %% ../nbs/20_predict.ipynb #5a000016
 def speaker_of_card(card: OwnCard) -> SpeakerPrior:
     "What the training speakers tell about a new one."
-    arrays = {
-        k.removeprefix('prior.'): v.astype('float64')
-        for k, v in card.numbers.items()
-        if k.startswith('prior.')}
+    arrays = {}
+    for name, values in card.numbers.items():
+        if not name.startswith('prior.'): continue
+        arrays[name.removeprefix('prior.')] = values.astype('float64')
     return SpeakerPrior(**arrays)
 
 # %% ../nbs/20_predict.ipynb #c3d88edc
 def models_of(card: OwnCard, name: str) -> list:  # of (weights, bias)
     "The linear models of a scope."
-    count = len(card.scope(name)['use'])
-    return [
-        (card.numbers[f'{name}.{i}.weights'], card.numbers[f'{name}.{i}.bias'])
-        for i in range(count)]
+    return list(zip(_of_blocks(card, name, 'weights'), _of_blocks(card, name, 'bias')))
+
+# %% ../nbs/20_predict.ipynb #9c8391cd
+def _of_blocks(card: OwnCard, name: str, kind: str) -> list:
+    "One kind of numbers of a scope, for each block that it reads."
+    return [card.numbers[f'{name}.{i}.{kind}'] for i in range(len(card.scope(name)['use']))]
 
 # %% ../nbs/20_predict.ipynb #85ac9616
 def scope_scores(card: OwnCard, name: str, X: np.ndarray,  # (n, d)
@@ -595,15 +638,13 @@ def scope_scores(card: OwnCard, name: str, X: np.ndarray,  # (n, d)
                  ) -> np.ndarray:  # (n, 7), divided by the temperature
     "What the models of a scope say of standardised rows."
     about = card.scope(name)
-    parts = block_parts(X, card.about['widths'], about['use'], about['level'])
+    widths, use = card.about['widths'], about['use']
+    parts = block_parts(X, widths, use, about['level'])
     if mean is None:
-        base = [
-            (card.numbers[f'{name}.{i}.mean'], card.numbers[f'{name}.{i}.scale'])
-            for i in range(len(parts))]
+        means, scales = _of_blocks(card, name, 'mean'), _of_blocks(card, name, 'scale')
     else:
-        base = zip(
-            *(block_parts(v[None], card.about['widths'], about['use']) for v in (mean, scale)))
-    Z = [(part - m) / s for part, (m, s) in zip(parts, base)]
+        means, scales = block_parts(mean[None], widths, use), block_parts(scale[None], widths, use)
+    Z = [(part - m) / s for part, m, s in zip(parts, means, scales)]
     return voice_scores(Z, models_of(card, name)) / about['temperature']
 
 # %% ../nbs/20_predict.ipynb #5a000017
@@ -637,6 +678,7 @@ def speaker_scores(card: OwnCard, X: np.ndarray,  # (n, d) clips of one speaker 
     mean, scale, r = speaker_trust(card, X if enrolled is None else enrolled)
     return (1 - r) * alone_scores(card, X) + r * scope_scores(card, 'adapted', X, mean, scale), r
 
+# %% ../nbs/20_predict.ipynb #3b818ca3
 def alone_scores(card: OwnCard, X: np.ndarray) -> np.ndarray:
     "Scores by nothing but the clip."
     return scope_scores(card, 'inductive', X)
@@ -659,11 +701,13 @@ def face_probabilities(card: OwnCard, logs: np.ndarray  # (n, 7) mean log scores
         return softmax(face_scores_of(card.numbers, logs) / face['temperature'], axis=1)
     return softmax(logs[:, face_order()] / face['temperature'] + np.array(face['bias']), axis=1)
 
+# %% ../nbs/20_predict.ipynb #4a266bb6
 def face_scores_of(numbers: dict, logs: np.ndarray) -> np.ndarray:  # (n, 7)
     "What a linear model of mean log scores says."
     Z = (logs - numbers['face.mean']) / numbers['face.scale']
     return voice_scores([Z], [(numbers['face.weights'], numbers['face.bias'])])
 
+# %% ../nbs/20_predict.ipynb #29004d88
 def face_order() -> list:
     "The place of each of `MOODS` among `FACE_KEYS`."
     from emotion_study.face import FACE_KEYS
@@ -733,6 +777,7 @@ def _face_view(face, rows):
 # %% ../nbs/20_predict.ipynb #5a000021
 SITUATIONS = ('inductive', 'adapted', 'set')
 
+# %% ../nbs/20_predict.ipynb #f2ccc8db
 def voice_asked(blocks, window: float = 0, hop: float = 1) -> dict:
     "What decides about measuring a voice; without windows there is no hop."
     return dict(window=float(window), hop=float(hop if window else 0), blocks=tuple(blocks))
@@ -779,7 +824,7 @@ class Predictor:
 
     def measure(self, recording: Recording) -> Measured:
         "All channels of one recording."
-        by_channel = {c: None for c in OWN_CHANNELS}
+        by_channel = dict.fromkeys(OWN_CHANNELS)
         for c in self.channels:
             fault = recording.fault or self.unknown(c)
             by_channel[c] = (
@@ -832,26 +877,36 @@ def judge_all(
     card, about, views, faces = predictor.model, [], [], {}
     for r, m in zip(recordings, measure_all(predictor, recordings)):
         rows = rows_of(m, predictor.window, predictor.hop)
-        view = channel_views(card, m, rows)
-        said = m.words['text'] if m.words else []
         notes = '; '.join(m.voice['notes']) if m.voice else ''
-        for i, (a, b) in enumerate(rows):
-            about.append(
-                dict(
-                    file=r.name, start=round(a, 3), end=round(b, 3), speaker=r.speaker, notes=notes)
-            )
-            views.append({c: (values[i], why[i]) for c, (values, why) in view.items()})
+        for start, end in rows:
+            about.append(dict(file=r.name, start=round(start, 3), end=round(end, 3),
+                              speaker=r.speaker, notes=notes))
+        views += _row_by_row(channel_views(card, m, rows), len(rows))
         if m.face and len(m.face['t']):
             every = slice(None, None, max(1, len(m.face['t']) // 100))
             faces[r.name] = m.face['t'][every], m.face['thumb'][every]
-    known = [
-        m.voice['X'][np.isfinite(m.voice['X']).all(axis=1)]
-        for m in measure_all(predictor, list(enrolled))]
+    known = _enrolled_voices(predictor, enrolled)
+    table, told = answered(predictor, pd.DataFrame(about), views, scope, known)
+    return Answers(table, about_lines(card, scope, told), [], faces)
+
+# %% ../nbs/20_predict.ipynb #db2a7f6b
+def _row_by_row(views: dict, rows: int) -> list:  # of dict: channel -> (value, reason)
+    "What the channels have, for each stretch by itself."
+    told = []
+    for i in range(rows):
+        told.append({channel: (values[i], why[i]) for channel, (values, why) in views.items()})
+    return told
+
+# %% ../nbs/20_predict.ipynb #128cecaa
+def _enrolled_voices(predictor: Predictor, enrolled) -> np.ndarray:  # (m, d), None: nobody enrolled
+    "The voices of clips that tell about a speaker."
+    known = []
+    for m in measure_all(predictor, list(enrolled)):
+        there = np.isfinite(m.voice['X']).all(axis=1)
+        known.append(m.voice['X'][there])
     if enrolled and not sum(map(len, known)):
         raise SettingError('--enrol: no clip with a usable voice in that folder')
-    table, told = answered(
-        predictor, pd.DataFrame(about), views, scope, np.concatenate(known) if known else None)
-    return Answers(table, about_lines(card, scope, told), [], faces)
+    return np.concatenate(known) if known else None
 
 # %% ../nbs/20_predict.ipynb #5a000024
 def channel_answers(
@@ -910,10 +965,12 @@ def _put_channel(table, c, parts, share):
     table[f'{c}_answer'] = np.where(valid, np.array(MOODS, object)[best], '')
     table[f'weight_{c}'] = np.where(valid, share.get(c, 0.), 0.)
 
+# %% ../nbs/20_predict.ipynb #607b3729
 def reason_of(view: dict, note: str) -> str:
     "Why channels are absent in a row; '' when all is well."
     why = [f'{c}: {reason}' for c, (_, reason) in view.items() if reason]
-    return '; '.join(why + [f'note: {note}'] * bool(note))
+    if note: why.append(f'note: {note}')
+    return '; '.join(why)
 
 # %% ../nbs/20_predict.ipynb #5a000025
 def about_lines(card: OwnCard, scope: str, told: dict  # speaker -> (clips, trust)
@@ -950,6 +1007,7 @@ def share_in_words(f: dict  # value, lo, hi; None or NaN where there are too few
     interval = f"{f['lo']:.0f} to {f['hi']:.0f}" if known else 'too few speakers for an interval'
     return f"{f['value']:.0f} ({interval})"
 
+# %% ../nbs/20_predict.ipynb #7e71c9c0
 def right_of_hundred(accuracy: dict  # 'new speakers', and 'other corpora' where that was measured
                      ) -> str:
     "How often a voice model is right, in words."
@@ -1007,6 +1065,7 @@ def describe_answers(found: Answers) -> pd.DataFrame:
 # %% ../nbs/20_predict.ipynb #5a000028
 FORMATS = ('.csv', '.jsonl', '.parquet', '.html')
 
+# %% ../nbs/20_predict.ipynb #1107653b
 def harmless(cell):
     "A text that no spreadsheet takes for a formula."
     return f"'{cell}" if isinstance(cell, str) and cell[:1] in '=+-@\t\r' and cell else cell
@@ -1039,6 +1098,7 @@ COLOURS = dict(
 )
 WIDE, HIGH = 900, 160  # of a picture, in pixels
 
+# %% ../nbs/20_predict.ipynb #e7d0c37d
 def moods_of(table: pd.DataFrame) -> list:
     "The classes that a table of answers has."
     return [c[2:] for c in table if c.startswith('p_')]
@@ -1052,23 +1112,35 @@ def bands(rows: pd.DataFrame) -> str:
     edges = np.concatenate(
         [[rows['start'].iloc[0]], (middle[1:] + middle[:-1]) / 2, [rows['end'].iloc[-1]]])
     for i, row in enumerate(rows.itertuples()):
-        x, width, y = edges[i] / length * WIDE, (edges[i + 1] - edges[i]) / length * WIDE, 0.
-        for name in names:
-            p = getattr(row, f'p_{name}')
-            if not np.isfinite(p): continue
-            shapes.append(
-                f'<rect x="{x:.2f}" y="{y * HIGH:.2f}" width="{max(width, .5):.2f}"'
-                f' height="{p * HIGH:.2f}" fill="{COLOURS[name]}"><title>{name} {p:.0%},'
-                f' {row.start:g} to {row.end:g} s</title></rect>')
-            y += p
-    marks = ''.join(
-        f'<text x="{WIDE * k / 4:.0f}" y="{HIGH + 16}"'
-        f' text-anchor="{("start", "middle", "middle", "middle", "end")[k]}">{length * k / 4:.1f}'
-        ' s</text>'
-        for k in range(5))
+        x, width = edges[i] / length * WIDE, (edges[i + 1] - edges[i]) / length * WIDE
+        shapes += _column(row, names, x, width)
     return (
         f'<svg viewBox="0 0 {WIDE} {HIGH + 22}" role="img" aria-label="probabilities over'
-        f' time">{"".join(shapes)}{marks}</svg>')
+        f' time">{"".join(shapes)}{_seconds_below(length)}</svg>')
+
+# %% ../nbs/20_predict.ipynb #0597bee5
+def _column(row, names, x: float, width: float) -> list:  # of SVG rectangles
+    "The probabilities of one stretch on top of each other."
+    shapes, y = [], 0.
+    for name in names:
+        p = getattr(row, f'p_{name}')
+        if not np.isfinite(p): continue
+        shapes.append(
+            f'<rect x="{x:.2f}" y="{y * HIGH:.2f}" width="{max(width, .5):.2f}"'
+            f' height="{p * HIGH:.2f}" fill="{COLOURS[name]}"><title>{name} {p:.0%},'
+            f' {row.start:g} to {row.end:g} s</title></rect>')
+        y += p
+    return shapes
+
+# %% ../nbs/20_predict.ipynb #8b8d4dcf
+def _seconds_below(length: float) -> str:
+    "Five marks below the picture."
+    marks = ''
+    for k, anchor in enumerate(('start', 'middle', 'middle', 'middle', 'end')):
+        place, seconds = WIDE * k / 4, length * k / 4
+        marks += (f'<text x="{place:.0f}" y="{HIGH + 16}" text-anchor="{anchor}">'
+                  f'{seconds:.1f} s</text>')
+    return marks
 
 # %% ../nbs/20_predict.ipynb #067786c2
 def thumbnails(t: np.ndarray, thumb: np.ndarray, most: int = 12) -> str:
@@ -1147,6 +1219,7 @@ def is_own_card(path) -> bool:
         raise SettingError(f'{relative(path)}: not a model card') from None
     return isinstance(about, dict) and 'blocks' in about
 
+# %% ../nbs/20_predict.ipynb #96b7a374
 def card_in(path) -> Path:
     "A card; or the only one of a folder, or the first network of a training."
     path = Path(path)
@@ -1173,6 +1246,7 @@ def network_table(recordings: list, card: dict, engine: str, jobs: int,
         if c not in channels: table[f'valid.{c}'], table[f'reason.{c}'] = False, 'not asked for'
     return table
 
+# %% ../nbs/20_predict.ipynb #b432db3e
 def reads_films(card: dict) -> bool:
     "Does a network read what DeepFace sees in films?"
     return any(c.startswith('deepface.') for c in card['channels'].get('face', ()))
@@ -1202,13 +1276,14 @@ def network_answers(
     measured_table = network_table(there, about, engine, jobs, channels) if there else pd.DataFrame()
     said = ask_network(measured_table, card).reset_index(drop=True) if there else pd.DataFrame()
     lacking = lacking_channels(measured_table, about) if there else {}
-    rows = []
+    rows, i = [], 0
     for r in recordings:
-        if r.fault: rows.append(dict(file=r.name, speaker=r.speaker, reason=r.fault)); continue
-        i = len([x for x in rows if 'i' in x])
-        rows.append(
-            dict(i=i, file=r.name, speaker=r.speaker)
-            | network_row(said.iloc[i], measured_table.iloc[i], names, lacking))
+        row = dict(file=r.name, speaker=r.speaker)
+        if r.fault: row['reason'] = r.fault
+        else:
+            row |= network_row(said.iloc[i], measured_table.iloc[i], names, lacking)
+            i += 1
+        rows.append(row)
     table = pd.DataFrame(rows)
     table['abstained'] = ~(pd.to_numeric(table.get('confidence'), errors='coerce') >= abstain)
     return Answers(
@@ -1220,11 +1295,10 @@ def network_row(said: pd.Series, clip: pd.Series, names, lacking: dict) -> dict:
     p = said[[f'p_{n}' for n in names]].astype(float)
     answered = bool(np.isfinite(p).all())
     row = p.to_dict() | dict(answer=said['answer'] if answered else '', confidence=p.max())
-    why = [
-        f"{c}: {lacking.get(c) or clip[f'reason.{c}']}"
-        for c in OWN_CHANNELS
-        if c in lacking or not clip[f'valid.{c}']]
+    why = []
     for c in OWN_CHANNELS:
+        if c in lacking or not clip[f'valid.{c}']:
+            why.append(f"{c}: {lacking.get(c) or clip[f'reason.{c}']}")
         answer = said.get(f'{c}_alone', '')
         valid = answered and isinstance(answer, str) and answer != ''
         row |= {
@@ -1306,6 +1380,7 @@ class _Callable(types.ModuleType):
     "A module that is its main function as well."
     def __call__(self, *args, **kwargs): return self.predict(*args, **kwargs)
 
+# %% ../nbs/20_predict.ipynb #50cddf3a
 if __name__ in sys.modules and __name__ != '__main__': sys.modules[__name__].__class__ = _Callable
 
 # %% ../nbs/20_predict.ipynb #5a000036
@@ -1363,6 +1438,7 @@ def weighted_moments(A: np.ndarray, weights: np.ndarray) -> tuple:  # mean (d,),
     mean = share @ A
     return mean, np.sqrt(share @ (A - mean) ** 2)
 
+# %% ../nbs/20_predict.ipynb #7107163d
 def spread_model(model, width: int) -> tuple:  # weights (7, width), bias (7,)
     "A linear model's numbers for all seven classes; a class that nobody taught is never answered."
     W, bias = np.zeros((7, width)), np.full(7, -20.)
@@ -1477,6 +1553,7 @@ def share_right(right: np.ndarray, y: np.ndarray) -> float:
     "The share of clips."
     return right.mean()
 
+# %% ../nbs/20_predict.ipynb #af0960ae
 def recall_mean(right: np.ndarray, y: np.ndarray) -> float:
     "The mean over classes: UAR."
     return np.mean([right[y == k].mean() for k in np.unique(y)])
@@ -1506,8 +1583,10 @@ def recipes_of(extended: bool) -> tuple:  # blocks, scope -> recipe
     "The middle blocks, or all blocks of the encoders that the environment has."
     if not extended: return VOICE_BLOCKS, MIDDLE
     blocks = families_of(PACKAGED)
-    return blocks, {s: r | dict(use=tuple(range(len(blocks)))) for s, r in MIDDLE.items()}
+    every = dict(use=tuple(range(len(blocks))))
+    return blocks, {scope: recipe | every for scope, recipe in MIDDLE.items()}
 
+# %% ../nbs/20_predict.ipynb #7988a019
 def block_widths(blocks) -> list:
     "How many units each block has."
     return [SHAPES[b.split('_')[1]][1] for b in blocks]
@@ -1554,6 +1633,7 @@ def labelled_clips(corpus, say=print) -> pd.DataFrame:  # clip, actor, emotion, 
     if not known.all(): say(f'left out: {(~known).sum():,} of {len(clips):,} clips have no emotion')
     return clips[known].reset_index(drop=True)
 
+# %% ../nbs/20_predict.ipynb #62063389
 def usable_clips(clips: pd.DataFrame, why: np.ndarray, say=print) -> np.ndarray:  # (n,) bool
     "Which clips have a voice; says why others are left out."
     for reason, n in pd.Series(why)[why != ''].value_counts().items():
@@ -1579,6 +1659,7 @@ def check_taught(taught: Spoken):
             raise SettingError(
                 'with some speakers left out one emotion remains: add speakers who show several')
 
+# %% ../nbs/20_predict.ipynb #f037ed56
 def speaker_cuts(taught: Spoken, most: int = 5) -> list:  # of (rows that teach, rows that are asked)
     "The speakers dealt into groups, each left out once."
     from sklearn.model_selection import GroupKFold
@@ -1591,8 +1672,8 @@ def calibrated(taught: Spoken, cards: list  # (card, rows that it did not learn)
     "What cards say of speakers left out; puts temperatures and bounds into them."
     weights, said = speaker_weights(taught.speaker, taught.corpus), {}
     parts = [score_variances(card, taught.of(rows)) for card, rows in cards]
-    known = dict(firm=1., **{k: float(np.mean([getattr(p, k) for p in parts]))
-                             for k in ('within', 'emotion')})
+    known = dict(firm=1., within=float(np.mean([part.within for part in parts])),
+                 emotion=float(np.mean([part.emotion for part in parts])))
     for card, _ in cards: card.about['shown'] = known
     for scope in SITUATIONS:
         S = np.zeros((len(taught.y), 7))
@@ -1615,9 +1696,14 @@ def judged_scopes(taught: Spoken, said: dict) -> dict:  # scope -> dict(accuracy
             found[scope][name] = {'new speakers': rounded(f)}
     return found
 
+# %% ../nbs/20_predict.ipynb #e6443b39
 def rounded(f: dict) -> dict:
     "A figure as a card keeps it; what is not known is None."
-    return {k: None if v != v else round(v, 1) if isinstance(v, float) else v for k, v in f.items()}
+    kept = {}
+    for name, value in f.items():
+        if value != value: value = None
+        kept[name] = round(value, 1) if isinstance(value, float) else value
+    return kept
 
 # %% ../nbs/20_predict.ipynb #c8f792ec
 def learn_face(logs: np.ndarray,  # (n, 7) mean log scores
@@ -1652,14 +1738,14 @@ def teach_face(card: OwnCard, taught: Spoken, logs: np.ndarray,  # (n, 7), NaN w
     for fit, ask in speaker_cuts(some):
         S[ask] = face_scores_of(learn_face(logs[fit], some.y[fit], some.corpus[fit]), logs[ask])
     heat = score_temperature(S, some.y, speaker_weights(some.speaker, some.corpus))
-    face, weight = softmax(S / heat, axis=1), face_weight(voice[seen], softmax(S / heat, 1), some.y)
+    face = softmax(S / heat, axis=1)
+    weight = face_weight(voice[seen], face, some.y)
     both = log_pool(np.stack([voice[seen], face], axis=1), np.array([1., weight]))
     card.numbers |= learn_face(logs, some.y, some.corpus)
     card.about['face'] = dict(temperature=heat, learnt=f'{len(seen):,} films of the same corpus')
     card.about['weights']['face'] = round(weight, 3)
-    card.about['channels'] = {
-        name: judged_scopes(some, dict(inductive=p))['inductive']
-        for name, p in (('face', face), ('voice+face', both))}
+    def worth(p): return judged_scopes(some, dict(inductive=p))['inductive']
+    card.about['channels'] = {'face': worth(face), 'voice+face': worth(both)}
     return card
 
 # %% ../nbs/20_predict.ipynb #b68176be
@@ -1667,11 +1753,13 @@ def card_limits(taught: Spoken) -> list:
     "What a reader of a card has to know of its corpus."
     speakers, there = len(np.unique(taught.speaker)), np.unique(taught.y)
     never = [m for k, m in enumerate(MOODS) if k not in there]
-    limits = ['nobody measured it on another corpus', 'blocks and penalties were chosen on other corpora']
+    limits = ['nobody measured it on another corpus',
+              'blocks and penalties were chosen on other corpora']
     if speakers < 10: limits.append(f'{speakers} speakers tell little about new ones')
     if never: limits.append(f"it never answers {', '.join(never)}, which nobody taught")
     return limits
 
+# %% ../nbs/20_predict.ipynb #61d755ee
 def sound_marks(X: np.ndarray) -> list:
     "A mark of each voice, by which a copy of a training clip is known again."
     return [text_digest(x.astype('float32').tobytes().hex())[:16] for x in X]
@@ -1704,7 +1792,8 @@ def teach_card(taught: Spoken, title: str, name: str = 'pool', licence: str = ''
     judged = cards[0][0].about
     card.about['shown'] = judged['shown']
     for scope, about in card.about['scopes'].items():
-        about |= {k: judged['scopes'][scope][k] for k in ('temperature', 'least')}
+        of_judged = judged['scopes'][scope]
+        about |= dict(temperature=of_judged['temperature'], least=of_judged['least'])
     describe_card(card, taught, judged_scopes(taught, said), title, name, licence)
     return card if logs is None else teach_face(card, taught, logs, said['inductive'])
 
@@ -1731,6 +1820,7 @@ def train_pool(corpus,  # a `Corpus`
     card = teach_card(taught, title, name, licence, extended, logs)
     return save_card(card, Path(out) / f'{name}.json')
 
+# %% ../nbs/20_predict.ipynb #e637ad63
 def emotion_numbers(emotions) -> np.ndarray:
     "The place of each emotion among `MOODS`."
     return np.array([MOODS.index(to_label(e, 7)) for e in emotions])
@@ -1740,7 +1830,7 @@ def card_lines(about: dict) -> list:
     "What a card says of itself, in short."
     lines = [f"taught by {about['taught']}; licence of the corpus: {about['corpora'][0]['licence']}"]
     for scope, known in about['scopes'].items():
-        accuracy, uar = (known[m]['new speakers'] for m in ('accuracy', 'uar'))
+        accuracy, uar = known['accuracy']['new speakers'], known['uar']['new speakers']
         lines.append(
             f'{scope}: of 100 clips of new speakers {share_in_words(accuracy)} right; UAR'
             f' {share_in_words(uar)}')
@@ -1755,6 +1845,7 @@ def taught_emotions(about: dict) -> list:
     "What a card can answer."
     return about.get('emotions', about['labels'])
 
+# %% ../nbs/20_predict.ipynb #45471d68
 def judgeable(card: OwnCard, clips: pd.DataFrame,  # labelled, with a voice
               X: np.ndarray, say=print) -> np.ndarray:  # (n,) bool
     "Which clips a card can be judged on; says the classes in common, and why others are left out."
@@ -1817,9 +1908,13 @@ def scope_lacks(clips: pd.DataFrame, scope: str) -> str:  # '' where nothing is 
     nameless = (clips['actor'].astype(str) == '').sum()
     return f'{counted(nameless)} without a speaker' if scope == 'adapted' and nameless else ''
 
+# %% ../nbs/20_predict.ipynb #8e53c3a1
 def speaker_remarks(clips: pd.DataFrame) -> list:
     "What has to be said of a corpus' speakers."
     names = clips['actor'].astype(str)
-    few = names.nunique() < 3
-    return ['fewer than three speakers: there is no interval over speakers'] * few + [
-        'clips without a speaker count as one speaker in the intervals'] * bool((names == '').any())
+    remarks = []
+    if names.nunique() < 3:
+        remarks.append('fewer than three speakers: there is no interval over speakers')
+    if (names == '').any():
+        remarks.append('clips without a speaker count as one speaker in the intervals')
+    return remarks

@@ -42,6 +42,7 @@ _VOICE_ALONE = (
             'Whisper-large-v3': (89.1, 85.2, 92.6), 'WavLM-L': (87.3, 83.9, 90.6),
             'XLS-R': (86.8, 83.1, 90.4), 'HuBERT-L': (85.1, 81.3, 88.5)}})
 
+# %% ../nbs/16_references.ipynb #d0c0e2a8
 def voice_alone(scope: str  # 'inductive': nothing known of the test speaker; 'adapted': unlabelled clips
                 ) -> pd.DataFrame:  # index: what heard; value, lo, hi in percent, best first
     "The course report's UAR for the voice of a speaker left out, eight classes."
@@ -57,6 +58,7 @@ EMOBOX_FOLDS = "EmoBox's six folds"
 BY_ACTOR = 'new speakers, {} folds by actor'
 SECOND_HAND = 'cited at second hand'
 
+# %% ../nbs/16_references.ipynb #8214a27c
 def _figure(*values, lo=None, hi=None, spread=None):
     "A row of the table; the values are those of `COLUMNS` up to `seen`."
     return dict(zip(FIGURE_COLUMNS, (*values, lo, hi, spread)))
@@ -104,6 +106,7 @@ _VOICES = [  # figures for the voice alone
             LISTENERS['overall'], LISTENERS_SOURCE, 'partly',
             'people may answer none of these; untrained', 'repository')]
 
+# %% ../nbs/16_references.ipynb #9f732fd0
 def _on_emobox(what, value, *source):
     return _figure(what, EMOBOX_FOLDS, 8, 'voice', 'inductive', 'uar', value, *source)
 
@@ -136,6 +139,7 @@ CLAIM = 96.88  # percent, the published accuracy
 PUBLISHED = {'accuracy': CLAIM, 'precision': 97.24, 'uar': 96.67, 'f1': 96.93}  # percent
 ENDS = {'value': '', 'lo': ' lo', 'hi': ' hi', 'n': ' n'}  # how the parts of a fact are named
 
+# %% ../nbs/16_references.ipynb #71b65027
 def wilson(k: int, n: int) -> tuple:  # lo, hi in percent
     "Wilson interval of a share."
     from statsmodels.stats.proportion import proportion_confint
@@ -160,19 +164,19 @@ _NS = {'m': 'http://schemas.openxmlformats.org/spreadsheetml/2006/main'}
 def _texts(archive):
     if 'xl/sharedStrings.xml' not in archive.namelist(): return []
     root = ElementTree.fromstring(archive.read('xl/sharedStrings.xml'))
-    return [
-        ''.join(t.text or '' for t in item.iterfind('.//m:t', _NS))
-        for item in root.iterfind('m:si', _NS)]
+    return list(map(_text_in, root.iterfind('m:si', _NS)))
+
+# %% ../nbs/16_references.ipynb #c7b483c1
+def _text_in(element) -> str:
+    return ''.join(text.text or '' for text in element.iterfind('.//m:t', _NS))
 
 # %% ../nbs/16_references.ipynb #c0022809
 def _cell(cell, texts):
     value, kind = cell.find('m:v', _NS), cell.get('t')
-    if kind == 'inlineStr': return ''.join(t.text or '' for t in cell.iterfind('.//m:t', _NS))
+    if kind == 'inlineStr': return _text_in(cell)
     if value is None: return None
-    return (
-        texts[int(value.text)]
-        if kind == 's'
-        else value.text if kind in ('str', 'e') else float(value.text))
+    if kind == 's': return texts[int(value.text)]
+    return value.text if kind in ('str', 'e') else float(value.text)
 
 # %% ../nbs/16_references.ipynb #945df76f
 def _column(reference):  # 'AB12' -> 27
@@ -180,63 +184,66 @@ def _column(reference):  # 'AB12' -> 27
     return sum((ord(c) - 64) * 26 ** i for i, c in enumerate(reversed(letters))) - 1
 
 # %% ../nbs/16_references.ipynb #fa227de0
+def _rows_of(sheet: bytes, texts: list) -> list:
+    "The rows of a sheet, a cell that is left out being None."
+    rows = []
+    for row in ElementTree.fromstring(sheet).iterfind('.//m:row', _NS):
+        cells = {_column(cell.get('r')): _cell(cell, texts) for cell in row.iterfind('m:c', _NS)}
+        rows.append(list(map(cells.get, range(max(cells, default=-1) + 1))))
+    return rows
+
+# %% ../nbs/16_references.ipynb #892449a8
+_SHEET = re.compile(r'xl/worksheets/sheet\d+\.xml')
+
 def read_sheets(path  # an xlsx file
                 ) -> list:  # one list of rows (lists) per sheet
     "Texts and numbers of every sheet of an Excel file."
     try:
         with zipfile.ZipFile(path) as archive:
             texts, sheets = _texts(archive), []
-            for name in sorted(
-                n for n in archive.namelist() if re.fullmatch(r'xl/worksheets/sheet\d+\.xml', n)
-            ):
-                rows = []
-                for row in ElementTree.fromstring(archive.read(name)).iterfind('.//m:row', _NS):
-                    cells = {_column(c.get('r')): _cell(c, texts) for c in row.iterfind('m:c', _NS)}
-                    rows.append([cells.get(i) for i in range(max(cells, default=-1) + 1)])
-                sheets.append(rows)
-    except (
-        OSError,
-        zipfile.BadZipFile,
-        ElementTree.ParseError,
-        ValueError,
-        IndexError,
-        TypeError,
-    ) as error:
+            for name in sorted(filter(_SHEET.fullmatch, archive.namelist())):
+                sheets.append(_rows_of(archive.read(name), texts))
+    except (OSError, zipfile.BadZipFile, ElementTree.ParseError, ValueError, IndexError,
+            TypeError) as error:
         raise SettingError(
             f'{Path(path).name}: not a readable xlsx file ({type(error).__name__}); save it anew '
             'from S1 Table') from None
     return sheets
 
 # %% ../nbs/16_references.ipynb #27a56d3d
-def _codes(values):
-    def code(v):
-        try: return parse_code(str(v))
-        except CodeError: return None
-    return [code(v) for v in values]
+def _code(value):
+    try: return parse_code(str(value))
+    except CodeError: return None
 
+# %% ../nbs/16_references.ipynb #e40f323b
 _SHARE = re.compile(r'accura|correct|hit|recogni', re.I)
+
+def _names_share(value) -> bool:
+    "Is a cell the name of a column with shares of correct choices?"
+    return isinstance(value, str) and bool(_SHARE.search(value))
 
 # %% ../nbs/16_references.ipynb #18cba567
 def ratings_of(rows: list, name: str) -> pd.DataFrame:  # columns clip, modality, recognised (percent)
     "Clip codes and shares of correct choices from the rows of a sheet."
-    head = next(
-        (i for i, r in enumerate(rows) if any(isinstance(v, str) and _SHARE.search(v) for v in r)),
-        None)
+    head = next((i for i, row in enumerate(rows) if any(map(_names_share, row))), None)
     if head is None:
         raise SettingError(
             f'{name}: no column is named for accuracy or correct choices; first row: '
             f'{rows[0] if rows else "empty"}')
     width = len(rows[head])
     body = pd.DataFrame([[*r[:width], *[None] * (width - len(r))] for r in rows[head + 1:]])
-    coded = {c: _codes(body[c]) for c in body}
+    coded = {c: list(map(_code, body[c])) for c in body}
     best = max(coded, key=lambda c: sum(k is not None for k in coded[c]), default=None)
-    share = next(i for i, v in enumerate(rows[head]) if isinstance(v, str) and _SHARE.search(v))
+    share = list(map(_names_share, rows[head])).index(True)
     if best is None or not any(coded[best]):
         raise SettingError(
             f'{name}: no column holds clip codes such as '
             f'03-01-06-01-02-01-12; columns: {rows[head]}')
-    ratings = [(describe(k)['clip'], k.modality, float(v)) for k, v in zip(coded[best], body[share])
-               if k is not None and k.channel == 1 and isinstance(v, (int, float))]
+    ratings = []
+    for code, value in zip(coded[best], body[share]):
+        is_speech = code is not None and code.channel == 1
+        if not is_speech or not isinstance(value, (int, float)): continue
+        ratings.append((describe(code)['clip'], code.modality, float(value)))
     table = pd.DataFrame(ratings, columns=['clip', 'modality', 'recognised'])
     if table['recognised'].max() <= 1: table['recognised'] *= 100
     if not table['recognised'].between(0, 100).all():
@@ -253,10 +260,8 @@ def read_ratings(path,  # S1 Table as xlsx, or saved as CSV
         raise SettingError(
             f'{path}: no such file; S1 Table comes with the paper (doi '
             '10.1371/journal.pone.0196391)')
-    sheets = (
-        [pd.read_csv(path, header=None).to_numpy(object).tolist()]
-        if path.suffix == '.csv'
-        else read_sheets(path))
+    if path.suffix == '.csv': sheets = [pd.read_csv(path, header=None).to_numpy(object).tolist()]
+    else: sheets = read_sheets(path)
     for rows in sorted(sheets, key=len, reverse=True):
         table = ratings_of(rows, path.name)
         table = table[table['modality'] == modality]

@@ -19,6 +19,7 @@ __all__ = ['STYLE', 'SYNTHETIC', 'GROUPS', 'respell', 'outline', 'formula_svg', 
 
 # %% ../nbs/19_site.ipynb #fe6b8057
 import base64, functools, hashlib, html, json, math, os, platform, posixpath, re, shutil, sys, tempfile
+from itertools import product
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -38,6 +39,7 @@ _SPELLINGS = {
     r'\limits': '', r'\nonumber': '', r'\big': '', r'\bigl': '', r'\bigr': '', r'\Big': '',
     r'\Bigl': '', r'\Bigr': '', r'\displaystyle': '', r'\textstyle': ''}
 
+# %% ../nbs/19_site.ipynb #80d7776e
 def respell(tex: str) -> str:
     "The same formula with the names that matplotlib knows."
     for old, new in _SPELLINGS.items():
@@ -51,17 +53,15 @@ def outline(tex: str  # without the dollar signs
     from matplotlib.font_manager import FontProperties
     from matplotlib.mathtext import MathTextParser
     from matplotlib.textpath import TextPath
-    font, text = (
-        FontProperties(size=112, math_fontfamily='stix'),
-        f'${respell(tex)}$')  # STIX is a small face
+    font = FontProperties(size=112, math_fontfamily='stix')  # STIX is a small face
+    text = f'${respell(tex)}$'
     width, total, depth, *_ = MathTextParser('path').parse(text, 72, font)
     path = []
     for points, code in TextPath((0, 0), text, prop=font).iter_segments(simplify=False):
         if code == 79: path.append('Z')  # matplotlib's number for "close the outline"
         else:
-            path.append(
-                'MLQC'[code - 1]
-                + ' '.join(f'{-v if i % 2 else v:.0f}' for i, v in enumerate(points)))
+            numbers = ' '.join(f'{-v if i % 2 else v:.0f}' for i, v in enumerate(points))
+            path.append('MLQC'[code - 1] + numbers)
     return ''.join(path), float(width), float(total - depth), float(depth)
 
 # %% ../nbs/19_site.ipynb #d533a9fc
@@ -115,6 +115,7 @@ def is_answer(cell) -> bool:
     "Whether a cell has the tag `answer` and shows something."
     return 'answer' in cell['metadata'].get('tags', []) and bool(cell.get('outputs'))
 
+# %% ../nbs/19_site.ipynb #04d71aa6
 def answer_first(nb):  # a notebook as nbformat reads it, executed
     "The same notebook with its answer right below its title and question."
     answers = [cell for cell in nb.cells if is_answer(cell)]
@@ -155,9 +156,9 @@ def exporter():
 def picture_files(body: str, folder: Path) -> str:
     "HTML whose embedded pictures are files of the report folder."
     from emotion_study.figures import with_palette  # not at the top: it brings matplotlib along
-    known = {
-        hashlib.sha256(p.read_bytes()).hexdigest(): p
-        for p in sorted((folder / 'figures').glob('*.png'))}
+    known = {}
+    for path in sorted((folder / 'figures').glob('*.png')):
+        known[hashlib.sha256(path.read_bytes()).hexdigest()] = path
     captions = read_json(folder / 'figures' / 'captions.json', {})
     def refer(m):
         data = base64.b64decode(m[2])
@@ -178,6 +179,7 @@ def figures_of(source: str,  # of a code cell
     named = [f'{name}.png' for name in re.findall(r"'(\w+)'", source)]
     return [name for name in dict.fromkeys(named) if name in captions]
 
+# %% ../nbs/19_site.ipynb #981dc708
 def name_pictures(nb, captions: dict):
     "The same notebook, its pictures being the files of the figures that their cells save."
     for cell in nb.cells:
@@ -309,13 +311,15 @@ content="width=device-width, initial-scale=1">
 </body></html>
 """
 
+# %% ../nbs/19_site.ipynb #f8e45a10
 def framed(body: str, title: str, here: str,
            pages: list,  # (file, name) of every page in order
            run: dict) -> str:
     "A whole page: navigation, banners, body."
     from jinja2 import Environment
     at = [file for file, _ in pages].index(here)
-    ends = [('←', p) for p in pages[max(at - 1, 0):at]] + [('→', p) for p in pages[at + 1:at + 2]]
+    before, after = pages[max(at - 1, 0):at], pages[at + 1:at + 2]
+    ends = [*product('←', before), *product('→', after)]
     template = Environment(autoescape=True).from_string(_PAGE)
     made = made_by(run, Path(here).stem)
     return template.render(
@@ -409,12 +413,14 @@ _STEPS = (
     ('another corpus, Polish actors, the voice alone', 6,
      ('transfer', 7, 'inductive', 'blocks, ravdess to nemo', 'voice')))
 
+# %% ../nbs/19_site.ipynb #89450bbe
 def fall_of(results: list) -> list:  # of (words, number of emotions, entry)
     "The same question from the easiest to the hardest condition, as far as a report has it."
     entries = {r['id']: r for r in results}
     asked = [(words, k, entries.get(entry_id('uar', run(*about)))) for words, k, about in _STEPS]
     return [step for step in asked if step[2]]
 
+# %% ../nbs/19_site.ipynb #6afa338c
 def fall_rows(steps: list) -> list:  # rows of text
     "The steps as the table of the front page shows them."
     rows = []
@@ -423,6 +429,7 @@ def fall_rows(steps: list) -> list:  # rows of text
         rows.append((f'{words}; {k} emotions', figure, f'{100 / k:.1f}', f"{e['n']:,}"))
     return rows
 
+# %% ../nbs/19_site.ipynb #e8db1787
 def interval_of(e: dict) -> str:
     "The interval of an entry in words."
     return 'no interval' if e['lo'] is None else f"{e['lo']:.1f} to {e['hi']:.1f}"
@@ -444,6 +451,7 @@ _HEADS = (
     'metric', 'value', 'interval', 'n', 'protocol', 'classes', 'scope', 'model', 'channels',
     'seeds', 'of what')
 
+# %% ../nbs/19_site.ipynb #0539bd0d
 def detail_of(r: dict) -> str:
     "What the name of a result says beyond its columns, so that no two rows look alike."
     columns = ('metric', 'protocol', 'classes', 'scope', 'model', 'modalities')
@@ -452,6 +460,7 @@ def detail_of(r: dict) -> str:
     parts = [p for p in name.split('/') if p not in told]
     return ', '.join(parts + [f'against {other}'] * bool(other))
 
+# %% ../nbs/19_site.ipynb #be6cad17
 def result_row(r: dict) -> list:
     "One result as the cells of the table."
     from emotion_study.metrics import protocol_name  # not at the top: it brings scikit-learn along
@@ -476,6 +485,7 @@ endif %}>{{ c }}</td>
 {% endfor %}</tr>{% endfor %}</table></div></details>
 """
 
+# %% ../nbs/19_site.ipynb #de17c579
 def results_of(results: list, notebook: str) -> str:  # HTML, '' where there is none
     "The results of one notebook, folded."
     from jinja2 import Environment
@@ -492,12 +502,14 @@ _FILES = {
     'audit.json': 'the integrity audit of the clips',
     'digests.json': 'a digest of each run and clip, so that a changed row is named'}
 
+# %% ../nbs/19_site.ipynb #1976794b
 def figure_list(folder: Path) -> list:  # of (file, caption)
     "The figures of a report with their captions."
     captions = read_json(folder / 'figures' / 'captions.json', {})
     def caption(p): return captions.get(p.name) or captions.get(p.stem) or p.stem.replace('_', ' ')
     return [(f'figures/{p.name}', caption(p)) for p in sorted((folder / 'figures').glob('*.png'))]
 
+# %% ../nbs/19_site.ipynb #bcafc67c
 def run_facts(run: dict) -> list:  # of (name, value)
     "What was run, on what machine, by which state of the code, and how long it took."
     seconds = sum(run.get('notebooks', {}).values())
@@ -512,6 +524,7 @@ def run_facts(run: dict) -> list:  # of (name, value)
     if machine := machine_words(run): facts.append(('machine', machine))
     return facts
 
+# %% ../nbs/19_site.ipynb #c79311f8
 def index_body(folder: Path, pages: list, run: dict) -> str:
     "The body of the front page."
     from jinja2 import Environment
@@ -538,6 +551,7 @@ def machine_words(run: dict) -> str:  # from run.json; '' where it is not record
     named = [f'{p} {packages[p]}' for p in told]
     return ', '.join(filter(None, [machine, f'Python {python}' if python else '', *named]))
 
+# %% ../nbs/19_site.ipynb #9b16dedc
 def machine_name() -> str:
     "The machine of this process: its system and how many processors it has."
     return f'{platform.system()} on {platform.machine()}, {os.cpu_count()} processors'
@@ -562,6 +576,7 @@ def answer_of(folder: Path, file: str) -> str:
     texts = [''.join(data['text/markdown']) for data in told if 'text/markdown' in data]
     return first_sentence('\n'.join(texts))
 
+# %% ../nbs/19_site.ipynb #447f1b87
 def first_sentence(text: str) -> str:
     "The first sentence of a Markdown text, without its marks."
     words = re.sub(r'<!--.*?-->', '', text, flags=re.S).strip().partition('\n')[0]
@@ -575,6 +590,7 @@ def corpus_words(run: dict) -> str:
              'twin': 'the synthetic twin of RAVDESS'}
     return known.get(run.get('corpus'), run.get('corpus', 'unknown'))
 
+# %% ../nbs/19_site.ipynb #6aa646b7
 def report_title(run: dict) -> str:
     "The title of a report."
     stamp = 'SYNTHETIC ' if run.get('synthetic') else ''
@@ -585,6 +601,7 @@ def clear_pages(folder: Path):
     "Remove what an earlier build of the report left."
     for old in [*folder.glob('*.html'), *(folder / 'pictures').glob('*.*')]: old.unlink()
 
+# %% ../nbs/19_site.ipynb #7919d135
 def page_name(stem: str) -> str:
     "The name of a notebook as a reader sees it: `03_some_page` becomes `03 some page`."
     return re.sub(r'^(\d+[a-z]?)_', r'\1 ', stem).replace('_', ' ')
@@ -607,11 +624,10 @@ def build_report(folder  # what a run of the study left: run.json, notebooks/, f
     import nbformat
     folder = Path(folder)
     notebooks, run = report_parts(folder)
-    stems = [p.stem for p in notebooks]
     parts = sorted((folder / 'parts').glob('*.html'))
-    known = {*stems, *(p.stem for p in parts)}
-    pages = [('index.html', 'Report')] + [
-        (f'{s}.html', page_name(s)) for s in (*stems, *(p.stem for p in parts))]
+    stems = [path.stem for path in (*notebooks, *parts)]
+    pages = [('index.html', 'Report'), *((f'{stem}.html', page_name(stem)) for stem in stems)]
+    known = set(stems)
     def write(name, text): (folder / name).write_text(text, encoding='utf-8')
     front = mend_links(index_body(folder, pages[1:], run), folder, known)
     clear_pages(folder)
@@ -671,8 +687,8 @@ predictions.parquet</th></tr>{% for f in c.figures %}
 def interval_picture(e: dict, least: float, most: float):  # SVG
     "A difference with its interval on a line from `least` to `most`; a stroke marks zero."
     from markupsafe import Markup
-    zero, lo, value, hi = (
-        4 + 112 * (x - least) / (most - least or 1) for x in (0, e['lo'], e['value'], e['hi']))
+    def place(x): return 4 + 112 * (x - least) / (most - least or 1)
+    zero, lo, value, hi = map(place, (0, e['lo'], e['value'], e['hi']))
     return Markup(
         f'<svg width="120" height="16" role="img" aria-label="{e["value"]:+.2f}"'
         f' stroke="currentColor"><line x1="{zero:.1f}" x2="{zero:.1f}" y1="1" y2="15"'
@@ -682,11 +698,10 @@ def interval_picture(e: dict, least: float, most: float):  # SVG
 # %% ../nbs/19_site.ipynb #52bc8145
 def _test_rows(claim: dict, family: dict) -> list:  # of dicts, one for each test of a claim
     "The comparisons of a claim as its table shows them."
-    figures, rows = {f['id']: f for f in claim['figures']}, []
-    ends = [
-        f[k] for f in claim['figures'] if f['metric'] == 'accuracy_difference' for k in ('lo', 'hi')
-    ]
-    least, most = min([0., *ends]), max([0., *ends])
+    figures, ends, rows = {f['id']: f for f in claim['figures']}, [0.], []
+    for figure in claim['figures']:
+        if figure['metric'] == 'accuracy_difference': ends += [figure['lo'], figure['hi']]
+    least, most = min(ends), max(ends)
     for id in claim['tests']:
         p, metric = figures[id]['value'], f"/sign_flip_p/{figures[id]['level']}/"
         gap = figures[id.replace(metric, '/accuracy_difference/')]
@@ -754,25 +769,20 @@ def write_ledger(folder, ledger: dict) -> Path:
 def codes_of(record: dict  # run.json
              ) -> str:
     "The states of the code that notebooks of a report ran under, with how many of them did."
-    codes = pd.Series(
-        [record.get('code', {}).get(n, 'not recorded') for n in record.get('notebooks', {})],
-        dtype=object,
-    ).value_counts()
-    return (
-        ', '.join(
-            codes.index
-            if len(codes) < 2
-            else [f'{c} ({n} of {codes.sum()} notebooks)' for c, n in codes.items()])
-        or 'not recorded'
-    )
+    code_of, notebooks = record.get('code', {}), record.get('notebooks', {})
+    codes = [code_of.get(name, 'not recorded') for name in notebooks]
+    counts = pd.Series(codes, dtype=object).value_counts()
+    if len(counts) < 2: return ', '.join(counts.index) or 'not recorded'
+    return ', '.join(f'{code} ({n} of {counts.sum()} notebooks)' for code, n in counts.items())
 
 # %% ../nbs/19_site.ipynb #6a06ea1d
 def document_facts(folder  # of a report, with claims.json
                    ) -> dict:
     "Everything that the documents quote."
-    ledger, record = (read_json(Path(folder) / n, {}) for n in ('claims.json', 'run.json'))
-    checked = read_json(Path(folder) / 'audit.json', {}).get('audit', {})
-    entries = {e['id']: e for e in read_json(Path(folder) / 'results.json', [])}
+    folder = Path(folder)
+    ledger, record = read_json(folder / 'claims.json', {}), read_json(folder / 'run.json', {})
+    checked = read_json(folder / 'audit.json', {}).get('audit', {})
+    entries = {e['id']: e for e in read_json(folder / 'results.json', [])}
     packages = record.get('provenance', {}).get('packages', {})
     return ledger['facts'] | dict(
         entries=entries, verdicts={c['id']: c['verdict'] for c in ledger['claims']},
@@ -787,14 +797,18 @@ def document_facts(folder  # of a report, with claims.json
 def figure_text(facts: dict, metric: str, about: dict, *more) -> str:
     "A figure of results.json with its interval, or that it was not run."
     id = '/'.join([entry_id(metric, about), *more])
-    same = (
-        lambda i: i.partition('/')[2] == id.partition('/')[2]
-        and facts['entries'][i]['protocol'] == about['protocol'])
-    e = facts['entries'].get(id) or next(
-        (facts['entries'][i] for i in facts['entries'] if same(i)), None)  # in fewer folds
+    e = facts['entries'].get(id) or _in_fewer_folds(facts['entries'], id, about['protocol'])
     if e is None: return 'not part of this run'
-    return f"{e['value']:.1f} %" + (
-        f" ({e['lo']:.1f} to {e['hi']:.1f})" if e['lo'] is not None else '')
+    span = '' if e['lo'] is None else f" ({e['lo']:.1f} to {e['hi']:.1f})"
+    return f"{e['value']:.1f} %" + span
+
+# %% ../nbs/19_site.ipynb #1f109c63
+def _in_fewer_folds(entries: dict, id: str, protocol: str) -> dict:  # an entry, or None
+    "The same figure of a run of the protocol with another number of folds."
+    figure = id.partition('/')[2]
+    for other, entry in entries.items():
+        if other.partition('/')[2] == figure and entry['protocol'] == protocol: return entry
+    return None
 
 # %% ../nbs/19_site.ipynb #cbe341e3
 def share_words(facts: dict, name: str, digits: int = 0) -> str:
@@ -804,14 +818,11 @@ def share_words(facts: dict, name: str, digits: int = 0) -> str:
 # %% ../nbs/19_site.ipynb #8fabf03d
 def shortcut_words(facts: dict, words: str) -> str:
     "What a shortcut adds, from the leakage audit."
-    found = [
-        e
-        for e in facts['entries'].values()
-        if e['metric'] == 'accuracy_difference' and words in e['model'] + e['protocol'] + e['scope']
-    ]
-    if not found: return 'not measured in this run'
-    return '; '.join(
-        f"{e['value']:+.2f} points ({e['lo']:+.2f} to {e['hi']:+.2f})" for e in found[:1])
+    for e in facts['entries'].values():
+        if e['metric'] != 'accuracy_difference': continue
+        if words not in e['model'] + e['protocol'] + e['scope']: continue
+        return f"{e['value']:+.2f} points ({e['lo']:+.2f} to {e['hi']:+.2f})"
+    return 'not measured in this run'
 
 # %% ../nbs/19_site.ipynb #8500244f
 def _leaks_of_the_split(f: dict) -> list:
@@ -1005,33 +1016,33 @@ def _use_of_models(f: dict) -> list:
 # %% ../nbs/19_site.ipynb #d9c7f4d9
 GROUPS = {'sex': ('female', 'male'), 'intensity': ('normal', 'strong'), 'statement': (1, 2)}
 
+# %% ../nbs/19_site.ipynb #c3ebafb8
 def _figures_of_models(f: dict) -> list:
     "How right the models are, for whom, and how well calibrated."
-    new = {m[0]: run('actor', 8, 'inductive', *m) for m in (LATE, NETWORK)}
-    by = lambda about: '; '.join(
-        f"{what} {v}: {figure_text(f, 'accuracy_at', about, str(v))}"
-        for what, vs in GROUPS.items()
-        for v in vs)
+    accuracy, extremes, calibration = [], [], []
+    for model in (LATE, NETWORK):
+        name, new = model[0], run('actor', 8, 'inductive', *model)
+        seven = run('actor', 7, 'inductive', *model)
+        accuracy.append(f"{name}: {figure_text(f, 'accuracy', new)}")
+        extremes.append(f"{name}: {figure_text(f, 'worst_actor', seven)} and "
+                        f"{figure_text(f, 'best_actor', seven)}")
+        error = f['entries'].get(entry_id('ece', new))
+        if error is not None: calibration.append(f"{name}: {error['value']:.3f}")
     return [
-        (
-            'Accuracy, new speakers',
-            '; '.join(f"{n}: {figure_text(f, 'accuracy', a)}" for n, a in new.items())),
-        ('By group, late fusion, new speakers', by(new['late'])),
-        (
-            'Worst and best actor, 7 classes',
-            '; '.join(
-                f"{m[0]}: {figure_text(f, 'worst_actor', run('actor', 7, 'inductive', *m))} and "
-                f"{figure_text(f, 'best_actor', run('actor', 7, 'inductive', *m))}"
-                for m in (LATE, NETWORK)),),
-        (
-            'Calibration (expected calibration error, 15 bins, as a share)',
-            '; '.join(
-                f"{n}: {f['entries'][i]['value']:.3f}"
-                for n, a in new.items()
-                if (i := entry_id('ece', a)) in f['entries'])
-            or 'not part of this run',
-        ),
-    ]
+        ('Accuracy, new speakers', '; '.join(accuracy)),
+        ('By group, late fusion, new speakers', _accuracy_by_group(f)),
+        ('Worst and best actor, 7 classes', '; '.join(extremes)),
+        ('Calibration (expected calibration error, 15 bins, as a share)',
+         '; '.join(calibration) or 'not part of this run')]
+
+# %% ../nbs/19_site.ipynb #1c52f7d0
+def _accuracy_by_group(f: dict) -> str:
+    "How right late fusion is about new speakers of each sex, strength and sentence."
+    about, told = run('actor', 8, 'inductive', *LATE), []
+    for what, values in GROUPS.items():
+        for value in values:
+            told.append(f"{what} {value}: {figure_text(f, 'accuracy_at', about, str(value))}")
+    return '; '.join(told)
 
 # %% ../nbs/19_site.ipynb #d877dc12
 def _limits_of_models(f: dict) -> list:
@@ -1119,6 +1130,7 @@ Verdicts: <a href="claims.html">claims</a>.</p>
 <tr><th>{{ q }}</th><td>{{ a | code }}</td></tr>{% endfor %}</table></div>{% endfor %}
 """
 
+# %% ../nbs/19_site.ipynb #31c8b188
 def documents(facts: dict) -> dict:  # title -> [(question, answer)]
     "All documents."
     return {
@@ -1146,6 +1158,7 @@ def shelf(target: str,  # of a link, without its anchor
     "Which file of the checkout a link of a notebook means."
     return posixpath.normpath(posixpath.join('nbs', posixpath.dirname(page), target))
 
+# %% ../nbs/19_site.ipynb #8d302742
 def book_place(file: str  # a path in the checkout
                ) -> str:  # a path in the book
     "Where the book keeps a file that is no notebook."
@@ -1175,6 +1188,7 @@ def book_text(text: str,  # Markdown
         return f'{m[1]}[{m[2]}]({target}){mark}'
     return _LINK.sub(mend, text)
 
+# %% ../nbs/19_site.ipynb #e0784189
 def linked_files(text: str, page: str) -> list:  # paths in the checkout
     "Files of the checkout, other than notebooks, that Markdown of a notebook links."
     targets = [m[3].partition('#')[0] for m in _LINK.finditer(text)]
@@ -1185,11 +1199,13 @@ def linked_files(text: str, page: str) -> list:  # paths in the checkout
 def captions_of(report: Path) -> dict:  # digest of the bytes -> caption
     "The captions of the figures of a report."
     captions = read_json(report / 'figures' / 'captions.json', {})
-    files = [(report / 'figures' / name, words) for name, words in sorted(captions.items())]
-    return {
-        hashlib.sha256(file.read_bytes()).hexdigest(): words
-        for file, words in files if file.is_file()}
+    by_digest = {}
+    for name, words in sorted(captions.items()):
+        file = report / 'figures' / name
+        if file.is_file(): by_digest[hashlib.sha256(file.read_bytes()).hexdigest()] = words
+    return by_digest
 
+# %% ../nbs/19_site.ipynb #eca81141
 def name_pictures_of(cell, captions: dict, heading: str):
     "Give the pictures of a cell their caption, or a text in its place."
     pictures = [o.data['image/png'] for o in cell.outputs if 'image/png' in o.get('data', {})]
@@ -1205,6 +1221,7 @@ _UNRUN = """:::{note}
 The report's run has no copy of this notebook, so it is shown without results.
 :::"""
 
+# %% ../nbs/19_site.ipynb #29e91317
 def fold_code(nb, page: str):
     "The same notebook with imports and the code of a study folded, that of the front page left out."
     for cell in nb.cells:
@@ -1219,9 +1236,13 @@ def fold_code(nb, page: str):
 def markdown_of(nb) -> list:  # of (what holds it, under which key)
     "All Markdown of a notebook: its text, and what its code wrote."
     texts = [(cell, 'source') for cell in nb.cells if cell.cell_type == 'markdown']
-    outputs = [o for cell in nb.cells for o in cell.get('outputs', [])]
-    return texts + [(o.data, 'text/markdown') for o in outputs if 'text/markdown' in o.get('data', {})]
+    for cell in nb.cells:
+        for output in cell.get('outputs', []):
+            if 'text/markdown' in output.get('data', {}):
+                texts.append((output.data, 'text/markdown'))
+    return texts
 
+# %% ../nbs/19_site.ipynb #5277f8d0
 def book_page(nb,  # as nbformat reads it
               page: str, captions: dict, executed: bool = True):
     "A notebook as a page of the book."
@@ -1243,9 +1264,10 @@ def plain_signature(obj) -> str:
     try: signature = inspect.signature(obj)
     except (TypeError, ValueError): return '()'
     plain = lambda p: p.default is p.empty or re.fullmatch(r"[\w.'+ -]*", repr(p.default))
-    parameters = [
-        p.replace(annotation=p.empty, default=p.default if plain(p) else ...)
-        for p in signature.parameters.values()]
+    parameters = []
+    for p in signature.parameters.values():
+        default = p.default if plain(p) else ...
+        parameters.append(p.replace(annotation=p.empty, default=default))
     bare = signature.replace(parameters=parameters, return_annotation=signature.empty)
     return str(bare).replace('Ellipsis', '...')
 
@@ -1256,12 +1278,14 @@ def docments_table(obj) -> str:  # '' where no argument has a comment
     try: return DocmentTbl(obj, verbose=True)._repr_markdown_() if callable(obj) else ''
     except (AttributeError, TypeError, ValueError): return ''
 
+# %% ../nbs/19_site.ipynb #77168f1e
 def constant_words(obj) -> str:
     "What a constant is, with its value where that is short and plain."
     plain = isinstance(obj, (int, float, str, tuple)) and len(repr(obj)) < 90
     value = f': `{obj!r}`' if plain and not re.search('[`/]', repr(obj)) else ''
     return f'A constant, {type(obj).__name__}{value}.'
 
+# %% ../nbs/19_site.ipynb #7fdfe343
 def member_entry(name: str, obj, level: int = 4) -> str:
     "A definition as an entry of the reference."
     import inspect
@@ -1269,13 +1293,20 @@ def member_entry(name: str, obj, level: int = 4) -> str:
     head = f'{name}{plain_signature(obj)}' if kind != 'data' else name
     words = (inspect.getdoc(obj) or '') if kind != 'data' else constant_words(obj)
     if kind == 'class' and words.startswith(f'{obj.__name__}('): words = ''  # made by dataclass
-    own = [
-        member_entry(n, m, level - 1).replace('{py:function}', '{py:method}')
-        for n, m in sorted(vars(obj).items()) if inspect.isfunction(m) and not n.startswith('_')
-    ] if kind == 'class' else []
+    own = _method_entries(obj, level - 1) if kind == 'class' else []
     fence = '`' * level
     return '\n\n'.join(
         [f'{fence}{{py:{kind}}} {head}\n\n{words}', docments_table(obj), *own, fence]) + '\n'
+
+# %% ../nbs/19_site.ipynb #538b79a8
+def _method_entries(owner, level: int) -> list:
+    "The public methods of a class as entries of the reference."
+    import inspect
+    entries = []
+    for name, method in sorted(vars(owner).items()):
+        if name.startswith('_') or not inspect.isfunction(method): continue
+        entries.append(member_entry(name, method, level).replace('{py:function}', '{py:method}'))
+    return entries
 
 # %% ../nbs/19_site.ipynb #b000001a
 def reference_page(chapter: str,  # such as '05_speech'
@@ -1299,6 +1330,7 @@ def glossary_terms(text: str  # the glossary, as MyST
     terms = [line for line in inside.splitlines() if line[:1].strip()]
     return sorted(terms, key=len, reverse=True)
 
+# %% ../nbs/19_site.ipynb #d0c3bba7
 def find_term(text: str, terms: list):  # a match, or None
     "The first of some terms in a text, in any case unless it is written in capitals."
     named = [re.escape(t) if t.isupper() else f'(?i:{re.escape(t)}s?)' for t in terms]
@@ -1316,6 +1348,7 @@ def _running_text(doctree) -> list:  # text nodes
         return node is None
     return [node for node in doctree.findall(nodes.Text) if free(node)]
 
+# %% ../nbs/19_site.ipynb #e208f126
 def _reference(text: str, domain: str, kind: str, target: str, page: str):  # a node
     "A reference that Sphinx resolves later; plain text where its target is not in the book."
     from docutils import nodes
@@ -1352,6 +1385,7 @@ def public_names(package: str = 'emotion_study') -> dict:  # name -> module
             found.setdefault(name, []).append(f'{package}.{file.stem}')
     return {name: modules[0] for name, modules in found.items() if len(modules) == 1}
 
+# %% ../nbs/19_site.ipynb #e0c2ddf0
 def link_names(doctree, page: str):
     "Link what is written as code and is a name of the library."
     from docutils import nodes
@@ -1371,12 +1405,15 @@ def notebooks_of(root: Path, report: Path) -> dict:  # page -> the notebook to s
         files[f'study/{path.stem}'] = ran if ran.is_file() else path
     return files
 
+# %% ../nbs/19_site.ipynb #21ec584a
 def gather_page(page: str, path: Path, folder: Path, root: Path, captions: dict):
     "Write one notebook as the book shows it, and the files that it links."
     import nbformat
     nb = nbformat.read(path, 4)
-    linked = [linked_files(owner[key], page) for owner, key in markdown_of(nb)]
-    for file in {f for files in linked for f in files if (root / f).is_file()}:
+    linked = set()
+    for owner, key in markdown_of(nb): linked.update(linked_files(owner[key], page))
+    for file in linked:
+        if not (root / file).is_file(): continue
         (folder / book_place(file)).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(root / file, folder / book_place(file))
     executed = page == 'index' or '/' not in page or path.parent.name == 'notebooks'
@@ -1392,6 +1429,7 @@ def contents_cell(root: Path):  # a cell
     text = (root / 'docs' / 'contents.md').read_text(encoding='utf-8')
     return v4.new_markdown_cell(text, id='contents')
 
+# %% ../nbs/19_site.ipynb #e9fca762
 def gather_book(folder: Path, root: Path, report: Path) -> dict:  # page -> its notebook
     "Everything from which Sphinx makes the book, in a new folder."
     shutil.copytree(root / 'docs', folder, ignore=shutil.ignore_patterns('contents.md'))
@@ -1413,6 +1451,7 @@ def need_sphinx(needed=('sphinx', 'myst_nb', 'furo')):
     missing = [name for name in needed if importlib.util.find_spec(name) is None]
     if missing: raise SettingError(f"the book needs {', '.join(missing)}, not here: run make site")
 
+# %% ../nbs/19_site.ipynb #984c3463
 def run_sphinx(source: Path, out: Path, root: Path):
     "Build a site; raise with what Sphinx said when something is wrong."
     import subprocess
@@ -1433,6 +1472,7 @@ def check_book_place(out: Path):
     if out.is_dir() and any(out.iterdir()) and not (out / 'objects.inv').is_file():
         raise SettingError(f"--out {out} holds something else than a book: name a new folder")
 
+# %% ../nbs/19_site.ipynb #e84ab101
 def build_book(out,  # a folder, replaced as a whole
                root: Path = ROOT, report: str = 'reports/ravdess') -> Path:  # its index.html
     "Build the book as a static site that needs no network."

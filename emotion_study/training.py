@@ -20,6 +20,7 @@ __all__ = ['MODELS', 'EXPERT_MODELS', 'POOLS', 'CLIP', 'COMPONENTS', 'SHARE_MIX'
 import io, json, os
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
+from itertools import product, starmap
 from pathlib import Path
 
 import joblib
@@ -59,7 +60,7 @@ def run_list(table: pd.DataFrame, models) -> list:  # [(model, modalities), ...]
     unknown = [m for m in names if m not in MODELS]
     if unknown: raise SettingError(f"model {unknown[0]!r} is not one of {', '.join(MODELS)}")
     have = channels_of(table)
-    runs = [(m, mods) for m in names for mods in MODELS[m] if set(mods.split('+')) <= set(have)]
+    runs = possible_runs(table, [(m, mods) for m in names for mods in MODELS[m]])
     for m in ('network', 'ensemble'):
         if m in names and (m, '+'.join(have)) not in runs: runs.append((m, '+'.join(have)))
     return runs + [_known(*m, have) for m in models if not isinstance(m, str)]
@@ -67,7 +68,8 @@ def run_list(table: pd.DataFrame, models) -> list:  # [(model, modalities), ...]
 # %% ../nbs/14_training.ipynb #2c360962
 def possible_runs(table: pd.DataFrame, runs) -> list:  # of (model, modalities)
     "Those of some runs whose channels a table has."
-    return [(m, mods) for m, mods in runs if set(mods.split('+')) <= set(channels_of(table))]
+    have = set(channels_of(table))
+    return [(model, mods) for model, mods in runs if set(mods.split('+')) <= have]
 
 # %% ../nbs/14_training.ipynb #f9551b42
 def _known(model, mods, have):
@@ -81,29 +83,34 @@ def _known(model, mods, have):
 # %% ../nbs/14_training.ipynb #4d1f219f
 CLIP = 5.0
 
+# %% ../nbs/14_training.ipynb #d6da3bb0
 def feature_parts(table: pd.DataFrame) -> dict:  # name -> columns
     "The channels of a table, and each block of a pretrained encoder by itself."
-    channel = {f: c for c, families in FAMILIES.items() for f in families}
+    part_of = {}
+    for channel, families in FAMILIES.items(): part_of |= dict.fromkeys(families, channel)
+    part_of |= dict(zip(COPIES, COPIES))
     parts = {name: [] for name in (*CHANNELS, *COPIES)}
-    for n in feature_columns(table):
-        family = n.split('.')[0]
-        parts[family if family in parts and family not in CHANNELS else channel[family]].append(n)
+    for name in feature_columns(table): parts[part_of[name.split('.')[0]]].append(name)
     return {name: columns for name, columns in parts.items() if columns}
 
 # %% ../nbs/14_training.ipynb #ad3b18fb
 def fold_features(table: pd.DataFrame, fold: Fold, scope: str, parts=None) -> dict:  # part -> (n, d) float32
     "Normalised features of each part of the table (or of some)."
-    actors = table['actor'].to_numpy()
-    return {c: np.clip(normalise(table[names].to_numpy(), actors, fold, scope), -CLIP, CLIP)
-            for c, names in feature_parts(table).items() if parts is None or c in parts}
+    actors, features = table['actor'].to_numpy(), {}
+    for part, columns in feature_parts(table).items():
+        if parts is not None and part not in parts: continue
+        scores = normalise(table[columns].to_numpy(), actors, fold, scope)
+        features[part] = np.clip(scores, -CLIP, CLIP)
+    return features
 
 # %% ../nbs/14_training.ipynb #d1693c27
 def late_groups(Z: dict, mods: str) -> list:  # groups of (expert, part)
     "The experts of late fusion, group by group."
     from emotion_study.fusion import EXPERTS
-    groups = [[(k, c) for k in EXPERTS] for c in mods.split('+')]
-    blocks = [('lda', f) for f in EXTENDED if f in Z] if 'voice' in mods.split('+') else []
-    return groups + [blocks] * bool(blocks)
+    channels = mods.split('+')
+    groups = [list(product(EXPERTS, [channel])) for channel in channels]
+    blocks = [('lda', family) for family in EXTENDED if family in Z]
+    return groups + [blocks] if blocks and 'voice' in channels else groups
 
 # %% ../nbs/14_training.ipynb #dc9ed758
 def expert_answers(Z: dict, y: SealedLabels, fold: Fold, runs, classes: int
@@ -113,14 +120,16 @@ def expert_answers(Z: dict, y: SealedLabels, fold: Fold, runs, classes: int
     answers_of = {}
     def expert(kind, mods):
         if (kind, mods) not in answers_of:
-            answers_of[kind, mods] = expert_probabilities(
-                kind, np.hstack([Z[c] for c in mods.split('+')]), y, fold, classes)
+            X = np.hstack([Z[part] for part in mods.split('+')])
+            answers_of[kind, mods] = expert_probabilities(kind, X, y, fold, classes)
         return answers_of[kind, mods]
     def answer(model, mods):
         if model != 'late': return expert(model, mods)
-        groups = late_groups(Z, mods)
-        return mean_log_probability(
-            [expert(*e) for g in groups for e in g], [1 / len(g) for g in groups for _ in g])
+        answers, weights = [], []
+        for group in late_groups(Z, mods):
+            answers += starmap(expert, group)
+            weights += [1 / len(group)] * len(group)
+        return mean_log_probability(answers, weights)
     with threadpool_limits(1): return {run: answer(*run) for run in runs}
 
 # %% ../nbs/14_training.ipynb #b36f94df
@@ -165,31 +174,41 @@ def components(Z: np.ndarray,  # (copies, n, d)
 def network_columns(table: pd.DataFrame, channels) -> dict:  # channel -> column names
     "The names of what a network reads."
     parts = feature_parts(table)
-    blocks = [
-        f'{f}.pc{i:03d}.value'
-        for f in EXTENDED
-        if f in parts
-        for i in range(min(COMPONENTS, len(parts[f])))]
+    blocks = []
+    for family in EXTENDED:
+        number = min(COMPONENTS, len(parts.get(family, ())))
+        blocks += [f'{family}.pc{i:03d}.value' for i in range(number)]
     return {c: parts[c] + (blocks if c == 'voice' else []) for c in channels}
 
 # %% ../nbs/14_training.ipynb #68837d6e
-def copied_features(table: pd.DataFrame, fold: Fold, scope: str, channels) -> dict:  # channel -> (copies, n, d) float32
-    "What a network reads of every clip and of its copies; only the voice has copies, the other channels are repeated."
+def copied_features(table: pd.DataFrame, fold: Fold, scope: str, channels
+                    ) -> dict:  # channel -> (copies, n, d) float32
+    "What a network reads of clips and their copies; only the voice has copies of its own."
     parts = feature_parts(table)
-    wide = [f for f in EXTENDED if f in parts] if 'voice' in channels else []
-    copies = [s for s in SPEEDS if not s or wide and all(f + s in parts for f in wide)]
-    Z = fold_features(table, fold, scope, [*channels, *(f + s for f in wide for s in copies)])
-    blocks = lambda c: [
-        components(np.stack([Z[f + s] for s in copies]), fold) for f in wide if c == 'voice']
-    return {
-        c: np.concatenate([np.repeat(Z[c][None], len(copies), axis=0), *blocks(c)], axis=2)
-        for c in channels}
+    wide = [family for family in EXTENDED if family in parts] if 'voice' in channels else []
+    speeds = [speed for speed in SPEEDS if not speed or _at_speed(parts, wide, speed)]
+    Z = fold_features(table, fold, scope, [*channels, *map(''.join, product(wide, speeds))])
+    features = {}
+    for channel in channels:
+        blocks = [np.repeat(Z[channel][None], len(speeds), axis=0)]
+        for family in wide if channel == 'voice' else ():
+            copies = np.stack([Z[family + speed] for speed in speeds])
+            blocks.append(components(copies, fold))
+        features[channel] = np.concatenate(blocks, axis=2)
+    return features
+
+# %% ../nbs/14_training.ipynb #97aa3145
+def _at_speed(parts, families, speed) -> bool:
+    "Were all pretrained encoders asked about the voice at this speed?"
+    return bool(families) and parts.keys() >= {family + speed for family in families}
 
 # %% ../nbs/14_training.ipynb #46f54f09
-def network_features(table: pd.DataFrame, fold: Fold, scope: str, channels) -> dict:  # channel -> (n, d) float32
+def network_features(table: pd.DataFrame, fold: Fold, scope: str, channels
+                     ) -> dict:  # channel -> (n, d) float32
     "What a network reads of every clip as it was recorded."
     return {c: z[0] for c, z in copied_features(table, fold, scope, channels).items()}
 
+# %% ../nbs/14_training.ipynb #db21b590
 def presence(table: pd.DataFrame, channels) -> np.ndarray:  # (n, C) float32
     "Which channels of which clip are valid."
     return table[[f'valid.{c}' for c in channels]].to_numpy('float32')
@@ -197,6 +216,7 @@ def presence(table: pd.DataFrame, channels) -> np.ndarray:  # (n, C) float32
 # %% ../nbs/14_training.ipynb #eb549d72
 SHARE_MIX, SHARE_COLUMNS, SHARE_CHANNELS = .5, .3, .15
 
+# %% ../nbs/14_training.ipynb #40aee002
 def uniform(shape, seeds, step, salt):  # (R, *shape) in [0, 1)
     "Random numbers of each network's own seed."
     import tensorflow as tf
@@ -212,17 +232,17 @@ def altered(x: dict,  # channel -> (R, B, d)
     B, draw = tf.shape(target)[1], lambda shape, salt: uniform(shape, seeds, step, salt)
     keep = 1 - mix * draw((B, 1), 0)
     blend = lambda v: keep * v + (1 - keep) * tf.reverse(v, [1])
-    x, target, present = (
-        {c: blend(v) for c, v in x.items()}, blend(target), present * tf.reverse(present, [1]))
-    x = {
-        c: tf.where(draw((B, v.shape[2]), 2 + i) < columns, 0.0, v / (1 - columns))
-        for i, (c, v) in enumerate(x.items())}
+    def hide(v, salt):
+        return tf.where(draw((B, v.shape[2]), salt) < columns, 0.0, v / (1 - columns))
+    x = {c: hide(blend(v), 2 + i) for i, (c, v) in enumerate(x.items())}
+    target, present = blend(target), present * tf.reverse(present, [1])
     left = present * tf.cast(draw((B, present.shape[2]), 1) >= channels, tf.float32)
     return x, tf.where(tf.reduce_sum(left, 2, keepdims=True) > 0, left, present), target
 
 # %% ../nbs/14_training.ipynb #23f11949
 BATCH, LEARNING_RATE, DECAY = 64, 3e-3, 1e-3
 
+# %% ../nbs/14_training.ipynb #9ca95726
 def _loss(out, target, present, channels, classes):  # (R,)
     "Mean loss of each network over its batch."
     import tensorflow as tf
@@ -241,16 +261,19 @@ class NetworkStack:
         self.tf, self.build = tf, lambda: blocks.build_fusion(columns, classes, fusion)
         self.channels, self.classes, self.size, self.alterations = (
             list(columns), classes, size, alterations)
-        self.model, stacked = self.build(), lambda v: tf.Variable(
-            tf.zeros((size, *v.shape)), trainable=False)
-        self.weights, self.first, self.second = (
-            [stacked(v) for v in self.model.trainable_variables] for _ in range(3))
+        self.model = self.build()
+        self.weights, self.first, self.second = self._zeros(), self._zeros(), self._zeros()
         self.temperature, self.rate = tf.Variable(tf.ones(size)), tf.Variable(tf.zeros(size))
         self.seeds, self.step = tf.Variable(tf.zeros(size, tf.int32)), tf.Variable(0)
         self.epoch = tf.function(self._epoch, reduce_retracing=True)
         self.answers = tf.function(self._answers, reduce_retracing=True)
         # after training: what each network said of its validation rows before it learnt from them
         self.heard = None
+
+    def _zeros(self):
+        "A variable for each weight, with a place for each network."
+        tf, shapes = self.tf, [v.shape for v in self.model.trainable_variables]
+        return [tf.Variable(tf.zeros((self.size, *shape)), trainable=False) for shape in shapes]
 
     def reset(self, seeds):
         "Fresh weights for each seed; the optimiser forgets."
@@ -260,7 +283,8 @@ class NetworkStack:
             fresh.append([v.value.numpy() for v in self.build().trainable_variables])
         for w, values in zip(self.weights, zip(*fresh)): w.assign(np.stack(values))
         for m in (*self.first, *self.second): m.assign(self.tf.zeros_like(m))
-        self.seeds.assign(np.asarray(seeds, 'int32')); self.step.assign(0)
+        self.seeds.assign(np.asarray(seeds, 'int32'))
+        self.step.assign(0)
         self.temperature.assign(self.tf.ones(self.size))
 
 # %% ../nbs/14_training.ipynb #2840c7ce
@@ -269,6 +293,7 @@ def _answers(self, x, present, place, rows):
     take = lambda v: self.tf.gather(v, place[:, None] + rows)
     return self._outputs({c: take(v) for c, v in x.items()}, self.tf.gather(present, rows))
 
+# %% ../nbs/14_training.ipynb #55d460a3
 def _outputs(self, x, present):
     one = lambda a: self.model.stateless_call(list(a[0]), [a[1]], a[2])[0]
     given = (tuple(self.weights), self.temperature, x | {'present': present})
@@ -302,7 +327,8 @@ def _adamw(self, gradients):
     short, t = tf.minimum(1., 1. / (length + 1e-9)), tf.cast(self.step.assign_add(1), tf.float32)
     for w, m, v, g in zip(self.weights, self.first, self.second, gradients):
         g = g * along(short, g)
-        m.assign_add(.1 * (g - m)); v.assign_add(.001 * (g * g - v))
+        m.assign_add(.1 * (g - m))
+        v.assign_add(.001 * (g * g - v))
         move = (m / (1 - .9 ** t)) / (tf.sqrt(v / (1 - .999 ** t)) + 1e-7)
         w.assign_sub(along(self.rate, g) * (move + DECAY * w))
 
@@ -314,6 +340,7 @@ NetworkStack._adamw = _adamw
 def _stack(columns, classes, size, fusion):
     return NetworkStack({c: list(names) for c, names in columns}, classes, size, fusion)
 
+# %% ../nbs/14_training.ipynb #bf45a9ee
 def network_stack(columns: dict, classes: int, size: int, fusion: str = 'both') -> NetworkStack:
     "The compiled stack of a layout, made once per process."
     return _stack(tuple((c, tuple(names)) for c, names in columns.items()), classes, size, fusion)
@@ -321,6 +348,7 @@ def network_stack(columns: dict, classes: int, size: int, fusion: str = 'both') 
 # %% ../nbs/14_training.ipynb #b1b8ef99
 TEMPERATURES = np.geomspace(.15, 3, 61)
 
+# %% ../nbs/14_training.ipynb #d2a09e80
 def stopping_epoch(right: np.ndarray  # (epochs, R) shares of validation clips
                    ) -> np.ndarray:  # (R,) counted from 1
     "The latest epoch with the best running mean over five epochs."
@@ -358,14 +386,19 @@ class StackData:
 def stack_data(table: pd.DataFrame, folds: list, classes: int, scope: str, channels) -> StackData:
     "Rows of the folds of a stack; labels of test rows are not part of it."
     n, distinct = len(table), list({id(f): f for f in folds}.values())
-    labels, target = class_numbers(table, classes), np.zeros((len(distinct), n, classes), 'float32')
+    labels = class_numbers(table, classes)
+    target = np.zeros((len(distinct), n, classes), 'float32')
     sealed = [SealedLabels(labels, f) for f in distinct]
     for i, f in enumerate(distinct): target[i, f.fit] = np.eye(classes)[sealed[i][f.fit]]
     Z = [copied_features(table, f, scope, channels) for f in distinct]
-    copies, fold_of = len(Z[0][channels[0]]), [
-        next(i for i, g in enumerate(distinct) if g is f) for f in folds]
+    copies, x = len(Z[0][channels[0]]), {}
+    for channel in channels:
+        of_folds = np.concatenate([z[channel] for z in Z])  # (folds * copies, n, d)
+        x[channel] = of_folds.reshape(len(of_folds) * n, -1)
+    number = {id(f): i for i, f in enumerate(distinct)}
+    fold_of = [number[id(f)] for f in folds]
     return StackData(
-        {c: np.concatenate([x for z in Z for x in z[c]]) for c in channels},
+        x,
         np.tile(presence(table, channels), (copies, 1)),
         np.tile(target, (1, copies, 1)).reshape(-1, classes),
         copies * n * np.array(fold_of, 'int32'),
@@ -376,6 +409,7 @@ def _even(rows: list) -> np.ndarray:  # (R, longest)
     "Rows of each network, the shorter ones begun again."
     return np.stack([np.resize(r, max(map(len, rows))) for r in rows]).astype('int32')
 
+# %% ../nbs/14_training.ipynb #72688de6
 def _dealt(rng, rows, shape, shifts):
     "Rows in a random order, each clip as one of its copies."
     order = np.resize(rng.permutation(rows), shape)
@@ -384,13 +418,12 @@ def _dealt(rng, rows, shape, shifts):
 # %% ../nbs/14_training.ipynb #b6584031
 def _train(stack, tensors, rows: list, lengths: np.ndarray, seeds, shifts, after=None):
     "Train every network for its own number of epochs."
-    rngs, size = [np.random.default_rng([int(s), len(r)]) for s, r in zip(seeds, rows)], min(
-        BATCH, min(map(len, rows)))
+    rngs = [np.random.default_rng([int(s), len(r)]) for s, r in zip(seeds, rows)]
+    size = min(BATCH, min(map(len, rows)))
     steps = max(map(len, rows)) // size
     for e in range(int(lengths.max())):
-        stack.rate.assign(
-            (LEARNING_RATE * 0.5 * (1 + np.cos(np.pi * np.minimum(e / lengths, 1)))).astype(
-                'float32'))
+        falling = 1 + np.cos(np.pi * np.minimum(e / lengths, 1))
+        stack.rate.assign((LEARNING_RATE * .5 * falling).astype('float32'))
         order = np.stack([_dealt(g, r, (steps, size), shifts) for g, r in zip(rngs, rows)], 1)
         stack.epoch(*tensors, stack.tf.constant(order, stack.tf.int32))
         if after: after()
@@ -398,12 +431,10 @@ def _train(stack, tensors, rows: list, lengths: np.ndarray, seeds, shifts, after
 # %% ../nbs/14_training.ipynb #e9d398ae
 def _asked(stack, x, present, place, rows, shifts) -> dict:  # name -> (R, B, â€¦)
     "Outputs for rows; the fused answer is the pool of what was said of a clip's copies."
-    answers = [
-        {
-            k: v.numpy()
-            for k, v in stack.answers(x, present, place, stack.tf.constant(rows + s)).items()}
-        for s in shifts
-    ]
+    answers = []
+    for shift in shifts:
+        told = stack.answers(x, present, place, stack.tf.constant(rows + shift))
+        answers.append({name: p.numpy() for name, p in told.items()})
     if len(answers) == 1: return answers[0]
     R, B, K = answers[0]['fused'].shape
     fused = np.stack([s['fused'].reshape(R * B, K) for s in answers], axis=1)
@@ -411,37 +442,43 @@ def _asked(stack, x, present, place, rows, shifts) -> dict:  # name -> (R, B, â€
     return answers[0] | {'fused': log_pool(fused, even).reshape(R, B, K)}
 
 # %% ../nbs/14_training.ipynb #21e77143
-def fit_stack(stack: NetworkStack, data: StackData, seeds, epochs: int) -> np.ndarray:  # (R,) epochs trained
-    "Find each network's stopping epoch and temperature on its validation rows, then train it on all training rows."
+def fit_stack(stack: NetworkStack, data: StackData, seeds, epochs: int
+              ) -> np.ndarray:  # (R,) epochs trained
+    "Find stopping epoch and temperature on validation rows, then train on all training rows."
     tf, folds = stack.tf, data.folds
-    tensors = [
-        tf.nest.map_structure(tf.constant, v)
-        for v in (data.x, data.present, data.target, data.place)]
+    tensors = tf.nest.map_structure(
+        tf.constant, (data.x, data.present, data.target, data.place))
+    x, present, _, place = tensors
     val, truth, answers = _even([f.val for f in folds]), _even(data.truth), []
-    ask = lambda rows: _asked(stack, tensors[0], tensors[1], tensors[3], rows, data.shifts)
+    def listen(): answers.append(_asked(stack, x, present, place, val, data.shifts)['fused'])
     stack.reset(seeds)
     _train(
         stack, tensors, [f.train for f in folds], np.full(len(folds), epochs), seeds, data.shifts,
-        after=lambda: answers.append(ask(val)['fused']))
+        after=listen)
     stop = stopping_epoch(np.array([(p.argmax(-1) == truth).mean(1) for p in answers]))
     at_stop = np.array([answers[e - 1][r] for r, e in enumerate(stop)])
     lengths = np.maximum(stop, epochs // 2)
     stack.reset(seeds)
     _train(stack, tensors, [f.fit for f in folds], lengths, seeds, data.shifts)
     stack.temperature.assign(best_temperature(at_stop, truth).astype('float32'))
-    stack.heard = [
-        tempered(p, t)[: len(f.val)] for p, t, f in zip(at_stop, stack.temperature.numpy(), folds)]
+    stack.heard = []
+    for fold, p, temperature in zip(folds, at_stop, stack.temperature.numpy()):
+        stack.heard.append(tempered(p, temperature)[:len(fold.val)])
     return lengths
 
 # %% ../nbs/14_training.ipynb #49ad0b70
-def stack_outputs(stack: NetworkStack, data: StackData, rows: list = None, present=None) -> list:  # dict per network
+def stack_outputs(stack: NetworkStack, data: StackData, rows: list = None, present=None
+                  ) -> list:  # dict per network
     "What each network says of its rows (of its test rows when none are named)."
     tf, rows = stack.tf, [f.test for f in data.folds] if rows is None else rows
     out = _asked(
         stack, {c: tf.constant(v) for c, v in data.x.items()},
         tf.constant(data.present if present is None else present), tf.constant(data.place),
         _even(rows), data.shifts)
-    return [{k: v[r, :len(fold_rows)] for k, v in out.items()} for r, fold_rows in enumerate(rows)]
+    told = []
+    for r, own in enumerate(rows):
+        told.append({name: p[r, :len(own)] for name, p in out.items()})
+    return told
 
 # %% ../nbs/14_training.ipynb #5cc2aecd
 def network_of(stack: NetworkStack, r: int):  # keras.Model
@@ -461,9 +498,9 @@ def predictions_rows(table, fold, run, p, classes, scope) -> pd.DataFrame:
             'modalities': run[1], 'folds': np.int16(fold.folds), 'seed': fold.seed,
             'fold': fold.fold, 'clip': test['clip'].to_numpy(), 'actor': test['actor'].to_numpy(),
             'emotion': test['emotion'].to_numpy()})
-    names = label_names(classes)
-    return rows.assign(
-        **{f'p_{n}': p[:, i].round(4).astype('float32') for i, n in enumerate(names)})
+    for i, name in enumerate(label_names(classes)):
+        rows[f'p_{name}'] = p[:, i].round(4).astype('float32')
+    return rows
 
 # %% ../nbs/14_training.ipynb #f981fcad
 def transfer_rows(voices: Voices, pair: Crossing, scope: str, model: str,
@@ -502,6 +539,7 @@ def cross_corpora(voices: Voices, pairs: list, recipe: Recipe, scopes=CROSSING_S
 # %% ../nbs/14_training.ipynb #c7b0a155
 STACK = 12
 
+# %% ../nbs/14_training.ipynb #56bed59a
 def network_seed(fold: Fold, member: int) -> int:
     "The seed of a network: its fold and its number among the members of an ensemble."
     return 10_000 * fold.seed + 100 * fold.fold + member
@@ -512,10 +550,11 @@ def run_experts(table, fold: Fold, classes: int, scope: str, runs
     "Every baseline run on one fold."
     _one_thread()
     y = SealedLabels(class_numbers(table, classes), fold)
-    Z = fold_features(table, fold, scope, [*{c for _, m in runs for c in m.split('+')}, *EXTENDED])
-    return {
-        (run, fold.seed, fold.fold, 0): {'test': p}
-        for run, p in expert_answers(Z, y, fold, runs, classes).items()}
+    parts = set(EXTENDED)
+    for _, modalities in runs: parts |= set(modalities.split('+'))
+    Z = fold_features(table, fold, scope, parts)
+    answers = expert_answers(Z, y, fold, runs, classes)
+    return {(run, fold.seed, fold.fold, 0): {'test': p} for run, p in answers.items()}
 
 # %% ../nbs/14_training.ipynb #4299710f
 def run_stack(table, tasks: list,  # (fold, member)
@@ -528,8 +567,10 @@ def run_stack(table, tasks: list,  # (fold, member)
     stack = network_stack(network_columns(table, channels), classes, size, fusion)
     data = stack_data(table, [f for f, _ in padded], classes, scope, channels)
     fit_stack(stack, data, [network_seed(*t) for t in padded], epochs)
-    return {(run, f.seed, f.fold, m): {'test': out['fused'], 'val': val_answers}
-            for (f, m), out, val_answers in zip(tasks, stack_outputs(stack, data), stack.heard)}
+    answers = {}
+    for (fold, member), out, heard in zip(tasks, stack_outputs(stack, data), stack.heard):
+        answers[run, fold.seed, fold.fold, member] = {'test': out['fused'], 'val': heard}
+    return answers
 
 # %% ../nbs/14_training.ipynb #d6ce6b7f
 def _one_thread():
@@ -543,6 +584,7 @@ def _one_thread():
 # %% ../nbs/14_training.ipynb #a410dbcd
 PULL = .03
 
+# %% ../nbs/14_training.ipynb #6f7593d0
 def _needed(runs, members: int) -> dict:  # run -> members to train
     "Which networks, pools and experts the runs are made of."
     need = {}
@@ -560,11 +602,12 @@ def _partner(mods): return 'pool', '+'.join(c for c in mods.split('+') if c != '
 def _assembled(table, run, fold, parts, members, classes):
     "The probabilities of a run on a fold."
     from emotion_study.fusion import mean_log_probability
-    answer = lambda r, rows, m=0: parts[r, fold.seed, fold.fold, m][rows]
+    def answer(run, rows, member=0): return parts[run, fold.seed, fold.fold, member][rows]
     if run[0] != 'ensemble': return answer(run, 'test')
-    networks = lambda rows: mean_log_probability(
-        [answer(('network', run[1]), rows, m) for m in range(members)])
-    two = lambda rows: np.stack([networks(rows), answer(_partner(run[1]), rows)], axis=1)
+    network, partner = ('network', run[1]), _partner(run[1])
+    def two(rows):
+        networks = [answer(network, rows, member) for member in range(members)]
+        return np.stack([mean_log_probability(networks), answer(partner, rows)], axis=1)
     y = SealedLabels(class_numbers(table, classes), fold)
     return log_pool(two('test'), pool_weights(two('val'), y[fold.val], PULL))
 
@@ -583,9 +626,8 @@ def _units(table, folds, need, classes, scope, epochs):  # (function, arguments)
     for f in folds:
         for run in pools: yield here.run_pool, (table, f, classes, scope, run)
     for run, members in need.items():
-        tasks = (
-            [(f, m) for f in folds for m in range(members)] if run not in (*experts, *pools) else []
-        )
+        if run in experts or run in pools: continue
+        tasks = list(product(folds, range(members)))
         for i, size in _stacks(len(tasks)):
             yield here.run_stack, (table, tasks[i : i + size], size, classes, scope, run, epochs)
     for f in folds:
@@ -596,6 +638,7 @@ def is_labelled(table: pd.DataFrame) -> np.ndarray:  # (n,) True where the emoti
     "Which clips have a label."
     return table['emotion'].isin(EMOTIONS).to_numpy()
 
+# %% ../nbs/14_training.ipynb #7f278628
 def unmeasured_reasons(table: pd.DataFrame) -> str:
     "Why the clips of a table have no voice, with counts."
     counts = table['reason.voice'].replace('', 'no reason given').value_counts()
@@ -626,11 +669,14 @@ def learnable(table: pd.DataFrame, say=print) -> pd.DataFrame:  # the same table
 def packed(answers: dict  # key -> array, or {name: array}
            ) -> bytes:
     "Answers of a unit as arrays and their names; nothing in it is code."
-    flat = [(key, name, p) for key, answer in answers.items()
-            for name, p in (answer if isinstance(answer, dict) else {None: answer}).items()]
-    names = json.dumps([(key, name) for key, name, _ in flat], default=int)
+    names, arrays = [], []
+    for key, answer in answers.items():
+        by_name = answer if isinstance(answer, dict) else {None: answer}
+        for name, p in by_name.items():
+            names.append((key, name))
+            arrays.append(np.asarray(p))
     file = io.BytesIO()
-    np.savez(file, *(np.asarray(p) for *_, p in flat), names=np.array(names))
+    np.savez(file, *arrays, names=np.array(json.dumps(names, default=int)))
     return file.getvalue()
 
 # %% ../nbs/14_training.ipynb #5a32e22d
@@ -668,10 +714,13 @@ def _kept(f):
 def asked_rows(table: pd.DataFrame, folds: list  # of `Fold`
                ) -> pd.DataFrame:  # seed, fold, clip, actor, emotion
     "Who is asked where: the test clips of some folds."
-    parts = [table.iloc[f.test][['clip', 'actor', 'emotion']].assign(seed=f.seed, fold=f.fold)
-             for f in folds]
+    parts = []
+    for fold in folds:
+        test = table.iloc[fold.test][['clip', 'actor', 'emotion']]
+        parts.append(test.assign(seed=fold.seed, fold=fold.fold))
     return pd.concat(parts, ignore_index=True)
 
+# %% ../nbs/14_training.ipynb #4de5d9eb
 _ASKED = ['seed', 'fold', 'clip', 'actor', 'emotion']
 
 # %% ../nbs/14_training.ipynb #1bc41b5f
@@ -692,8 +741,8 @@ def saved_runs(table, folds, wanted: dict,  # run -> (model, modalities) as the 
     "The runs that the predictions named by `EMOTION_STUDY_PREDICTIONS` have already."
     path, saved = os.environ.get('EMOTION_STUDY_PREDICTIONS'), {}
     if not path: return saved
-    wanted_rows, of_folds = asked_rows(table, folds), dict(
-        protocol=folds[0].protocol, folds=folds[0].folds)
+    wanted_rows = asked_rows(table, folds)
+    of_folds = dict(protocol=folds[0].protocol, folds=folds[0].folds)
     for run, (model, modalities) in wanted.items():
         about = of_folds | dict(classes=classes, scope=scope, model=model, modalities=modalities)
         rows = saved_run(path, about, wanted_rows)
@@ -715,10 +764,12 @@ def cross_validate(table: pd.DataFrame,  # feature table
                    ) -> pd.DataFrame:  # the predictions table
     "Train and test every model on every fold of a protocol."
     if scope not in SCOPES: raise SettingError(f"scope {scope!r} is not one of {', '.join(SCOPES)}")
-    table, seeds = learnable(table), range(seeds) if isinstance(seeds, int) else seeds
-    folds = [f for s in seeds for f in make_folds(table, protocol, classes, s)]
-    wanted = {
-        run: (f'{run[0]}, {label}' if label else run[0], run[1]) for run in run_list(table, models)}
+    table = learnable(table)
+    folds = _folds_of(table, protocol, classes, seeds)
+    wanted = {}
+    for model, modalities in run_list(table, models):
+        called = f'{model}, {label}' if label else model
+        wanted[model, modalities] = called, modalities
     taken = saved_runs(table, folds, wanted, classes, scope) if progress else {}
     missing = [run for run in wanted if run not in taken]
     if missing and table.attrs.get('unmeasured'):
@@ -727,14 +778,24 @@ def cross_validate(table: pd.DataFrame,  # feature table
             " columns were not measured: leave --predictions out")
     parts = _answers_of(
         table, folds, _needed(missing, members), classes, scope, epochs, jobs, progress)
-    made = [
-        predictions_rows(
-            table, f, wanted[run], _assembled(table, run, f, parts, members, classes), classes,
-            scope)
-        for run in missing
-        for f in folds
-    ]
-    rows = pd.concat([*taken.values(), *made], ignore_index=True)
+    made = []
+    for run, fold in product(missing, folds):
+        p = _assembled(table, run, fold, parts, members, classes)
+        made.append(predictions_rows(table, fold, wanted[run], p, classes, scope))
+    return _in_order([*taken.values(), *made])
+
+# %% ../nbs/14_training.ipynb #917beae5
+def _folds_of(table, protocol, classes, seeds) -> list:
+    "The folds of each seed, or of so many seeds."
+    folds = []
+    for seed in range(seeds) if isinstance(seeds, int) else seeds:
+        folds += make_folds(table, protocol, classes, seed)
+    return folds
+
+# %% ../nbs/14_training.ipynb #67109c6b
+def _in_order(parts: list) -> pd.DataFrame:
+    "Rows of predictions as one table."
+    rows = pd.concat(parts, ignore_index=True)
     return rows.sort_values([*RUN, 'seed', 'fold', 'clip'], ignore_index=True)
 
 # %% ../nbs/14_training.ipynb #8576fc47
@@ -795,7 +856,9 @@ class EnrolledPart:
         "A test clip as the rule sees it."
         guesses = self.guesses[enrolled]
         mean, scale, trust = enrolled_moments(self.X[enrolled], self.prior, guesses)
-        here = {s: p for s, p in self.sentences.items() if s == self.said[row]}
+        sentence = self.said[row]
+        known = sentence in self.sentences
+        here = {sentence: self.sentences[sentence]} if known else {}
         scores = self._scores(enrolled, mean, scale)
         taken = sentence_centre(scores, self.said[enrolled], here, guesses)
         z = _centred_by(self._scores([row], mean, scale), self.said[[row]], taken)[0]
@@ -871,7 +934,7 @@ def enrolled_answers(table: pd.DataFrame, fold: Fold, classes: int,
         else: knowing = late(Z, enrolled_fold)
         unknowing = first.test if model == 'pool' else late(alone, fold)
         p = trusted(np.tile(unknowing, (times, 1)), knowing, trust)
-        answers |= {(model, name): q for name, q in zip(sets, p.reshape(times, -1, classes))}
+        for name, told in zip(sets, p.reshape(times, -1, classes)): answers[model, name] = told
     return answers
 
 # %% ../nbs/14_training.ipynb #e16c0006
@@ -883,9 +946,11 @@ def enrolled_name(kind: str, n: int, plain: bool = False) -> str:
 # %% ../nbs/14_training.ipynb #e542cfb9
 def _asked_for(sizes: dict, plain: dict) -> dict:  # name -> (kind, clips, plain z-scores?)
     "Every enrolment that is asked for, by its name."
-    both = [(kind, n, rough) for by, rough in ((sizes, False), (plain, True))
-            for kind, numbers in by.items() for n in numbers]
-    return {enrolled_name(*how): how for how in both}
+    asked = {}
+    for by, rough in ((sizes, False), (plain, True)):
+        for kind, numbers in by.items():
+            for n in numbers: asked[enrolled_name(kind, n, rough)] = kind, n, rough
+    return asked
 
 # %% ../nbs/14_training.ipynb #b3d149a6
 def run_enrolled(table, fold: Fold, classes: int, modalities: str, models,
@@ -894,9 +959,10 @@ def run_enrolled(table, fold: Fold, classes: int, modalities: str, models,
                  ) -> dict:  # (model, name) -> (test clips, classes)
     "Every enrolment of one fold."
     _one_thread()
-    enrolments = _asked_for(sizes, plain)
-    drawn = {name: draw_enrolled(table, fold, kind, n) for name, (kind, n, _) in enrolments.items()}
-    rough = [name for name, how in enrolments.items() if how[2]]
+    drawn, rough = {}, []
+    for name, (kind, n, by_z_scores) in _asked_for(sizes, plain).items():
+        drawn[name] = draw_enrolled(table, fold, kind, n)
+        if by_z_scores: rough.append(name)
     with threadpool_limits(1):
         return enrolled_answers(table, fold, classes, drawn, models, modalities, rough)
 
@@ -913,10 +979,10 @@ def cross_enrol(table: pd.DataFrame, sizes: dict,  # kind of enrolment -> number
     "Train and test models on every fold of a protocol, with every enrolment of the test speakers."
     import emotion_study.training as here  # by name, so that workers import it
     table = learnable(table)
-    numbers = range(seeds) if isinstance(seeds, int) else seeds
-    folds = [f for s in numbers for f in make_folds(table, protocol, classes, s)]
-    wanted = {(model, name): (', '.join(filter(None, (model, label, name))), modalities)
-              for model in models for name in _asked_for(sizes, plain)}
+    folds = _folds_of(table, protocol, classes, seeds)
+    wanted = {}
+    for model, name in product(models, _asked_for(sizes, plain)):
+        wanted[model, name] = ', '.join(filter(None, (model, label, name))), modalities
     taken = saved_runs(table, folds, wanted, classes, 'adapted') if progress else {}
     missing = [run for run in wanted if run not in taken]  # one of them, and all folds are fitted
     one_fold = (_kept if progress else lambda f: f)(here.run_enrolled)
@@ -925,10 +991,12 @@ def cross_enrol(table: pd.DataFrame, sizes: dict,  # kind of enrolment -> number
         for f in folds if missing)
     bar = tqdm(work, total=len(folds), desc=' '.join(['enrolment', label]), unit='fold',
                disable=not (progress and missing))
-    made = [predictions_rows(table, f, wanted[run], answers[run], classes, 'adapted')
-            for f, answers in zip(folds, bar) for run in missing]
-    rows = pd.concat([*taken.values(), *made], ignore_index=True)
-    return rows.sort_values([*RUN, 'seed', 'fold', 'clip'], ignore_index=True)
+    made = []
+    for fold, answers in zip(folds, bar):
+        for run in missing:
+            rows = predictions_rows(table, fold, wanted[run], answers[run], classes, 'adapted')
+            made.append(rows)
+    return _in_order([*taken.values(), *made])
 
 # %% ../nbs/14_training.ipynb #e481e30a
 KEYS = (*RUN, 'seed', 'fold', 'clip', 'actor', 'emotion')
@@ -958,10 +1026,12 @@ def _rows_there(path):
 # %% ../nbs/14_training.ipynb #c09cb48c
 def _scaler(table, fold, scope, channels):
     if scope == 'adapted': return None
-    parts = {
-        c: moments(table[feature_columns(table, [c])].to_numpy('float64')[fold.fit])
-        for c in channels}
-    return {c: {'mean': m.tolist(), 'scale': s.tolist()} for c, (m, s) in parts.items()}
+    scaler = {}
+    for channel in channels:
+        X = table[feature_columns(table, [channel])].to_numpy('float64')
+        mean, scale = moments(X[fold.fit])
+        scaler[channel] = {'mean': mean.tolist(), 'scale': scale.tolist()}
+    return scaler
 
 # %% ../nbs/14_training.ipynb #d1947337
 def save_network(model, table, fold, scope, out: Path, name: str,
@@ -987,9 +1057,9 @@ def save_network(model, table, fold, scope, out: Path, name: str,
     return card
 
 # %% ../nbs/14_training.ipynb #21b64246
-def train_folds(table: pd.DataFrame, folds: list, classes: int, scope: str, epochs: int, member: int = 0,
-                channels=None) -> list:  # a Keras model for each fold
-    "The network of each fold, trained as one stack; of a pretrained encoder's columns a saved network makes no use."
+def train_folds(table: pd.DataFrame, folds: list, classes: int, scope: str, epochs: int,
+                member: int = 0, channels=None) -> list:  # a Keras model for each fold
+    "The network of each fold, trained as one stack, without columns of a pretrained encoder."
     plain = table.drop(columns=feature_columns(table, families=COPIES))
     channels = channels or [
         c for c in CHANNELS if feature_columns(plain, [c]) and plain[f'valid.{c}'].any()]
@@ -1034,8 +1104,8 @@ def train_models(
     "Fit and save the fusion network for each fold of a protocol (or only some of them); the folder holds one training."
     table, out = learnable(table, say), Path(out)
     checked_request(table, protocol, scope, model, out)
-    folds = [
-        f for f in make_folds(table, protocol, classes, seed) if only is None or f.fold in only]
+    folds = make_folds(table, protocol, classes, seed)
+    if only is not None: folds = [f for f in folds if f.fold in only]
     if notice := copies_notice(table):
         left = sum(f.copies for f in folds)
         say(
@@ -1111,11 +1181,11 @@ def apply_scaler(table: pd.DataFrame, card: dict) -> dict:  # channel -> (n, d) 
         X = table.reindex(columns=columns).to_numpy('float64')
         if card['scope'] == 'adapted':
             every = Fold('use', 0, 0, np.arange(len(table)), np.arange(0), np.arange(0))
-            out[c] = np.clip(normalise(X, table['actor'].to_numpy(), every, 'adapted'), -CLIP, CLIP)
+            scores = normalise(X, table['actor'].to_numpy(), every, 'adapted')
         else:
-            out[c] = np.clip(
-                standardise(X, *(np.array(card['scaler'][c][k]) for k in ('mean', 'scale'))), -CLIP,
-                CLIP)
+            scaler = card['scaler'][c]
+            scores = standardise(X, np.array(scaler['mean']), np.array(scaler['scale']))
+        out[c] = np.clip(scores, -CLIP, CLIP)
     return out
 
 # %% ../nbs/14_training.ipynb #cd87bd03
@@ -1145,19 +1215,20 @@ def saved_cards(folder) -> list:  # of (path, card)
 # %% ../nbs/14_training.ipynb #73243beb
 def joined_card(cards: list) -> dict:
     "What all networks of a training have learnt from, as one card."
-    every = lambda key: sorted({value for _, card in cards for value in card.get(key, ())})
-    return (
-        cards[0][1]
-        | {key: every(key) for key in ('test', 'fit', 'sounds')}
-        | {'emotions': every('emotions') or list(EMOTIONS)})
+    def every(key):
+        values = set()
+        for _, card in cards: values |= set(card.get(key, ()))
+        return sorted(values)
+    return cards[0][1] | dict(test=every('test'), fit=every('fit'), sounds=every('sounds'),
+                              emotions=every('emotions') or list(EMOTIONS))
 
 # %% ../nbs/14_training.ipynb #edf90b7c
 def why_not_judged(table: pd.DataFrame, card: dict) -> pd.Series:  # '' where a clip can be judged
     "What keeps a saved network from being judged on clips from which it may have learnt."
     why = pd.Series('', index=table.index, dtype=object)
     learnt = {to_label(e, card['classes']) for e in card.get('emotions', EMOTIONS)}
-    sound, heard = sound_digests(table, card['channels'].get('voice')), set(
-        card.get('sounds', ())) - {''}
+    sound = sound_digests(table, card['channels'].get('voice'))
+    heard = set(card.get('sounds', ())) - {''}
     for e in set(table['emotion']) & set(EMOTIONS):
         if to_label(e, card['classes']) not in learnt:
             why[table['emotion'] == e] = f'{e} was not learnt'
@@ -1171,27 +1242,22 @@ def why_not_judged(table: pd.DataFrame, card: dict) -> pd.Series:  # '' where a 
 # %% ../nbs/14_training.ipynb #4fc930f7
 def evaluate_models(folder,  # of one training
                     table: pd.DataFrame,  # of the same corpus, or of another
-                    say=print) -> pd.DataFrame:  # the predictions table; for another corpus one seed per network
+                    say=print
+                    ) -> pd.DataFrame:  # the predictions; for another corpus one seed per network
     "Let each saved network answer for its own sealed test clips, or for a whole other corpus."
     cards = saved_cards(folder)
     whole = joined_card(cards)
     other, parts, left = not table['clip'].isin(whole['test']).any(), [], []
     for number, (path, card) in enumerate(cards):
-        about = whole if other else card
-        why = why_not_judged(table, about)
+        why = why_not_judged(table, whole if other else card)
         asked = np.ones(len(table), bool) if other else table['clip'].isin(card['test']).to_numpy()
         left.append(why[asked & (why != '')])
         rows = np.flatnonzero(asked & (why == ''))
         if not len(rows): continue
-        x = {c: z[rows] for c, z in network_inputs(table, card).items()}
         protocol, seed = ('transfer', number) if other else (card['protocol'], card['seed'])
         folds = 1 if other else card.get('folds', 1)
         fold = Fold(protocol, seed, card['fold'], rows, rows, rows, folds)
-        answers = load_network(path)[0](x, training=False)['fused'].numpy()
-        parts.append(
-            predictions_rows(
-                table, fold, ('network', '+'.join(card['channels'])), answers, card['classes'],
-                card['scope']))
+        parts.append(_saved_answers(table, path, card, fold))
     why = left[0] if other else pd.concat(left)
     if not parts:
         raise SettingError(
@@ -1200,6 +1266,14 @@ def evaluate_models(folder,  # of one training
     predictions = pd.concat(parts, ignore_index=True)
     for line in evaluation_lines(table, cards, predictions, why): say(line)
     return predictions
+
+# %% ../nbs/14_training.ipynb #150e4bf3
+def _saved_answers(table, path, card, fold) -> pd.DataFrame:
+    "Rows of the predictions table of a saved network."
+    x = {name: values[fold.test] for name, values in network_inputs(table, card).items()}
+    answers = load_network(path)[0](x, training=False)['fused'].numpy()
+    run = 'network', '+'.join(card['channels'])
+    return predictions_rows(table, fold, run, answers, card['classes'], card['scope'])
 
 # %% ../nbs/14_training.ipynb #0b5ffcd7
 def _counted(why: pd.Series):
@@ -1210,28 +1284,27 @@ def evaluation_lines(table: pd.DataFrame, cards: list, predictions: pd.DataFrame
                      why: pd.Series  # of the clips that were left out
                      ) -> list:
     "What was judged, in words."
-    whole, asked, done = (
-        joined_card(cards), sum(len(card['test']) for _, card in cards), len(predictions))
+    whole, done = joined_card(cards), len(predictions)
+    asked = sum(len(card['test']) for _, card in cards)
     if (predictions['protocol'] == 'transfer').all():
+        networks = counted(len(cards), 'network')
         lines = [
-            (
-                f"another corpus (it has none of the {asked:,} test clips): {done // len(cards):,}"
-                f" of its {len(table):,} clips judged, by each of {counted(len(cards), 'network')}"),
-            label_map(table, whole),
-        ]
+            f'another corpus (it has none of the {asked:,} test clips): {done // len(cards):,}'
+            f' of its {len(table):,} clips judged, by each of {networks}',
+            label_map(table, whole)]
     else:
         lines = [f'{done:,} of {asked:,} test clips judged']
         gone = asked - done - len(why)
-        lines += [f'left out: {gone:,} clips: not in this corpus'] * bool(gone)
-        lines += [
-            'the clips have the names but not the sound of those that were learnt from: is this the'
-            ' same corpus?'] * has_other_sound(table, whole)
-    lines += [f'left out: {_counted(why)}'] * bool(len(why))
-    lines += [
-        f'channel {c} is absent: {reason}' for c, reason in lacking_channels(table, whole).items()]
-    nameless = (predictions['actor'].astype(str) == '').any()
-    return lines + ['clips without a speaker count as one speaker in the intervals'] * bool(
-        nameless)
+        if gone: lines.append(f'left out: {gone:,} clips: not in this corpus')
+        if has_other_sound(table, whole):
+            lines.append('the clips have the names but not the sound of those that were learnt'
+                         ' from: is this the same corpus?')
+    if len(why): lines.append(f'left out: {_counted(why)}')
+    for channel, reason in lacking_channels(table, whole).items():
+        lines.append(f'channel {channel} is absent: {reason}')
+    if (predictions['actor'].astype(str) == '').any():
+        lines.append('clips without a speaker count as one speaker in the intervals')
+    return lines
 
 # %% ../nbs/14_training.ipynb #7e99620c
 def label_map(table: pd.DataFrame, card: dict) -> str:
