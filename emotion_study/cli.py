@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['STUDY', 'KERNEL_ENV', 'CorpusOption', 'AnyCorpusOption', 'JobsOption', 'SchedulerOption', 'MANIFEST', 'PLACES', 'app',
-           'data', 'CorpusFolder', 'number_list', 'declared', 'parameters_cell', 'select', 'lacking', 'plan',
+           'data', 'CorpusFolder', 'number_list', 'declared', 'parameters_cell', 'select', 'unmet_need', 'plan',
            'question', 'listing', 'open_folder', 'default_folder', 'plain_plots', 'kernel_env', 'strip_traces',
            'StudyError', 'kernels_into', 'run_notebook', 'say', 'clock', 'run_all', 'have_samples', 'start',
            'unfinished_folder', 'run_study', 'finish', 'trained_by', 'saved_predictions', 'run_started',
@@ -81,8 +81,8 @@ def select(names: list, folder: Path) -> list:  # paths in order
     return [path for path in notebooks if path.stem.startswith(beginnings)]
 
 # %% ../nbs/21_cli.ipynb #926e2f82
-def lacking(says: dict,  # what a notebook declares
-            have: set, corpus=None) -> str:  # '' when it lacks nothing
+def unmet_need(says: dict,  # what a notebook declares
+               have: set, corpus=None) -> str:  # '' when it lacks nothing
     "What a notebook needs and a run does not have."
     if 'needs' in says and says['needs'] not in have: return f"it needs {says['needs']}"
     if corpus is None: return ''
@@ -104,7 +104,7 @@ def plan(have: set,  # what is there of 'ravdess', 'samples'
     run, skipped = [], {}
     for path in select(list(only), folder or STUDY):
         says = declared(path)
-        lacks = lacking(says, have, corpus)
+        lacks = unmet_need(says, have, corpus)
         if lacks and only: raise SettingError(f"{path.stem} can't be part of this run: {lacks}")
         if lacks: skipped[path.stem] = lacks
         elif says.get('optional') and not only:

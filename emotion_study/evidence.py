@@ -36,8 +36,9 @@ from .core import (
 from .protocols import FOLDS, PROTOCOLS, SPEAKER_DISJOINT, make_folds
 from .metrics import (
     METRICS, NotComputed, acted_emotions, counts_by_seed, finite, from_others, group_quantile, hits,
-    measured, measures, no_interval, of_emotions, prediction_sets, risk_area, risk_coverage,
-    run_name, speaker_interval, speaker_ratio, summary_of, threshold_for, with_folds, without_each)
+    measures, no_interval, of_emotions, prediction_sets, risk_area, risk_coverage,
+    run_name, speaker_interval, speaker_ratio, summary_of, threshold_for, with_and_without_each,
+    with_folds, without_each)
 from .statistics import holm
 from .references import CLAIM, ENDS, published_facts
 
@@ -150,7 +151,7 @@ def same_clips(a: pd.Index, b: pd.Index):
 def difference_of(a: np.ndarray, b: np.ndarray,  # (seeds, actors, K, K) counts, actors alike
                   metric: str = 'accuracy') -> dict:  # value, lo, hi of b - a in points
     "Difference of two runs; a speaker who is left out is left out of both."
-    gap = 100 * (measured(b)[metric] - measured(a)[metric])
+    gap = 100 * (with_and_without_each(b)[metric] - with_and_without_each(a)[metric])
     lo, hi = speaker_interval(gap)
     return dict(value=float(gap[0]), lo=float(lo), hi=float(hi))
 

@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['METRICS', 'FEWEST', 'DIALOGUE_MEASURES', 'NotComputed', 'hits', 'confusion_by_actor', 'measures', 'without_each',
-           'jackknife_error', 'speaker_interval', 'counts_by_seed', 'measured', 'summary_of', 'summary',
-           'bootstrap_weights', 'spread', 'from_others', 'group_quantile', 'prediction_sets', 'risk_coverage',
-           'risk_area', 'threshold_for', 'speaker_ratio', 'acted_emotions', 'of_emotions', 'protocol_name', 'run_name',
-           'with_folds', 'finite', 'no_interval', 'result_entries', 'save_results', 'readable', 'text_table', 'recalls',
-           'p_words', 'for_page', 'with_interval', 'tempered', 'weighted_f1', 'numbers_of', 'dialogue_counts',
-           'dialogue_scores', 'dialogue_gain']
+           'jackknife_error', 'speaker_interval', 'counts_by_seed', 'with_and_without_each', 'summary_of', 'summary',
+           'bootstrap_weights', 'percentile_interval', 'from_others', 'group_quantile', 'prediction_sets',
+           'risk_coverage', 'risk_area', 'threshold_for', 'speaker_ratio', 'acted_emotions', 'of_emotions',
+           'protocol_name', 'run_name', 'with_folds', 'finite', 'no_interval', 'result_entries', 'save_results',
+           'readable', 'text_table', 'recalls', 'p_words', 'for_page', 'with_interval', 'tempered', 'weighted_f1',
+           'numbers_of', 'dialogue_counts', 'dialogue_scores', 'dialogue_gain']
 
 # %% ../nbs/11_metrics.ipynb #a10a4405
 import json
@@ -135,8 +135,8 @@ def counts_by_seed(predictions: pd.DataFrame  # one run, any number of seeds
     return np.bincount(flat, minlength=int(np.prod(shape))).reshape(shape).astype(float)
 
 # %% ../nbs/11_metrics.ipynb #838b0e92
-def measured(C: np.ndarray  # (seeds, actors, K, K) counts
-             ) -> dict:  # each measure under the weights of `without_each`, mean over seeds
+def with_and_without_each(C: np.ndarray  # (seeds, actors, K, K) counts
+                          ) -> dict:  # each measure under the weights of `without_each`, mean over seeds
     "Measures of all speakers, then without each of them."
     left_out = C.sum(1, keepdims=True) - C if C.shape[1] >= FEWEST else C[:, :0]
     values = measures(np.concatenate([C.sum(1, keepdims=True), left_out], axis=1))
@@ -146,7 +146,7 @@ def measured(C: np.ndarray  # (seeds, actors, K, K) counts
 def summary_of(C: np.ndarray  # (seeds, actors, K, K) counts
                ) -> pd.DataFrame:  # as `summary`
     "What `summary` says, from counts."
-    each, values, n, rows = measures(C.sum(1)), measured(C), int(C[0].sum()), {}
+    each, values, n, rows = measures(C.sum(1)), with_and_without_each(C), int(C[0].sum()), {}
     for m in METRICS:
         lo, hi = speaker_interval(values[m], n)
         rows[m] = dict(
@@ -168,8 +168,8 @@ def bootstrap_weights(actors: int, draws: int = 2000, seed: int = 0
     return rng.multinomial(actors, np.full(actors, 1 / actors), size=draws).astype(float)
 
 # %% ../nbs/11_metrics.ipynb #1a720113
-def spread(drawn: np.ndarray,  # (draws,) resampled values
-           speakers: int) -> tuple:  # lo, hi; NaN for too few speakers
+def percentile_interval(drawn: np.ndarray,  # (draws,) resampled values
+                        speakers: int) -> tuple:  # lo, hi; NaN for too few speakers
     "The 95 % percentile interval of resampled values."
     finite = drawn[np.isfinite(drawn)]
     if speakers < FEWEST or not len(finite): return np.nan, np.nan

@@ -20,7 +20,7 @@ __all__ = ['SHIPPED', 'MOODS', 'OWN_CHANNELS', 'MEDIA', 'LONGEST', 'PIECE', 'WHO
            'reads_films', 'put_faces', 'network_answers', 'network_row', 'filled_up', 'network_lines', 'predict',
            'answers_of', 'read_classes', 'hear', 'Spoken', 'by_group', 'by_speaker', 'weighted_moments', 'spread_model',
            'standing', 'prior_numbers', 'learn_scope', 'card_of', 'scores_in', 'final_scores', 'score_variances',
-           'score_temperature', 'speaker_weights', 'set_bound', 'share_right', 'recall_mean', 'with_interval',
+           'score_temperature', 'speaker_weights', 'set_bound', 'share_right', 'recall_mean', 'interval_over_speakers',
            'recipes_of', 'block_widths', 'measured_all', 'heard_clips', 'seen_faces', 'labelled_clips', 'usable_clips',
            'check_taught', 'speaker_cuts', 'calibrated', 'judged_scopes', 'rounded', 'learn_face', 'face_weight',
            'teach_face', 'card_limits', 'sound_marks', 'describe_card', 'teach_card', 'train_pool', 'emotion_numbers',
@@ -1559,9 +1559,9 @@ def recall_mean(right: np.ndarray, y: np.ndarray) -> float:
     return np.mean([right[y == k].mean() for k in np.unique(y)])
 
 # %% ../nbs/20_predict.ipynb #fbcd61b8
-def with_interval(measure,  # such as `share_right`
-                  right: np.ndarray, y: np.ndarray, speaker: np.ndarray  # (n,) each
-                  ) -> dict:  # value, lo, hi in percent; n, speakers
+def interval_over_speakers(measure,  # such as `share_right`
+                           right: np.ndarray, y: np.ndarray, speaker: np.ndarray  # (n,) each
+                           ) -> dict:  # value, lo, hi in percent; n, speakers
     "A measure over clips, with its interval over speakers."
     names = np.unique(speaker)
     keep = [np.ones(len(y), bool)] + [speaker != a for a in names]
@@ -1692,7 +1692,7 @@ def judged_scopes(taught: Spoken, said: dict) -> dict:  # scope -> dict(accuracy
         right = p.argmax(axis=1) == taught.y
         found[scope] = {}
         for name, measure in (('accuracy', share_right), ('uar', recall_mean)):
-            f = with_interval(measure, right, taught.y, taught.speaker)
+            f = interval_over_speakers(measure, right, taught.y, taught.speaker)
             found[scope][name] = {'new speakers': rounded(f)}
     return found
 

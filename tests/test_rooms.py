@@ -63,3 +63,14 @@ def test_the_ledger_runs_after_every_notebook_that_makes_figures():
     making = [p.stem for p in studies if 'save_results(' in p.read_text(encoding='utf-8')]
     ledger = next(p.stem for p in studies if 'write_ledger(' in p.read_text(encoding='utf-8'))
     assert making[-1] == ledger
+
+
+def test_no_two_public_definitions_have_one_name():
+    homes = {}
+    for module, text in MODULES.items():
+        for node in ast.parse(text).body:
+            if not isinstance(node, (ast.FunctionDef, ast.ClassDef)): continue
+            of_a_class = any(getattr(d, 'id', '') == 'patch' for d in node.decorator_list)
+            if not node.name.startswith('_') and not of_a_class:
+                homes.setdefault(node.name, set()).add(module)
+    assert {name: where for name, where in homes.items() if len(where) > 1} == {}
