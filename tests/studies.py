@@ -8,10 +8,11 @@ from emotion_study.corpus import find_ravdess
 from emotion_study.features import compile_once
 
 CODE = 'import sys; from emotion_study.cli import main; main()'
-FEWER = ('01', '02', '05', '13', '17', '98', '99')  # of the twin, where real clips go through every notebook
-RUN = {'sound': [*(f'{i:02d}' for i in range(9)), '13', '17', '98', '99'],  # every notebook that is not optional
-       'faces': ['02', '03', '04', '07', '98']}   # those that do something else when faces are there
-LONGEST_FIRST = ('ravdess', 'sound', 'twin', 'faces')
+EVERY = [*(f'{i:02d}' for i in range(9)), '13', '17', '98', '99']  # every notebook that is not optional
+RUN = {'sound': EVERY, 'faces': EVERY}  # of four actors: each notebook without faces, and with them
+FEWER = {'twin': ('01', '02', '05', '13', '17', '98', '99'),  # where real clips go through every notebook
+         'ravdess': ('01', '02', '98', '99')}  # all 1,440 clips, where those of four actors go through the rest
+LONGEST_FIRST = ('faces', 'sound', 'ravdess', 'twin')
 
 
 def part_of_ravdess(folder, faces):
@@ -28,14 +29,12 @@ def part_of_ravdess(folder, faces):
 
 def command_of(name, folder):  # arguments, variables
     "How a study is begun; all but the twin's do their work in one process, as two studies fill two cores."
-    corpus, more, env = name, [], dict(LOKY_MAX_CPU_COUNT='1')
-    if name == 'twin':
-        env, more = {}, [f'--only={n}' for n in FEWER] if find_ravdess() else []
-    if name != 'twin': more = ['--seeds', '1']  # the twin has the profile's own number
+    corpus, more, env = name, ['--seeds', '1'], dict(LOKY_MAX_CPU_COUNT='1')
+    if name == 'twin': more, env = [], {}  # as many seeds as the profile says
+    if name in FEWER and find_ravdess(): more += [f'--only={n}' for n in FEWER[name]]
     if name in RUN:
         corpus = 'ravdess'
         env['EMOTION_STUDY_DATA'] = str(part_of_ravdess(folder / 'data', faces=name == 'faces'))
-    if name == 'faces': more += [f'--only={n}' for n in RUN[name]]
     return ['study', '--corpus', corpus, '--profile', 'quick', '--out', str(folder / 'report'), *more], env
 
 
