@@ -38,6 +38,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import soxr
+from fastcore.basics import patch
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
@@ -812,24 +813,28 @@ class Predictor:
             raise SettingError(f'--abstain {self.abstain:g} is not between 0 and 1')
         self.model = read_own_card(self.card)
 
-    def asked(self, channel):
-        "What decides about a channel's measuring."
-        if channel == 'voice': return voice_asked(self.model.blocks, self.window, self.hop)
-        return dict(rate=float(self.rate)) if channel == 'face' else dict(engine=self.engine)
+# %% ../nbs/20_predict.ipynb #86b72287
+@patch
+def asked(self: Predictor, channel):
+    "What decides about a channel's measuring."
+    if channel == 'voice': return voice_asked(self.model.blocks, self.window, self.hop)
+    return dict(rate=float(self.rate)) if channel == 'face' else dict(engine=self.engine)
 
-    def unknown(self, channel) -> str:  # '' where the card knows it
-        "Why a channel has no say."
-        known = channel in self.model.about['weights']
-        return '' if known else f'the card {Path(self.card).stem} was not taught this channel'
+@patch
+def unknown(self: Predictor, channel) -> str:  # '' where the card knows it
+    "Why a channel has no say."
+    known = channel in self.model.about['weights']
+    return '' if known else f'the card {Path(self.card).stem} was not taught this channel'
 
-    def measure(self, recording: Recording) -> Measured:
-        "All channels of one recording."
-        by_channel = dict.fromkeys(OWN_CHANNELS)
-        for c in self.channels:
-            fault = recording.fault or self.unknown(c)
-            by_channel[c] = (
-                nothing(c, fault) if fault else measured(recording.path, c, **self.asked(c)))
-        return Measured(**by_channel)
+@patch
+def measure(self: Predictor, recording: Recording) -> Measured:
+    "All channels of one recording."
+    by_channel = dict.fromkeys(OWN_CHANNELS)
+    for c in self.channels:
+        fault = recording.fault or self.unknown(c)
+        by_channel[c] = (
+            nothing(c, fault) if fault else measured(recording.path, c, **self.asked(c)))
+    return Measured(**by_channel)
 
 # %% ../nbs/20_predict.ipynb #5a000022
 def measure_all(predictor: Predictor, recordings: list):  # yields `Measured`, in order

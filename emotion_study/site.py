@@ -217,7 +217,7 @@ def mend_links(body: str, folder: Path,
     return re.sub(r'<a\s(?:[^>]*?\s)?href="([^"]*)"[^>]*>(.*?)</a>', mend, body, flags=re.S)
 
 # %% ../nbs/19_site.ipynb #dd9c4128
-STYLE = """
+_PAGE_STYLE = """
 :root { color-scheme: light dark; --text: #1c2430; --soft: #5b6675; --ground: #fff; --box: #f4f6f9;
 --line: #d9dee6;
   --link: #0b5cad; --warn: #7a4300; --warn-ground: #fff1d6; }
@@ -243,7 +243,10 @@ nav [aria-current] { color: var(--text); font-weight: 600; text-decoration: none
   margin: 1rem 0; }
 blockquote { margin: 1rem 0; padding-left: 1rem; border-left: 3px solid var(--line); color:
 var(--soft); }
-pre, code { font: .86rem/1.5 ui-monospace, monospace; }
+"""
+
+# %% ../nbs/19_site.ipynb #dd9c4129
+STYLE = _PAGE_STYLE + """pre, code { font: .86rem/1.5 ui-monospace, monospace; }
 code { background: var(--box); padding: .1em .3em; border-radius: 3px; }
 pre { overflow-x: auto; margin: .5rem 0; } pre code, .tex-source code { background: none; padding:
 0; }

@@ -28,8 +28,8 @@ from tqdm import tqdm
 
 from .core import (
     ROOT, STATEMENTS, SettingError, cache_folder, check_libraries, code_digest, file_digest,
-    folder_aside, keep_bytes, kept_bytes, label_names, load_row, load_tensorflow, package_folder, packaged,
-    read_emotion, relative, spread, store_row, text_digest)
+    folder_aside, keep_bytes, kept_bytes, label_names, load_row, load_tensorflow, package_folder,
+    packaged, read_emotion, relative, spread, store_row, text_digest)
 from emotion_study.fetch import (
     Archive, check_space, disk_need, fetch_wheel, install_archive, is_unpacked, size_text,
     zip_bytes)

@@ -857,8 +857,7 @@ class EnrolledPart:
         guesses = self.guesses[enrolled]
         mean, scale, trust = enrolled_moments(self.X[enrolled], self.prior, guesses)
         sentence = self.said[row]
-        known = sentence in self.sentences
-        here = {sentence: self.sentences[sentence]} if known else {}
+        here = {k: self.sentences[k] for k in self.sentences.keys() & {sentence}}
         scores = self._scores(enrolled, mean, scale)
         taken = sentence_centre(scores, self.said[enrolled], here, guesses)
         z = _centred_by(self._scores([row], mean, scale), self.said[[row]], taken)[0]
