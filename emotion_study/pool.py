@@ -398,11 +398,12 @@ def _check_known(clips: Clips, fold: Fold):
 CLASSES = label_names(7)
 BLOCKS = families_of(PACKAGED)  # of the encoders whose weights come with the environment
 
-def block_means(table: pd.DataFrame, speed: str = ''  # one of `core.SPEEDS`
+def block_means(table: pd.DataFrame, speed: str = '',  # one of `core.SPEEDS`
+                blocks=BLOCKS  # whose columns are wanted
                 ) -> dict:  # block -> names of its columns
     "The mean of each unit over a clip, block by block."
     means = {}
-    for block in BLOCKS:
+    for block in blocks:
         names = feature_columns(table, families=[block + speed])
         means[block] = [name for name in names if name.endswith('.mean')]
     return means

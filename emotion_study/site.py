@@ -411,10 +411,10 @@ _STEPS = (
     ('new speakers, 60 of their clips at hand', 8, ('actor', 8, 'adapted', _POOL, 'voice+face')),
     ('new speakers, nothing known', 8, ('actor', 8, 'inductive', _POOL, 'voice+face')),
     ('new speakers, the voice alone', 8, ('loso', 8, 'inductive', _POOL, 'voice')),
-    ('another corpus, Urdu talk shows, the voice alone', 4,
-     ('transfer', 7, 'inductive', 'blocks, ravdess to urdu', 'voice')),
     ('another corpus, Polish actors, the voice alone', 6,
-     ('transfer', 7, 'inductive', 'blocks, ravdess to nemo', 'voice')))
+     ('transfer', 7, 'inductive', 'blocks, Whisper small, ravdess to nemo', 'voice')),
+    ('another corpus, Urdu talk shows, the voice alone', 4,
+     ('transfer', 7, 'inductive', 'blocks, Whisper small, ravdess to urdu', 'voice')))
 
 # %% ../nbs/19_site.ipynb #89450bbe
 def fall_of(results: list) -> list:  # of (words, number of emotions, entry)
@@ -446,7 +446,7 @@ def fall_words(steps: list) -> str:
          'recall of the emotions (UAR) is {}.',
          _STEPS[0]),
         ('For speakers of whom nothing is known it is {}.', _STEPS[2]),
-        ('On another corpus, in Polish, it is {}.', _STEPS[5])]
+        ('On another corpus, in Polish, it is {}.', _STEPS[4])]
     return ' '.join(text.format(found[step[0]]) for text, step in parts if step[0] in found)
 
 # %% ../nbs/19_site.ipynb #afa521bf

@@ -13,7 +13,7 @@ from emotion_study.core import SettingError
 from emotion_study.media import SR
 from emotion_study.corpus import find_ravdess, list_files
 from emotion_study.predict import (
-    CARD, MOODS, Predictor, SHIPPED, answer_columns, joint, read_own_card, recordings_of,
+    CARD, MOODS, Predictor, SHIPPED, SMALL_CARD, answer_columns, joint, read_own_card, recordings_of,
     speaker_scores, stretches, words_between)
 
 COLUMNS = ('file start end answer p_neutral p_happy p_sad p_angry p_fearful p_disgust p_surprised set confidence abstained '
@@ -37,7 +37,9 @@ def cache(tmp_path_factory): return tmp_path_factory.mktemp('cache')
 
 
 @pytest.fixture(autouse=True)
-def own_cache(cache, monkeypatch): monkeypatch.setenv('EMOTION_STUDY_CACHE', str(cache))
+def own_cache(cache, monkeypatch):
+    monkeypatch.setenv('EMOTION_STUDY_CACHE', str(cache))
+    monkeypatch.setenv('EMOTION_STUDY_WHISPER_SMALL', str(cache / 'not fetched'))  # whatever this machine has
 
 
 def tone(path, seconds=2, pitch=440):
@@ -51,13 +53,30 @@ def tone(path, seconds=2, pitch=440):
 def test_columns_are_the_contract(): assert answer_columns() == COLUMNS
 
 
-def test_the_shipped_card_is_whole():
-    card = read_own_card(CARD)
+@pytest.mark.parametrize('path', (CARD, SMALL_CARD), ids=lambda p: p.stem)
+def test_the_shipped_card_is_whole(path):
+    card = read_own_card(path)
+    assert all(b.startswith('whisper_small') == (path == SMALL_CARD) for b in card.blocks), 'one of the two is to be fetched'
     assert tuple(card.about['labels']) == MOODS and card.numbers['inductive.0.weights'].shape == (7, card.about['widths'][0])
     assert {c['licence'] for c in card.about['corpora']} == {'CC BY-NC-SA 4.0'} and card.about['limits']
     for scope in card.about['scopes'].values():
         for figure in scope['accuracy'].values(): assert figure['lo'] < figure['value'] < figure['hi'] and figure['n'] > 100
     assert all(np.isfinite(v).all() for v in card.numbers.values())
+
+
+def test_the_larger_model_is_taken_where_its_encoder_was_fetched(tmp_path, monkeypatch, capsys):
+    silence = tmp_path / 'silence.wav'
+    sf.write(silence, np.zeros(SR), SR)
+    run(silence, '--channels', 'voice')
+    assert Predictor().card == CARD and own.LARGER in ''.join(capsys.readouterr())
+    run(silence, '--channels', 'voice', '--card', CARD)
+    assert own.LARGER not in ''.join(capsys.readouterr()), 'who named a card has chosen'
+    weights = tmp_path / 'encoder.onnx'
+    weights.write_bytes(b'x')
+    monkeypatch.setenv('EMOTION_STUDY_WHISPER_SMALL', str(weights))
+    assert Predictor().card == SMALL_CARD and own.default_card() == SMALL_CARD
+    found = own.predict([silence], channels=('voice',))
+    assert found['reason'].iloc[0] == 'voice: silent' and own.LARGER not in found.attrs['remarks']
 
 
 def test_a_card_whose_numbers_are_others_is_refused(tmp_path):
