@@ -28,6 +28,7 @@ from sklearn.kernel_ridge import KernelRidge
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics.pairwise import linear_kernel, rbf_kernel
 from sklearn.model_selection import GroupKFold, StratifiedKFold
+from threadpoolctl import threadpool_limits
 
 from .core import (
     COPIES, EXTENDED, FAMILIES, PACKAGED, SPEEDS, SettingError, families_of, label_names, to_label)
@@ -594,7 +595,8 @@ def scores(model, X: np.ndarray) -> np.ndarray:  # (n, classes)
 def fit_linear(X: np.ndarray, y: np.ndarray, c: float, weights: np.ndarray):
     "A plain linear model; `c` is relative to the mean squared length of the rows."
     size = (X ** 2).sum(axis=1).mean() or 1.
-    return LogisticRegression(C=c / size, max_iter=300).fit(X, y, sample_weight=weights)
+    with threadpool_limits(1):  # the same bytes on any machine, and no threads that wait for others
+        return LogisticRegression(C=c / size, max_iter=300).fit(X, y, sample_weight=weights)
 
 # %% ../nbs/13_pool.ipynb #42ea792d
 def pooled_scores(parts: list,  # of (rows that teach, rows that are asked)
