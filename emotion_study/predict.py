@@ -1600,7 +1600,7 @@ def interval_over_speakers(measure,  # such as `share_right`
 # %% ../nbs/20_predict.ipynb #20723197
 MIDDLE = {  # chosen by RAVDESS and nEMO, each asked by a model of the other
     'inductive': dict(use=(0, 1, 2, 3), level=True, c=1.),
-    'adapted': dict(use=(0, 1, 2, 3, 4), level=False, c=4.),
+    'adapted': dict(use=(0, 1, 2, 3, 4), level=False, c=10.),
     'set': dict(use=(0, 1, 2, 3), level=False, c=10.)}
 FEWEST_SPEAKERS = 3  # so that two are left when one is kept aside
 
