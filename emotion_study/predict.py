@@ -1363,8 +1363,8 @@ def predict(paths,  # files, folders and tables; or a feature table
 
 # %% ../nbs/20_predict.ipynb #fd506eb5
 LARGER = (
-    'A larger voice model carries over better to acted speech that it never met, and about as well'
-    ' to talk shows: `emotion-study data whisper-small` fetches what it hears with (92 MB), and'
+    'A larger voice model carries over better to acted speech that it never met (to talk shows no'
+    ' gain is shown): `emotion-study data whisper-small` fetches what it hears with (92 MB), and'
     ' predict then takes it by itself.')
 
 def answers_of(paths, card=None, classes: int = 7, **options) -> Answers:
