@@ -595,7 +595,7 @@ def scores(model, X: np.ndarray) -> np.ndarray:  # (n, classes)
 def fit_linear(X: np.ndarray, y: np.ndarray, c: float, weights: np.ndarray):
     "A plain linear model; `c` is relative to the mean squared length of the rows."
     size = (X ** 2).sum(axis=1).mean() or 1.
-    with threadpool_limits(1):  # the same bytes on any machine, and no threads that wait for others
+    with threadpool_limits(1):  # the same bytes by any number of threads, none of which waits
         return LogisticRegression(C=c / size, max_iter=300).fit(X, y, sample_weight=weights)
 
 # %% ../nbs/13_pool.ipynb #42ea792d

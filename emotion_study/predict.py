@@ -14,18 +14,18 @@ __all__ = ['SHIPPED', 'MOODS', 'OWN_CHANNELS', 'MEDIA', 'LONGEST', 'PIECE', 'WHO
            'models_of', 'scope_scores', 'emotions_shown', 'speaker_trust', 'speaker_scores', 'alone_scores',
            'set_scores', 'face_probabilities', 'face_scores_of', 'face_order', 'prediction_set', 'joint', 'rows_of',
            'channel_views', 'voice_asked', 'Predictor', 'measure_all', 'speaker_groups', 'voice_probabilities',
-           'Answers', 'judge_all', 'channel_answers', 'answered', 'reason_of', 'about_lines', 'kind_of_speech',
-           'share_in_words', 'right_of_hundred', 'reached', 'situation', 'judge_recordings', 'describe_answers',
-           'harmless', 'write_answers', 'moods_of', 'bands', 'thumbnails', 'answers_page', 'file_part', 'draw_answers',
-           'is_own_card', 'card_in', 'network_table', 'reads_films', 'put_faces', 'network_answers', 'network_row',
-           'filled_up', 'network_lines', 'predict', 'answers_of', 'read_classes', 'hear', 'Spoken', 'by_group',
-           'by_speaker', 'weighted_moments', 'spread_model', 'standing', 'prior_numbers', 'learn_scope', 'card_of',
-           'scores_in', 'final_scores', 'score_variances', 'score_temperature', 'speaker_weights', 'set_bound',
-           'share_right', 'recall_mean', 'interval_over_speakers', 'recipes_of', 'block_widths', 'measured_all',
-           'heard_clips', 'seen_faces', 'labelled_clips', 'usable_clips', 'check_taught', 'speaker_cuts', 'calibrated',
-           'judged_scopes', 'rounded', 'learn_face', 'face_weight', 'teach_face', 'card_limits', 'sound_marks',
-           'describe_card', 'teach_card', 'train_pool', 'emotion_numbers', 'card_lines', 'taught_emotions', 'judgeable',
-           'card_rows', 'evaluate_card', 'scope_lacks', 'speaker_remarks']
+           'Answers', 'judge_all', 'channel_answers', 'answered', 'reason_of', 'about_lines', 'encoders_in_words',
+           'kind_of_speech', 'share_in_words', 'right_of_hundred', 'reached', 'situation', 'judge_recordings',
+           'describe_answers', 'harmless', 'write_answers', 'moods_of', 'bands', 'thumbnails', 'answers_page',
+           'file_part', 'draw_answers', 'is_own_card', 'card_in', 'network_table', 'reads_films', 'put_faces',
+           'network_answers', 'network_row', 'filled_up', 'network_lines', 'predict', 'answers_of', 'read_classes',
+           'hear', 'Spoken', 'by_group', 'by_speaker', 'weighted_moments', 'spread_model', 'standing', 'prior_numbers',
+           'learn_scope', 'card_of', 'scores_in', 'final_scores', 'score_variances', 'score_temperature',
+           'speaker_weights', 'set_bound', 'share_right', 'recall_mean', 'interval_over_speakers', 'recipes_of',
+           'block_widths', 'measured_all', 'heard_clips', 'seen_faces', 'labelled_clips', 'usable_clips',
+           'check_taught', 'speaker_cuts', 'calibrated', 'judged_scopes', 'rounded', 'learn_face', 'face_weight',
+           'teach_face', 'card_limits', 'sound_marks', 'describe_card', 'teach_card', 'train_pool', 'emotion_numbers',
+           'card_lines', 'taught_emotions', 'judgeable', 'card_rows', 'evaluate_card', 'scope_lacks', 'speaker_remarks']
 
 # %% ../nbs/20_predict.ipynb #348d3d7d
 import csv, importlib, io, json, sys, types
@@ -994,7 +994,8 @@ def about_lines(card: OwnCard, scope: str, told: dict  # speaker -> (clips, trus
     "What a reader has to know before the answers."
     about = card.about
     lines = [
-        f"The voice model was taught {about['taught']}. {kind_of_speech(about)}",
+        f"The voice model hears with {encoders_in_words(about['blocks'])}. It was taught"
+        f" {about['taught']}. {kind_of_speech(about)}",
         right_of_hundred(card.scope(scope)['accuracy']),
         (
             'A score is no measurement of a person. Do not use it for decisions about health,'
@@ -1007,6 +1008,12 @@ def about_lines(card: OwnCard, scope: str, told: dict  # speaker -> (clips, trus
             f"Speaker {speaker}: adapted by {counted(clips)}, trusted to {trust:.0%};"
             f" {reached(about['enrolment'], clips)}")
     return lines
+
+# %% ../nbs/20_predict.ipynb #5a000125
+def encoders_in_words(blocks) -> str:
+    "Which encoders some blocks are of."
+    names = dict.fromkeys(block.split('_')[1] for block in blocks)
+    return f"Whisper {' and '.join(names)}"
 
 # %% ../nbs/20_predict.ipynb #1146be56
 def kind_of_speech(about: dict) -> str:
