@@ -64,6 +64,14 @@ def test_the_shipped_card_is_whole(path):
     assert all(np.isfinite(v).all() for v in card.numbers.values())
 
 
+def test_a_users_own_card_is_taught_by_the_recipes_of_the_shipped_one():
+    card = read_own_card(CARD)
+    assert tuple(card.blocks) == own.VOICE_BLOCKS
+    for scope, recipe in own.MIDDLE.items():
+        about = card.scope(scope)
+        assert recipe == dict(use=tuple(about['use']), level=about['level'], c=about['c']), scope
+
+
 def test_the_larger_model_is_taken_where_its_encoder_was_fetched(tmp_path, monkeypatch, capsys):
     silence = tmp_path / 'silence.wav'
     sf.write(silence, np.zeros(SR), SR)
