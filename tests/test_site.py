@@ -27,7 +27,8 @@ def checkout(tmp_path_factory):
     (root / 'docs' / 'contents.md').write_text(CONTENTS)
     report = ROOT / 'reports' / 'ravdess'
     shutil.copytree(report, root / 'reports' / 'ravdess', ignore=shutil.ignore_patterns('notebooks', 'parts'))
-    shutil.copytree(ROOT / 'data', root / 'data', ignore=lambda folder, names: [n for n in names if n != 'README.md'])
+    linked = {'README.md', 'models', 'own_recordings.json'}
+    shutil.copytree(ROOT / 'data', root / 'data', ignore=lambda folder, names: set(names) - linked)
     shutil.copy(ROOT / 'CITATION.cff', root)
     ran = root / 'reports' / 'ravdess' / 'notebooks' / '10_enrolment.ipynb'
     for page in PAGES:
