@@ -4,29 +4,29 @@
 
 # %% auto #0
 __all__ = ['POOL_EXPERTS', 'ENOUGH', 'ENCODER_SCALE', 'INNER', 'PULLS', 'CLASSES', 'BLOCKS', 'CROSSING_SCOPES', 'FEWEST_OF_A_SET',
-           'ROUNDS', 'log_pool', 'shared_and_own', 'ShrinkageLDA', 'centred', 'sentence_centre', 'Clips', 'opinions',
-           'spanned', 'evened', 'pool_parts', 'inner_folds', 'Judged', 'ask_all', 'cross_fitted', 'pool_weights',
-           'choose_pull', 'Pooled', 'pooled', 'taught', 'self_trained', 'block_means', 'librosa_columns', 'Voices',
-           'usable', 'numbered', 'gather', 'Crossing', 'crossing', 'check_crossing', 'crossings', 'even_weights',
-           'z_scores', 'Sides', 'prepare', 'by_corpus', 'scores', 'fit_linear', 'pooled_scores', 'spread_out', 'uar',
-           'self_taught', 'Variances', 'variance_parts', 'dimensions', 'emotions_heard', 'belief', 'without_voice',
-           'Recipe', 'cross_scores', 'taught_without_voice', 'without_voices', 'carry_over', 'inner_tasks',
-           'first_answers', 'choose_recipe']
+           'ROUNDS', 'log_pool', 'shared_and_own', 'ShrinkageLDA', 'centred', 'sentence_centre', 'Clips', 'Asked',
+           'opinions', 'spanned', 'evened', 'pool_parts', 'inner_folds', 'Judged', 'ask_all', 'cross_fitted',
+           'pool_weights', 'choose_pull', 'Pooled', 'pooled', 'taught', 'self_trained', 'both_pools', 'block_means',
+           'librosa_columns', 'Voices', 'usable', 'numbered', 'gather', 'Crossing', 'crossing', 'check_crossing',
+           'crossings', 'even_weights', 'z_scores', 'Sides', 'prepare', 'by_corpus', 'scores', 'fit_linear',
+           'pooled_scores', 'spread_out', 'uar', 'self_taught', 'Variances', 'variance_parts', 'dimensions',
+           'emotions_heard', 'belief', 'without_voice', 'Recipe', 'cross_scores', 'taught_without_voice',
+           'without_voices', 'carry_over', 'inner_tasks', 'first_answers', 'choose_recipe']
 
 # %% ../nbs/13_pool.ipynb #c9e50e3b
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import product
 
 import numpy as np
 import pandas as pd
-from scipy.linalg import solve
+from scipy.linalg import cho_factor, cho_solve
 from scipy.optimize import minimize
 from scipy.special import logsumexp, softmax
 from sklearn.decomposition import PCA
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
-from sklearn.kernel_ridge import KernelRidge
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics.pairwise import linear_kernel, rbf_kernel
+from sklearn.metrics.pairwise import linear_kernel
 from sklearn.model_selection import GroupKFold, StratifiedKFold
 from threadpoolctl import threadpool_limits
 
@@ -58,9 +58,8 @@ def _spread(p, found, of, classes):
 # %% ../nbs/13_pool.ipynb #353f60dd
 def _ridge(K, fit, ask, targets, penalty):
     "Kernel ridge regression on class indicators; `K` (n, fit rows)."
-    model = KernelRidge(alpha=penalty, kernel='precomputed').fit(
-        K[fit], targets - 1 / targets.shape[1])
-    return softmax(8 * model.predict(K[ask]), axis=1)
+    factor = cho_factor(K[fit] + penalty * np.eye(len(targets)), overwrite_a=True)
+    return softmax(8 * K[ask] @ cho_solve(factor, targets - 1 / targets.shape[1]), axis=1)
 
 # %% ../nbs/13_pool.ipynb #eeed0f3b
 def shared_and_own(K: np.ndarray,  # (n, rows) kernel values
@@ -70,7 +69,7 @@ def shared_and_own(K: np.ndarray,  # (n, rows) kernel values
     "The kernel of a common weight vector and one of each speaker's own."
     same = speakers[:, None] == speakers[rows]
     if not known: same[np.setdiff1d(np.arange(len(K)), rows)] = False
-    return K * (1 + same) / 2
+    return np.where(same, K, K / 2)
 
 # %% ../nbs/13_pool.ipynb #c03f6a58
 def _shrinkage(Z: np.ndarray) -> tuple:  # share of the target, its level
@@ -97,7 +96,7 @@ class ShrinkageLDA(LinearDiscriminantAnalysis):
             rows[y == k] = centred_rows * np.sqrt(prior * (1 - share) / len(centred_rows))
             diagonal += prior * share * level * scale ** 2
         self.covariance_ = rows.T @ rows + np.diag(diagonal)
-        self.coef_ = solve(self.covariance_, self.means_.T, assume_a='pos').T
+        self.coef_ = cho_solve(cho_factor(self.covariance_), self.means_.T).T
         self.intercept_ = np.log(self.priors_) - (self.means_ * self.coef_).sum(axis=1) / 2
         if len(self.classes_) == 2:
             self.coef_, self.intercept_ = np.diff(self.coef_, axis=0), np.diff(self.intercept_)
@@ -161,32 +160,63 @@ def _together(p, copies: int):
         else p)
 
 # %% ../nbs/13_pool.ipynb #536536de
+class Asked:
+    "Rows that teach the experts of a part, then rows that they are asked about, with all copies."
+    def __init__(self, X, clips: Clips, fit, ask):
+        self.copies, n, _ = X.shape
+        rows = [_of_all_copies(some, self.copies, n) for some in (fit, ask)]
+        all_rows = np.vstack([centred(x, clips.groups, fit) for x in X])
+        self.X = all_rows[np.concatenate(rows)].astype('float64', copy=False)
+        self.fit, self.ask = slice(0, len(rows[0])), slice(len(rows[0]), None)
+        self.squares = (self.X ** 2).sum(axis=1)
+        self.size = self.squares[self.fit].mean() or 1.0
+        self.y, self.fine = np.tile(clips.y[fit], self.copies), np.tile(clips.fine[fit], self.copies)
+        self.speakers = np.tile(clips.speakers, self.copies)[np.concatenate(rows)]
+        self.clips, self.targets = clips, np.eye(clips.classes)[self.y]
+
+    @cached_property
+    def products(self): return linear_kernel(self.X, self.X[self.fit])
+
+# %% ../nbs/13_pool.ipynb #536536e0
+def _by_ridge(asked: Asked):  # (rows asked, classes)
+    "Kernel ridge regression with a Gaussian kernel."
+    K = -2 * asked.products  # becomes squared distances, then the kernel, in place
+    K += asked.squares[:, None]
+    K += asked.squares[asked.fit]
+    np.maximum(K, 0, out=K)
+    K /= -asked.size
+    np.exp(K, out=K)
+    return _ridge(K, asked.fit, asked.ask, asked.targets, .03)
+
+def _by_speaker(asked: Asked):  # (rows asked, classes)
+    "Ridge regression with a common weight vector and one of each speaker's own."
+    taught = np.arange(asked.fit.stop)
+    K = shared_and_own(
+        asked.products / asked.size, asked.speakers, taught, asked.clips.groups is not None)
+    return _ridge(K, asked.fit, asked.ask, asked.targets, .1)
+
+def _by_model(asked: Asked, kind: str):  # (rows asked, classes)
+    "One of the models on columns."
+    from emotion_study.fusion import make_expert  # not at the top: it brings Keras along
+    same = np.arange(asked.clips.classes)
+    labels, of = (asked.fine, asked.clips.of) if kind == 'subclass' else (asked.y, same)
+    model = make_expert('linear', 4 / asked.size) if kind == 'linear' else ShrinkageLDA()
+    model.fit(asked.X[asked.fit], labels)
+    return _spread(model.predict_proba(asked.X[asked.ask]), model.classes_, of, len(same))
+
+# %% ../nbs/13_pool.ipynb #536536e1
 def opinions(X: np.ndarray,  # (copies, n, d) features of one part
              kinds, clips: Clips, fit, ask) -> list:  # of (len(ask), classes)
     "What experts fitted on rows `fit` say of rows `ask`."
-    from emotion_study.fusion import make_expert  # not at the top: it brings Keras along
-    copies, n, _ = X.shape
-    X = np.vstack([centred(x, clips.groups, fit) for x in X]).astype('float64')
-    y, fine, speakers = (
-        np.tile(clips.y[fit], copies), np.tile(clips.fine[fit], copies),
-        np.tile(clips.speakers, copies))
-    fit, ask = _of_all_copies(fit, copies, n), _of_all_copies(ask, copies, n)
-    size, same = (X[fit] ** 2).sum(axis=1).mean() or 1.0, np.arange(clips.classes)
-    def answer(kind):
-        if kind == 'ridge':
-            return _ridge(
-                rbf_kernel(X, X[fit], gamma=1 / size), fit, ask, np.eye(clips.classes)[y], 0.03)
-        if kind == 'speaker':
-            K = shared_and_own(
-                linear_kernel(X, X[fit]) / size, speakers, fit, clips.groups is not None)
-            return _ridge(K, fit, ask, np.eye(clips.classes)[y], .1)
-        if kind not in POOL_EXPERTS:
-            raise SettingError(f"expert {kind!r} is not one of {', '.join(POOL_EXPERTS)}")
-        labels, class_of = (fine, clips.of) if kind == 'subclass' else (y, same)
-        model = make_expert('linear', 4 / size) if kind == 'linear' else ShrinkageLDA()
-        model.fit(X[fit], labels)
-        return _spread(model.predict_proba(X[ask]), model.classes_, class_of, clips.classes)
-    return [_together(answer(kind), copies) for kind in kinds]
+    if unknown := [kind for kind in kinds if kind not in POOL_EXPERTS]:
+        raise SettingError(f"expert {unknown[0]!r} is not one of {', '.join(POOL_EXPERTS)}")
+    asked, said = Asked(X, clips, fit, ask), []
+    for kind in kinds:
+        if kind == 'ridge': p = _by_ridge(asked)
+        elif kind == 'speaker': p = _by_speaker(asked)
+        else: p = _by_model(asked, kind)
+        said.append(_together(p, asked.copies))
+    return said
 
 # %% ../nbs/13_pool.ipynb #5021ee72
 ENCODER_SCALE = 2.0  # of Whisper's columns beside a channel's
@@ -364,6 +394,10 @@ def taught(X: np.ndarray,  # (copies, n, d) features of one part
 # %% ../nbs/13_pool.ipynb #8b5ccade
 def self_trained(Z: dict, channels, clips: Clips, fold: Fold) -> Pooled:
     "The pool with experts that have also learnt its answers about test clips of known speakers."
+    return both_pools(Z, channels, clips, fold)[1]
+
+def both_pools(Z: dict, channels, clips: Clips, fold: Fold) -> tuple:  # of `Pooled`
+    "The pool, and the self-trained one, which asks the same experts first."
     _check_known(clips, fold)
     parts = pool_parts(Z, channels, fold.fit)
     judged, of_test = cross_fitted(parts, clips, fold), ask_all(parts, clips, fold.fit, fold.test)
@@ -378,9 +412,10 @@ def self_trained(Z: dict, channels, clips: Clips, fold: Fold) -> Pooled:
         more.append(again(fit, rows, log_pool(judged.said[out], weights).argmax(1)))
     weights = pool_weights(judged.said, judged.y, pull)
     last = again(fold.fit, fold.test, log_pool(of_test, weights).argmax(1))
-    return _answer(
+    taught_too = _answer(
         parts, list(product(wide, ['taught'])), judged.add(np.concatenate(more)),
         np.concatenate([of_test, last], axis=1), fold)
+    return _answer(parts, [], judged, of_test, fold), taught_too
 
 # %% ../nbs/13_pool.ipynb #e76685c9
 def _check_known(clips: Clips, fold: Fold):

@@ -6,8 +6,8 @@
 __all__ = ['MODELS', 'EXPERT_MODELS', 'POOLS', 'CLIP', 'COMPONENTS', 'SHARE_MIX', 'SHARE_COLUMNS', 'SHARE_CHANNELS', 'BATCH',
            'LEARNING_RATE', 'DECAY', 'TEMPERATURES', 'STACK', 'PULL', 'KEYS', 'run_list', 'possible_runs',
            'feature_parts', 'fold_features', 'late_groups', 'expert_answers', 'class_numbers', 'fold_clips', 'run_pool',
-           'components', 'network_columns', 'copied_features', 'network_features', 'presence', 'uniform', 'altered',
-           'NetworkStack', 'network_stack', 'stopping_epoch', 'best_temperature', 'StackData', 'stack_data',
+           'run_pools', 'components', 'network_columns', 'copied_features', 'network_features', 'presence', 'uniform',
+           'altered', 'NetworkStack', 'network_stack', 'stopping_epoch', 'best_temperature', 'StackData', 'stack_data',
            'fit_stack', 'stack_outputs', 'network_of', 'predictions_rows', 'transfer_rows', 'pairs_to', 'cross_corpora',
            'network_seed', 'run_experts', 'run_stack', 'is_labelled', 'unmeasured_reasons', 'learnable', 'packed',
            'unpacked', 'looked_up', 'asked_rows', 'saved_run', 'saved_runs', 'cross_validate', 'EnrolledPart',
@@ -41,8 +41,8 @@ from emotion_study.protocols import (
     standardise)
 from .metrics import tempered, with_folds
 from .pool import (
-    CROSSING_SCOPES, Clips, Crossing, ENOUGH, Recipe, Voices, carry_over, crossing, log_pool,
-    pool_weights, pooled, self_trained, sentence_centre)
+    CROSSING_SCOPES, Clips, Crossing, ENOUGH, Recipe, Voices, both_pools, carry_over, crossing,
+    log_pool, pool_weights, pooled, self_trained, sentence_centre)
 
 # %% ../nbs/14_training.ipynb #21f72563
 MODELS = {
@@ -152,12 +152,23 @@ def fold_clips(table: pd.DataFrame, fold: Fold, classes: int, scope: str) -> Cli
 # %% ../nbs/14_training.ipynb #0fc6195b
 def run_pool(table, fold: Fold, classes: int, scope: str, run: tuple) -> dict:  # as `run_stack`
     "The pool, or the self-trained one, on one fold."
+    pool = _pooled_on(POOLS[run[0]], table, fold, classes, scope, run[1])
+    return {(run, fold.seed, fold.fold, 0): {'test': pool.test, 'val': pool.val}}
+
+def run_pools(table, fold: Fold, classes: int, scope: str, modalities: str) -> dict:  # as `run_stack`
+    "The pool and the self-trained one on one fold, with experts that both ask."
+    pools = _pooled_on(both_pools, table, fold, classes, scope, modalities)
+    made = {}
+    for name, pool in zip(POOLS, pools):
+        made[(name, modalities), fold.seed, fold.fold, 0] = {'test': pool.test, 'val': pool.val}
+    return made
+
+def _pooled_on(pool, table, fold, classes, scope, modalities):
     _one_thread()
-    channels = run[1].split('+')
+    channels = modalities.split('+')
     Z = fold_features(table, fold, scope, [*channels, *COPIES])
     with threadpool_limits(1):
-        pool = POOLS[run[0]](Z, channels, fold_clips(table, fold, classes, scope), fold)
-    return {(run, fold.seed, fold.fold, 0): {'test': pool.test, 'val': pool.val}}
+        return pool(Z, channels, fold_clips(table, fold, classes, scope), fold)
 
 # %% ../nbs/14_training.ipynb #95483942
 COMPONENTS = 256
@@ -623,8 +634,11 @@ def _units(table, folds, need, classes, scope, epochs):  # (function, arguments)
     "The work of a cross-validation, in units that do not depend on who does them."
     import emotion_study.training as here  # by name, so that workers import it
     experts, pools = [r for r in need if r[0] in EXPERT_MODELS], [r for r in need if r[0] in POOLS]
+    shared = [mods for name, mods in pools if {(p, mods) for p in POOLS} <= set(pools)]
     for f in folds:
-        for run in pools: yield here.run_pool, (table, f, classes, scope, run)
+        for mods in dict.fromkeys(shared): yield here.run_pools, (table, f, classes, scope, mods)
+        for run in pools:
+            if run[1] not in shared: yield here.run_pool, (table, f, classes, scope, run)
     for run, members in need.items():
         if run in experts or run in pools: continue
         tasks = list(product(folds, range(members)))

@@ -158,9 +158,15 @@ def test_the_self_trained_pool_adds_an_expert_to_each_wide_part():
     plain, more = (make(Z, ['voice', 'face'], clips, fold) for make in (pooled, self_trained))
     assert list(more.weights.index) == [*plain.weights.index, *((c, 'taught') for c in ('voice', 'face', 'voice+face'))]
     assert more.test.shape == plain.test.shape and more.val.shape == plain.val.shape and np.allclose(more.test.sum(axis=1), 1)
-    ran = training.cross_validate(table, 'random', 8, 'adapted', [('self-trained', 'voice+face')], jobs=1)
+    pair = [('pool', 'voice+face'), ('self-trained', 'voice+face')]
     order = np.argsort(table['clip'].to_numpy()[fold.test])
-    assert np.allclose(ran.filter(like='p_').to_numpy(), more.test[order], atol=1e-4)
+    for wanted in (pair[1:], pair):  # alone, and sharing the experts of the pool
+        ran = training.cross_validate(table, 'random', 8, 'adapted', wanted, jobs=1).groupby('model')
+        for model, alone in {'pool': plain, 'self-trained': more}.items():
+            if model in ran.groups: assert np.allclose(ran.get_group(model).filter(like='p_'), alone.test[order], atol=1e-4)
+        assert len(ran) == len(wanted)
+    units = list(training._units(table, [fold], dict.fromkeys(pair, 1), 8, 'adapted', 1))
+    assert [f.__name__ for f, _ in units] == ['run_pools'], 'the experts are fitted once for both'
 
 
 @pytest.mark.parametrize('protocol, scope', [('random', 'inductive'), ('actor', 'adapted')])
