@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -e -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help study all test site lab lock readme clean python
+.PHONY: help study report all test site lab lock readme clean python
 MAKEFLAGS += --no-print-directory
 # nothing of the user's own Python may leak into the environment
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
@@ -115,6 +115,13 @@ study: | $(HERE)
 	  $(if $(STRICT),--strict) "$${only[@]}"
 
 all: | $(HERE) $(ALL)
+
+# the pages of the committed report; what is no part of it is in appendices that ONLY names
+PAGES := 0 10 11 12 13 14 15 17 18 88 95 96 97 98 99
+report: export EMOTION_STUDY_CORPORA ?= $(CURDIR)/data
+report: all
+	@$(BIN)/python tests/house_checks.py sources
+	@$(MAKE) study CORPUS=ravdess PROFILE=full ONLY='$(PAGES)'
 
 # study notebooks are run by papermill inside pytest; every part runs, and any that fails makes the whole fail
 test: | $(HERE) $(ALL)

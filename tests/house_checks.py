@@ -1,4 +1,4 @@
-"""The checks of `make test` that are no pytest tests, and git's filter: house_checks.py drift|clean|lint|lessons|corpus|readme|style|prose|filter|install [checkout]."""
+"""The checks of `make test` that are no pytest tests, and git's filter: house_checks.py drift|clean|lint|lessons|corpus|sources|readme|style|prose|filter|install [checkout]."""
 import ast, json, os, re, shutil, statistics, subprocess, sys, tempfile
 from contextlib import contextmanager
 from pathlib import Path
@@ -129,6 +129,24 @@ def corpus(root=ROOT):
     from emotion_study.corpus import find_ravdess
     found = find_ravdess()
     return f'real RAVDESS found in {found}' if found else 'no RAVDESS found: tests on real data will be skipped'
+
+
+def sources(root=ROOT):
+    "What `make report` reads and does not find, each with the command that fetches it."
+    from emotion_study.core import SettingError
+    from emotion_study.corpus import load_corpus
+    from emotion_study.text import find_meld
+    from emotion_study.whisper import find_small
+    faults = []
+    for find in (lambda: load_corpus('ravdess'), find_small):
+        try: find()
+        except SettingError as error: faults.append(str(error))
+    corpora = Path(os.environ['EMOTION_STUDY_CORPORA']).expanduser()
+    for name in ('nemo', 'urdu'):
+        if (corpora / name / 'manifest.csv').is_file(): continue
+        faults.append(f'{name}/manifest.csv is not in EMOTION_STUDY_CORPORA: `emotion-study data {name}` fetches it')
+    if not find_meld(): faults.append('no dialogues: `emotion-study data meld` fetches them')
+    return faults
 
 
 def lint(root=ROOT):
@@ -285,6 +303,6 @@ if __name__ == '__main__':
     elif check == 'style': style(root)
     elif check == 'prose': prose(root)
     else:
-        faults = dict(drift=drift, clean=clean, lint=lint, lessons=lessons)[check](root)
+        faults = dict(drift=drift, clean=clean, lint=lint, lessons=lessons, sources=sources)[check](root)
         print('\n'.join(faults) or '   fine')
         sys.exit(bool(faults))
