@@ -26,6 +26,7 @@ setup(
     long_description=(HERE / 'README.md').read_text(encoding='utf-8'), long_description_content_type='text/markdown',
     author=cfg['author'], author_email=cfg['author_email'], license='Apache-2.0', license_files=['LICENSE', 'data/README.md'],
     packages=find_packages(include=['emotion_study', 'emotion_study.*']), cmdclass={'build_py': WithData},
+    package_data={cfg['lib_name']: ['pages/*']},
     python_requires='>=' + cfg['min_python'],
     install_requires=shlex.split(cfg['requirements']),
     extras_require={name: shlex.split(cfg[f'{name}_requirements']) for name in shlex.split(cfg['extras'])},
