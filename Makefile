@@ -35,6 +35,8 @@ make study    the whole study: makes .venv, runs the study notebooks, writes rep
                 OUT=folder                 where the report goes
                 STRICT=1                   stop when clips are missing, instead of going on and saying so
                 ONLY=names                 some notebooks, e.g. ONLY=04_new_speakers or ONLY='09 10'
+make report   all that README and the committed report show, in some hours: every page from RAVDESS, other corpora,
+                dialogues and the larger encoder; says at once which of them is missing. OUT and SEEDS as above
 make all      adds the speech recognisers, Whisper's encoders, and what tests and the book need to the environment
 make test     the same, then everything that CI runs
 make site     the book: every chapter and study as a static site, _site/index.html; no network needed

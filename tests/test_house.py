@@ -283,8 +283,22 @@ def test_make_wants_python_3_11():
 
 def test_make_help():
     done = make()
-    targets = ('make study', 'make test', 'make lock', 'make readme', 'make clean')
+    targets = ('make study', 'make report', 'make test', 'make lock', 'make readme', 'make clean')
     assert done.returncode == 0 and all(t in done.stdout for t in targets)
+
+
+def test_make_report_makes_every_page_that_readme_links():
+    pages = re.search(r'^PAGES := (.+)$', (ROOT / 'Makefile').read_text(), re.M)[1].split()
+    quoted = re.findall(r'reports/ravdess/(\d\d_\w+)\.html', (ROOT / 'README.md').read_text())
+    assert quoted
+    assert not [name for name in quoted if not name.startswith(tuple(pages))]
+
+
+def test_what_make_report_lacks_is_told_with_the_command_that_fetches_it(tmp_path):
+    env = dict(os.environ, EMOTION_STUDY_CORPORA=str(tmp_path), EMOTION_STUDY_WHISPER_SMALL=str(tmp_path / 'none.onnx'))
+    done = subprocess.run([sys.executable, 'tests/house_checks.py', 'sources'], cwd=ROOT, env=env, capture_output=True, text=True)
+    assert done.returncode == 1 and 'Traceback' not in done.stderr
+    for command in ('data whisper-small', 'data nemo', 'data urdu'): assert f'emotion-study {command}' in done.stdout
 
 
 def test_house_files_name_no_machine():
