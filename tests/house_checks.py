@@ -146,6 +146,9 @@ def sources(root=ROOT):
         if (corpora / name / 'manifest.csv').is_file(): continue
         faults.append(f'{name}/manifest.csv is not in EMOTION_STUDY_CORPORA: `emotion-study data {name}` fetches it')
     if not find_meld(): faults.append('no dialogues: `emotion-study data meld` fetches them')
+    answers = os.environ.get('EMOTION_STUDY_PUBLISHED', '').strip()
+    if not answers or not Path(answers).expanduser().is_dir():
+        faults.append('EMOTION_STUDY_PUBLISHED names no folder of published answers: clone cristinalunaj/MMEmotionRecognition')
     return faults
 
 

@@ -295,10 +295,12 @@ def test_make_report_makes_every_page_that_readme_links():
 
 
 def test_what_make_report_lacks_is_told_with_the_command_that_fetches_it(tmp_path):
-    env = dict(os.environ, EMOTION_STUDY_CORPORA=str(tmp_path), EMOTION_STUDY_WHISPER_SMALL=str(tmp_path / 'none.onnx'))
+    env = dict(os.environ, EMOTION_STUDY_CORPORA=str(tmp_path), EMOTION_STUDY_WHISPER_SMALL=str(tmp_path / 'none.onnx'),
+               EMOTION_STUDY_PUBLISHED='')
     done = subprocess.run([sys.executable, 'tests/house_checks.py', 'sources'], cwd=ROOT, env=env, capture_output=True, text=True)
     assert done.returncode == 1 and 'Traceback' not in done.stderr
     for command in ('data whisper-small', 'data nemo', 'data urdu'): assert f'emotion-study {command}' in done.stdout
+    assert 'EMOTION_STUDY_PUBLISHED' in done.stdout
 
 
 def test_house_files_name_no_machine():
