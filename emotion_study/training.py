@@ -10,11 +10,12 @@ __all__ = ['MODELS', 'EXPERT_MODELS', 'POOLS', 'CLIP', 'COMPONENTS', 'SHARE_MIX'
            'altered', 'NetworkStack', 'network_stack', 'stopping_epoch', 'best_temperature', 'StackData', 'stack_data',
            'fit_stack', 'stack_outputs', 'network_of', 'predictions_rows', 'transfer_rows', 'pairs_to', 'cross_corpora',
            'network_seed', 'run_experts', 'run_stack', 'is_labelled', 'unmeasured_reasons', 'learnable', 'packed',
-           'unpacked', 'looked_up', 'asked_rows', 'saved_run', 'saved_runs', 'cross_validate', 'EnrolledPart',
-           'enrolled_features', 'trusted', 'enrolled_answers', 'enrolled_name', 'run_enrolled', 'cross_enrol',
-           'save_predictions', 'save_network', 'train_folds', 'checked_request', 'train_models', 'save_training',
-           'read_card', 'load_network', 'lacking_channels', 'apply_scaler', 'network_inputs', 'saved_cards',
-           'joined_card', 'why_not_judged', 'evaluate_models', 'evaluation_lines', 'label_map', 'has_other_sound']
+           'unpacked', 'looked_up', 'asked_rows', 'saved_run', 'saved_runs', 'check_measured', 'cross_validate',
+           'EnrolledPart', 'enrolled_features', 'trusted', 'enrolled_answers', 'enrolled_name', 'run_enrolled',
+           'cross_enrol', 'save_predictions', 'save_network', 'train_folds', 'checked_request', 'train_models',
+           'save_training', 'read_card', 'load_network', 'lacking_channels', 'apply_scaler', 'network_inputs',
+           'saved_cards', 'joined_card', 'why_not_judged', 'evaluate_models', 'evaluation_lines', 'label_map',
+           'has_other_sound']
 
 # %% ../nbs/14_training.ipynb #7c5614ba
 import io, json, os
@@ -766,6 +767,15 @@ def saved_runs(table, folds, wanted: dict,  # run -> (model, modalities) as the 
         ' are taken from saved predictions' + ', the others are trained' * (len(saved) < len(wanted)))
     return saved
 
+# %% ../nbs/14_training.ipynb #0c0de101
+def check_measured(table: pd.DataFrame, missing: list  # (model, modalities) of runs to train
+                   ):
+    "Raise where runs are to be trained on a table whose encoders were left out for saved predictions."
+    if missing and table.attrs.get('unmeasured'):
+        raise SettingError(
+            f"{', '.join(missing[0])} is not among the saved predictions, and Whisper's"
+            " columns were not measured: leave --predictions out")
+
 # %% ../nbs/14_training.ipynb #e30d3075
 def cross_validate(table: pd.DataFrame,  # feature table
                    protocol: str = 'actor', classes: int = 8, scope: str = 'inductive',
@@ -786,10 +796,7 @@ def cross_validate(table: pd.DataFrame,  # feature table
         wanted[model, modalities] = called, modalities
     taken = saved_runs(table, folds, wanted, classes, scope) if progress else {}
     missing = [run for run in wanted if run not in taken]
-    if missing and table.attrs.get('unmeasured'):
-        raise SettingError(
-            f"{', '.join(wanted[missing[0]])} is not among the saved predictions, and Whisper's"
-            " columns were not measured: leave --predictions out")
+    check_measured(table, [wanted[run] for run in missing])
     parts = _answers_of(
         table, folds, _needed(missing, members), classes, scope, epochs, jobs, progress)
     made = []
@@ -998,6 +1005,7 @@ def cross_enrol(table: pd.DataFrame, sizes: dict,  # kind of enrolment -> number
         wanted[model, name] = ', '.join(filter(None, (model, label, name))), modalities
     taken = saved_runs(table, folds, wanted, classes, 'adapted') if progress else {}
     missing = [run for run in wanted if run not in taken]  # one of them, and all folds are fitted
+    check_measured(table, [wanted[run] for run in missing])
     one_fold = (_kept if progress else lambda f: f)(here.run_enrolled)
     work = joblib.Parallel(n_jobs=jobs, return_as='generator')(
         joblib.delayed(one_fold)(table, f, classes, modalities, models, sizes, plain)

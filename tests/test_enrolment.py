@@ -147,3 +147,15 @@ def test_blocks_of_an_encoder_and_their_copies_enrol_too():
     assert all(np.isfinite(p).all() and np.allclose(p.sum(axis=1), 1) for p in said.values())
     alone, = training.run_pool(table, fold, 8, 'inductive', ('pool', 'voice+face')).values()
     assert np.allclose(said['pool', 0], alone['test'], atol=1e-6) and not np.allclose(said['pool', 4], alone['test'])
+
+
+@pytest.mark.parametrize('train', ['cross_enrol', 'cross_validate'])
+def test_an_extended_run_is_not_trained_on_a_table_without_its_encoders(train, tmp_path, monkeypatch):
+    "Enrolment was: 'extended' figures were those of the published set, and nobody was told."
+    table = toy_table()
+    table.attrs['unmeasured'] = ['base']
+    empty = training.save_predictions(tmp_path, training.cross_validate(toy_table(), 'actor', 8, models=[('linear', 'voice')], jobs=1))
+    monkeypatch.setenv('EMOTION_STUDY_PREDICTIONS', str(empty))
+    asked = dict(sizes={'random': [4]}, models=('late',)) if train == 'cross_enrol' else dict(models=[('late', 'voice+face')])
+    with pytest.raises(SettingError, match='late, extended.* is not among the saved predictions, and Whisper'):
+        getattr(training, train)(table, **asked, label='extended', jobs=1, progress=True)
