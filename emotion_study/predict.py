@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SHIPPED', 'MOODS', 'OWN_CHANNELS', 'MEDIA', 'LONGEST', 'PIECE', 'WHOLE', 'VOICE_BLOCKS', 'SMALL_BLOCKS', 'SPEECH',
            'RATE', 'SURE', 'MADE_BY', 'VERSION', 'CARD', 'SMALL_CARD', 'CARD_KEYS', 'CLIP_Z', 'SITUATIONS', 'FORMATS',
-           'COLOURS', 'WIDE', 'HIGH', 'STYLE', 'SHOWN', 'LARGER', 'MIDDLE', 'FEWEST_SPEAKERS', 'clip_words', 'no_words',
+           'WIDE', 'HIGH', 'STYLE', 'SHOWN', 'LARGER', 'MIDDLE', 'FEWEST_SPEAKERS', 'clip_words', 'no_words',
            'clip_names', 'clip_table', 'ask_network', 'answer_columns', 'Recording', 'files_in', 'table_column',
            'files_of_table', 'recordings_of', 'stretches', 'length_of', 'is_long', 'streamed', 'heard_piece',
            'sound_windows', 'voice_means', 'voice_reason', 'voice_rows', 'averaged', 'face_rows', 'word_rows',
@@ -44,9 +44,10 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
 from .core import (
-    LABEL_COLUMNS, PACKAGED, SHAPES, CodeError, SettingError, cache_folder, cluster_client,
-    code_digest, counted, describe, families_of, file_digest, keep_bytes, kept_bytes, label_names,
-    packaged, parse_code, relative, spread, text_digest, to_label, whole_file, write_whole)
+    EMOTION_COLOURS, LABEL_COLUMNS, PACKAGED, SHAPES, CodeError, SettingError, cache_folder,
+    cluster_client, code_digest, counted, describe, families_of, file_digest, keep_bytes,
+    kept_bytes, label_names, packaged, parse_code, relative, spread, text_digest, to_label,
+    whole_file, write_whole)
 from .media import (
     Audio, MediaError, SR, Sound, _as_float, _frames, audio_reason, content_digest, is_passing, judge,
     open_box, open_file, read_audio, sound_track)
@@ -1109,16 +1110,6 @@ def write_answers(found: Answers, out: Path):
         else: part.write_text(answers_page(found), encoding='utf-8')
 
 # %% ../nbs/20_predict.ipynb #5a000029
-COLOURS = dict(
-    neutral='#9aa0a6',
-    calm='#c7d0d9',
-    happy='#f2b701',
-    sad='#3969ac',
-    angry='#cf1c27',
-    fearful='#7f3c8d',
-    disgust='#66a61e',
-    surprised='#e68310',
-)
 WIDE, HIGH = 900, 160  # of a picture, in pixels
 
 # %% ../nbs/20_predict.ipynb #e7d0c37d
@@ -1150,7 +1141,7 @@ def _column(row, names, x: float, width: float) -> list:  # of SVG rectangles
         if not np.isfinite(p): continue
         shapes.append(
             f'<rect x="{x:.2f}" y="{y * HIGH:.2f}" width="{max(width, .5):.2f}"'
-            f' height="{p * HIGH:.2f}" fill="{COLOURS[name]}"><title>{name} {p:.0%},'
+            f' height="{p * HIGH:.2f}" fill="{EMOTION_COLOURS[name]}"><title>{name} {p:.0%},'
             f' {row.start:g} to {row.end:g} s</title></rect>')
         y += p
     return shapes
@@ -1196,7 +1187,7 @@ def answers_page(found: Answers) -> str:
     from html import escape
     say = ''.join(f'<p>{escape(line)}</p>' for line in [*found.lines, *found.remarks])
     key = ''.join(
-        f'<span><i style="background:{COLOURS[n]}"></i>{n}</span>' for n in moods_of(found.table))
+        f'<span><i style="background:{EMOTION_COLOURS[n]}"></i>{n}</span>' for n in moods_of(found.table))
     parts = [
         file_part(name, rows, found.faces.get(name))
         for name, rows in found.table.groupby('file', sort=False)]
@@ -1226,8 +1217,8 @@ def draw_answers(found: Answers, out: Path):
     for ax, name in zip(axes[:, 0], files):
         rows = found.table[found.table['file'] == name]
         middle, p = (rows['start'] + rows['end']) / 2, rows[[f'p_{n}' for n in names]].fillna(0)
-        if len(rows) == 1: ax.bar(names, p.iloc[0], color=[COLOURS[n] for n in names])
-        else: ax.stackplot(middle, p.T, colors=[COLOURS[n] for n in names], labels=names)
+        if len(rows) == 1: ax.bar(names, p.iloc[0], color=[EMOTION_COLOURS[n] for n in names])
+        else: ax.stackplot(middle, p.T, colors=[EMOTION_COLOURS[n] for n in names], labels=names)
         ax.set(title=name[-80:], ylim=(0, 1))
     if len(files) and len(axes[0, 0].get_legend_handles_labels()[0]):
         fig.legend(*axes[0, 0].get_legend_handles_labels(), loc='outside right')
