@@ -27,6 +27,7 @@ from pathlib import Path
 import joblib
 import numpy as np
 import pandas as pd
+from fastcore.basics import patch
 from scipy.special import softmax
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
@@ -300,19 +301,22 @@ class NetworkStack:
         self.temperature.assign(self.tf.ones(self.size))
 
 # %% ../nbs/14_training.ipynb #2840c7ce
-def _answers(self, x, present, place, rows):
+@patch
+def _answers(self: NetworkStack, x, present, place, rows):
     "Outputs of every network for its own rows (R, B)."
     take = lambda v: self.tf.gather(v, place[:, None] + rows)
     return self._outputs({c: take(v) for c, v in x.items()}, self.tf.gather(present, rows))
 
 # %% ../nbs/14_training.ipynb #55d460a3
-def _outputs(self, x, present):
+@patch
+def _outputs(self: NetworkStack, x, present):
     one = lambda a: self.model.stateless_call(list(a[0]), [a[1]], a[2])[0]
     given = (tuple(self.weights), self.temperature, x | {'present': present})
     return self.tf.vectorized_map(one, given, fallback_to_while_loop=False)
 
 # %% ../nbs/14_training.ipynb #7f844628
-def _epoch(self, x, present, target, place, order):
+@patch
+def _epoch(self: NetworkStack, x, present, target, place, order):
     "One pass: `order` (steps, R, B) holds the rows of each network's batches."
     tf = self.tf
     for step in tf.range(tf.shape(order)[0]):
@@ -327,11 +331,9 @@ def _epoch(self, x, present, target, place, order):
         gradients = tape.gradient(loss, self.weights, unconnected_gradients='zero')
         self._adamw([tf.convert_to_tensor(g) for g in gradients])
 
-# %% ../nbs/14_training.ipynb #f2c8bf7d
-NetworkStack._answers, NetworkStack._outputs, NetworkStack._epoch = _answers, _outputs, _epoch
-
 # %% ../nbs/14_training.ipynb #2b7143b9
-def _adamw(self, gradients):
+@patch
+def _adamw(self: NetworkStack, gradients):
     "A step of AdamW, each network with its own rate and clipping."
     tf = self.tf
     along = lambda v, g: tf.reshape(v, [self.size] + [1] * (len(g.shape) - 1))
@@ -343,9 +345,6 @@ def _adamw(self, gradients):
         v.assign_add(.001 * (g * g - v))
         move = (m / (1 - .9 ** t)) / (tf.sqrt(v / (1 - .999 ** t)) + 1e-7)
         w.assign_sub(along(self.rate, g) * (move + DECAY * w))
-
-# %% ../nbs/14_training.ipynb #44993e37
-NetworkStack._adamw = _adamw
 
 # %% ../nbs/14_training.ipynb #e6210e96
 @lru_cache(maxsize=4)
