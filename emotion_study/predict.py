@@ -5,27 +5,28 @@
 # %% auto #0
 __all__ = ['SHIPPED', 'MOODS', 'OWN_CHANNELS', 'MEDIA', 'LONGEST', 'PIECE', 'WHOLE', 'VOICE_BLOCKS', 'SMALL_BLOCKS', 'SPEECH',
            'RATE', 'SURE', 'MADE_BY', 'VERSION', 'CARD', 'SMALL_CARD', 'CARD_KEYS', 'CLIP_Z', 'SITUATIONS', 'FORMATS',
-           'WIDE', 'HIGH', 'STYLE', 'SHOWN', 'LARGER', 'MIDDLE', 'FEWEST_SPEAKERS', 'clip_words', 'no_words',
-           'clip_names', 'clip_table', 'ask_network', 'answer_columns', 'Recording', 'files_in', 'table_column',
-           'files_of_table', 'recordings_of', 'stretches', 'length_of', 'is_long', 'streamed', 'heard_piece',
-           'sound_windows', 'voice_means', 'voice_reason', 'voice_rows', 'averaged', 'face_rows', 'word_rows',
-           'words_between', 'Measured', 'measured', 'nothing', 'default_card', 'OwnCard', 'card_text', 'card_digest',
-           'read_own_card', 'check_card', 'save_card', 'levelled', 'block_parts', 'voice_scores', 'speaker_of_card',
-           'models_of', 'scope_scores', 'emotions_shown', 'speaker_trust', 'speaker_scores', 'alone_scores',
-           'set_scores', 'face_probabilities', 'face_scores_of', 'face_order', 'prediction_set', 'joint', 'rows_of',
-           'channel_views', 'voice_asked', 'Predictor', 'measure_all', 'speaker_groups', 'voice_probabilities',
-           'Answers', 'judge_all', 'channel_answers', 'answered', 'reason_of', 'about_lines', 'encoders_in_words',
-           'kind_of_speech', 'share_in_words', 'right_of_hundred', 'reached', 'situation', 'judge_recordings',
-           'describe_answers', 'harmless', 'write_answers', 'moods_of', 'bands', 'thumbnails', 'answers_page',
-           'file_part', 'draw_answers', 'is_own_card', 'card_in', 'network_table', 'reads_films', 'put_faces',
-           'network_answers', 'network_row', 'filled_up', 'network_lines', 'predict', 'answers_of', 'read_classes',
-           'hear', 'Spoken', 'by_group', 'by_speaker', 'weighted_moments', 'spread_model', 'standing', 'prior_numbers',
-           'learn_scope', 'card_of', 'scores_in', 'final_scores', 'score_variances', 'score_temperature',
-           'speaker_weights', 'set_bound', 'share_right', 'recall_mean', 'interval_over_speakers', 'recipes_of',
-           'block_widths', 'measured_all', 'heard_clips', 'seen_faces', 'labelled_clips', 'usable_clips',
-           'check_taught', 'speaker_cuts', 'calibrated', 'judged_scopes', 'rounded', 'learn_face', 'face_weight',
-           'teach_face', 'card_limits', 'sound_marks', 'describe_card', 'teach_card', 'train_pool', 'emotion_numbers',
-           'card_lines', 'taught_emotions', 'judgeable', 'card_rows', 'evaluate_card', 'scope_lacks', 'speaker_remarks']
+           'WIDE', 'HIGH', 'SECOND', 'LONGEST_LINE', 'HEADINGS', 'OF_SETS', 'LARGER', 'MIDDLE', 'FEWEST_SPEAKERS',
+           'clip_words', 'no_words', 'clip_names', 'clip_table', 'ask_network', 'answer_columns', 'Recording',
+           'files_in', 'table_column', 'files_of_table', 'recordings_of', 'stretches', 'length_of', 'is_long',
+           'streamed', 'heard_piece', 'sound_windows', 'voice_means', 'voice_reason', 'voice_rows', 'averaged',
+           'face_rows', 'word_rows', 'words_between', 'Measured', 'measured', 'nothing', 'default_card', 'OwnCard',
+           'card_text', 'card_digest', 'read_own_card', 'check_card', 'save_card', 'levelled', 'block_parts',
+           'voice_scores', 'speaker_of_card', 'models_of', 'scope_scores', 'emotions_shown', 'speaker_trust',
+           'speaker_scores', 'alone_scores', 'set_scores', 'face_probabilities', 'face_scores_of', 'face_order',
+           'prediction_set', 'joint', 'rows_of', 'channel_views', 'voice_asked', 'Predictor', 'measure_all',
+           'speaker_groups', 'voice_probabilities', 'Answers', 'judge_all', 'channel_answers', 'answered', 'reason_of',
+           'about_lines', 'encoders_in_words', 'kind_of_speech', 'share_in_words', 'right_of_hundred', 'reached',
+           'situation', 'judge_recordings', 'describe_answers', 'harmless', 'write_answers', 'moods_of', 'bands',
+           'thinned', 'thumbnails', 'answers_page', 'file_part', 'answer_line', 'joined_rows', 'answers_table',
+           'draw_answers', 'is_own_card', 'card_in', 'network_table', 'reads_films', 'put_faces', 'network_answers',
+           'network_row', 'filled_up', 'network_lines', 'predict', 'answers_of', 'read_classes', 'hear', 'Spoken',
+           'by_group', 'by_speaker', 'weighted_moments', 'spread_model', 'standing', 'prior_numbers', 'learn_scope',
+           'card_of', 'scores_in', 'final_scores', 'score_variances', 'score_temperature', 'speaker_weights',
+           'set_bound', 'share_right', 'recall_mean', 'interval_over_speakers', 'recipes_of', 'block_widths',
+           'measured_all', 'heard_clips', 'seen_faces', 'labelled_clips', 'usable_clips', 'check_taught',
+           'speaker_cuts', 'calibrated', 'judged_scopes', 'rounded', 'learn_face', 'face_weight', 'teach_face',
+           'card_limits', 'sound_marks', 'describe_card', 'teach_card', 'train_pool', 'emotion_numbers', 'card_lines',
+           'taught_emotions', 'judgeable', 'card_rows', 'evaluate_card', 'scope_lacks', 'speaker_remarks']
 
 # %% ../nbs/20_predict.ipynb #348d3d7d
 import csv, importlib, io, json, sys, types
@@ -44,7 +45,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
 from .core import (
-    EMOTION_COLOURS, LABEL_COLUMNS, PACKAGED, SHAPES, CodeError, SettingError, cache_folder,
+    EMOTION_COLOURS, LABEL_COLUMNS, PACKAGE, PACKAGED, SHAPES, CodeError, SettingError, cache_folder,
     cluster_client, code_digest, counted, describe, families_of, file_digest, keep_bytes,
     kept_bytes, label_names, packaged, parse_code, relative, spread, text_digest, to_label,
     whole_file, write_whole)
@@ -880,18 +881,19 @@ def voice_probabilities(card: OwnCard, X: np.ndarray,  # (n, d), NaN where there
 # %% ../nbs/20_predict.ipynb #5a000023
 @dataclass
 class Answers:
-    "What `predict` found: the table of the contract, what to say of it, and faces for the page."
+    "What `predict` found: the table of the contract, what to say of it, faces and words for the page."
     table: pd.DataFrame
     lines: list
     remarks: list
     faces: dict = field(default_factory=dict)  # file -> (t, thumbs)
+    words: dict = field(default_factory=dict)  # file -> [(second, word)]
 
 # %% ../nbs/20_predict.ipynb #1d6cce7f
 def judge_all(
     predictor: Predictor, recordings: list, scope: str = 'inductive', enrolled=()
 ) -> Answers:
     "Measure recordings and answer for each stretch."
-    card, about, views, faces = predictor.model, [], [], {}
+    card, about, views, faces, words = predictor.model, [], [], {}, {}
     for r, m in zip(recordings, measure_all(predictor, recordings)):
         rows = rows_of(m, predictor.window, predictor.hop)
         notes = '; '.join(m.voice['notes']) if m.voice else ''
@@ -902,9 +904,10 @@ def judge_all(
         if m.face and len(m.face['t']):
             every = slice(None, None, max(1, len(m.face['t']) // 100))
             faces[r.name] = m.face['t'][every], m.face['thumb'][every]
+        if m.words: words[r.name] = list(zip(m.words['start'], m.words['text']))
     known = _enrolled_voices(predictor, enrolled)
     table, told = answered(predictor, pd.DataFrame(about), views, scope, known)
-    return Answers(table, about_lines(card, scope, told), [], faces)
+    return Answers(table, about_lines(card, scope, told), [], faces, words)
 
 # %% ../nbs/20_predict.ipynb #db2a7f6b
 def _row_by_row(views: dict, rows: int) -> list:  # of dict: channel -> (value, reason)
@@ -1110,7 +1113,8 @@ def write_answers(found: Answers, out: Path):
         else: part.write_text(answers_page(found), encoding='utf-8')
 
 # %% ../nbs/20_predict.ipynb #5a000029
-WIDE, HIGH = 900, 160  # of a picture, in pixels
+WIDE, HIGH = 900, 160  # of a picture, in units of its own
+SECOND, LONGEST_LINE = 80, 120  # pixels of a second above words; seconds that have words below them
 
 # %% ../nbs/20_predict.ipynb #e7d0c37d
 def moods_of(table: pd.DataFrame) -> list:
@@ -1118,9 +1122,10 @@ def moods_of(table: pd.DataFrame) -> list:
     return [c[2:] for c in table if c.startswith('p_')]
 
 # %% ../nbs/20_predict.ipynb #017b7fde
-def bands(rows: pd.DataFrame) -> str:
-    "Stacked probabilities over time as SVG; a gap where there is no answer."
-    names, rows = moods_of(rows), rows.fillna(dict(start=0., end=1.))
+def bands(rows: pd.DataFrame, words=()  # (second, word) of what was heard
+          ) -> str:
+    "Stacked probabilities over time, seconds and words below; a gap where there is no answer."
+    names, rows = moods_of(rows), thinned(rows.fillna(dict(start=0., end=1.)))
     length = max(float(rows['end'].max()), 1e-6)
     shapes, middle = [], ((rows['start'] + rows['end']) / 2).to_numpy()
     edges = np.concatenate(
@@ -1128,9 +1133,20 @@ def bands(rows: pd.DataFrame) -> str:
     for i, row in enumerate(rows.itertuples()):
         x, width = edges[i] / length * WIDE, (edges[i + 1] - edges[i]) / length * WIDE
         shapes += _column(row, names, x, width)
+    below = _words_below(words, length) if len(words) and length <= LONGEST_LINE else ''
     return (
-        f'<svg viewBox="0 0 {WIDE} {HIGH + 22}" role="img" aria-label="probabilities over'
-        f' time">{"".join(shapes)}{_seconds_below(length)}</svg>')
+        f'<div class="time"><div style="min-width:{SECOND * length if below else 0:.0f}px">'
+        f'<svg viewBox="0 0 {WIDE} {HIGH}" preserveAspectRatio="none" role="img"'
+        f' aria-label="probabilities over time">{"".join(shapes)}</svg>'
+        f'{_seconds_below(length)}{below}</div></div>')
+
+# %% ../nbs/20_predict.ipynb #c1e70a01
+def thinned(rows: pd.DataFrame, most: int = WIDE) -> pd.DataFrame:
+    "At most so many stretches, for a picture: neighbours are averaged."
+    if len(rows) <= most: return rows
+    part = np.arange(len(rows)) * most // len(rows)
+    means = {f'p_{name}': 'mean' for name in moods_of(rows)}
+    return rows.groupby(part).agg(dict(start='min', end='max') | means)
 
 # %% ../nbs/20_predict.ipynb #0597bee5
 def _column(row, names, x: float, width: float) -> list:  # of SVG rectangles
@@ -1150,11 +1166,18 @@ def _column(row, names, x: float, width: float) -> list:  # of SVG rectangles
 def _seconds_below(length: float) -> str:
     "Five marks below the picture."
     marks = ''
-    for k, anchor in enumerate(('start', 'middle', 'middle', 'middle', 'end')):
-        place, seconds = WIDE * k / 4, length * k / 4
-        marks += (f'<text x="{place:.0f}" y="{HIGH + 16}" text-anchor="{anchor}">'
-                  f'{seconds:.1f} s</text>')
-    return marks
+    for k in range(5): marks += f'<span>{length * k / 4:.1f} s</span>'
+    return f'<p class="seconds">{marks}</p>'
+
+# %% ../nbs/20_predict.ipynb #c1e70a02
+def _words_below(words, length: float) -> str:
+    "Words where they were said, on three lines by turns, so that none hides the next."
+    from html import escape
+    placed = ''
+    for i, (second, word) in enumerate(words):
+        left, line = 100 * second / length, i % 3
+        placed += f'<span style="left:{left:.2f}%;top:{1.3 * line:.1f}em">{escape(word)}</span>'
+    return f'<p class="words">{placed}</p>'
 
 # %% ../nbs/20_predict.ipynb #067786c2
 def thumbnails(t: np.ndarray, thumb: np.ndarray, most: int = 12) -> str:
@@ -1170,41 +1193,81 @@ def thumbnails(t: np.ndarray, thumb: np.ndarray, most: int = 12) -> str:
     return f'<p class="faces">{"".join(made)}</p>'
 
 # %% ../nbs/20_predict.ipynb #5a000030
-STYLE = (
-    'body{font:15px/1.5 system-ui,sans-serif;max-width:960px;margin:2em auto;padding:0'
-    ' 1em;color:#222}svg{width:100%;height:auto}svg'
-    ' text{font-size:12px}table{border-collapse:collapse;font-size:13px}td,th{padding:2px'
-    ' 8px;border-bottom:1px solid #ddd;text-align:left}.key span{margin-right:1em}.key'
-    ' i{display:inline-block;width:.9em;height:.9em;margin-right:.3em}.say{background:#f6f4ee;padding:.6em'
-    ' 1em}h2{font-size:1.1em;overflow-wrap:anywhere}'
-)
-SHOWN = (
-    'start', 'end', 'answer', 'confidence', 'set', 'abstained', 'voice_answer', 'face_answer',
-    'words_answer', 'transcript', 'reason')
+HEADINGS = dict(
+    start='from, s', end='to, s', answer='answer', confidence='probability', set='set at 90 %',
+    voice_answer='voice says', face_answer='face says', words_answer='words say',
+    transcript='heard', reason='reason')
+OF_SETS = (
+    'The set at 90 % holds the acted emotion nine times in ten for new speakers of the corpora that'
+    ' taught the model; elsewhere less often.')
 
 def answers_page(found: Answers) -> str:
     "All answers as one page that works without a network."
     from html import escape
-    say = ''.join(f'<p>{escape(line)}</p>' for line in [*found.lines, *found.remarks])
-    key = ''.join(
-        f'<span><i style="background:{EMOTION_COLOURS[n]}"></i>{n}</span>' for n in moods_of(found.table))
-    parts = [
-        file_part(name, rows, found.faces.get(name))
-        for name, rows in found.table.groupby('file', sort=False)]
+    table = found.table
+    lines = [*found.lines, *found.remarks] + [OF_SETS] * bool((table['set'] != '').any())
+    say = ''.join(f'<p>{escape(line)}</p>' for line in lines)
+    key, parts = '', ''
+    for name in moods_of(table):
+        key += f'<span><i style="background:{EMOTION_COLOURS[name]}"></i>{name}</span>'
+    for name, rows in table.groupby('file', sort=False):
+        parts += file_part(name, rows, found.faces.get(name), found.words.get(name, ()))
+    style = (PACKAGE / 'pages' / 'answers.css').read_text(encoding='utf-8')
     return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>emotion-study'
-        f' predict</title><style>{STYLE}</style></head><body><h1>Answers about recordings</h1><div'
-        f' class="say">{say}</div><p class="key">{key}</p>{"".join(parts)}</body></html>')
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width"><meta name="color-scheme"'
+        f' content="light dark"><title>emotion-study predict</title><style>{style}</style></head>'
+        f'<body><main class="answers"><h1>Answers about recordings</h1><div class="say">{say}</div>'
+        f'<p class="key">{key}</p>{parts}</main></body></html>')
 
 # %% ../nbs/20_predict.ipynb #7d8d9bfc
-def file_part(name: str, rows: pd.DataFrame, faces=None) -> str:
+def file_part(name: str, rows: pd.DataFrame, faces=None,  # (t, thumbs)
+              words=()  # (second, word) of what was heard
+              ) -> str:
     "One recording of the page."
     from html import escape
-    drawn = bands(rows) if np.isfinite(rows['confidence']).any() else ''
-    shown = rows[list(SHOWN)].round(2).to_html(index=False, border=0, escape=True, na_rep='')
-    words = ' '.join(dict.fromkeys(t for t in rows['transcript'] if t))
-    line = f'<p>Heard: {escape(words)}</p>' if words else ''
-    return f'<h2>{escape(name)}</h2>{drawn}{thumbnails(*faces) if faces else ""}{line}{shown}'
+    drawn = bands(rows, words) if np.isfinite(rows['confidence']).any() else ''
+    pictures = thumbnails(*faces) if faces else ''
+    heard = ' '.join(word for _, word in words) or ' '.join(rows['transcript']).strip()
+    said = f'<p>Heard: {escape(heard)}</p>' if heard else ''
+    return (
+        f'<h2>{escape(name)}</h2><p>{escape(answer_line(rows))}</p>{drawn}{pictures}{said}'
+        f'{answers_table(rows)}')
+
+# %% ../nbs/20_predict.ipynb #c1e70a03
+def answer_line(rows: pd.DataFrame) -> str:
+    "The answer of a recording in a sentence; of a timeline the one that most windows have."
+    told, first = rows[rows['answer'] != ''], rows.iloc[0]
+    if not len(told): return f"No answer. {first['reason']}"
+    if len(rows) == 1:
+        end = ': too low, so this counts as abstained.' if first['abstained'] else '.'
+        return f"{first['answer']}, with probability {first['confidence']:.2f}{end}"
+    most = told['answer'].value_counts()
+    return (
+        f"Most often {most.index[0]}: {most.iloc[0]:,} of {counted(len(told), 'window')} with an"
+        f" answer, {counted(len(rows), 'window')} in all.")
+
+# %% ../nbs/20_predict.ipynb #c1e70a04
+def joined_rows(rows: pd.DataFrame) -> pd.DataFrame:
+    "Neighbours that have no answer for one and the same reason as one row."
+    none = rows['answer'] == ''
+    again = none & none.shift(fill_value=False) & (rows['reason'] == rows['reason'].shift())
+    ends = rows.groupby((~again).cumsum())['end'].last()
+    return rows[~again].assign(end=ends.to_numpy())
+
+# %% ../nbs/20_predict.ipynb #c1e70a05
+def answers_table(rows: pd.DataFrame) -> str:
+    "What each channel says, with headings for readers; columns where nothing stands are left out."
+    rows = joined_rows(rows)
+    sure = ~rows['abstained'].astype(bool)
+    answer = rows['answer'].where(sure, rows['answer'] + ' (abstained)')
+    answer = answer.mask(rows['answer'] == '', 'none')
+    shown = rows.assign(answer=answer, set=rows['set'].str.replace(';', ', '))[list(HEADINGS)]
+    shown = shown.round(2).fillna('')
+    shown = shown.loc[:, (shown != '').any()].rename(columns=HEADINGS)
+    table = shown.to_html(index=False, border=0, escape=True)
+    folded = f'<details{" open" * (len(rows) <= 20)}><summary>{counted(len(rows), "row")}</summary>'
+    return f'{folded}<div class="rows">{table}</div></details>'
 
 # %% ../nbs/20_predict.ipynb #5a000031
 def draw_answers(found: Answers, out: Path):
