@@ -133,8 +133,8 @@ def listing(folder: Path = None) -> list:  # lines
         for key, text in words.items():
             if key in says: needs.append(text.format(says[key].replace(' ', ' and ')))
         if says.get('optional'): needs.append('runs only when named')
-        told = '; '.join(needs or ['runs with any corpus'])
-        lines += ['', f'{path.stem}  {told}', f'  {question(path)}']
+        needed = '; '.join(needs or ['runs with any corpus'])
+        lines += ['', f'{path.stem}  {needed}', f'  {question(path)}']
         for line in parameters_cell(path).splitlines():
             if line.split(' ')[0] not in (*words, 'optional'): lines.append(f'    {line}')
     return lines[1:]
@@ -739,12 +739,12 @@ def train(
     if extended:
         raise SettingError(
             "--extended needs --model pool: a saved network makes no use of an encoder's columns")
-    said = dict(title=name, licence=licence or 'unknown')
+    about = dict(title=name, licence=licence or 'unknown')
     table = measured_table(corpus, face, words, out, jobs)
     from emotion_study.training import train_models
     train_models(
         table, protocol=protocol, classes=classes, scope=scope, model=model, seed=seed, out=out,
-        epochs=epochs, say=say, said=said)
+        epochs=epochs, say=say, said=about)
     say(
         f"models in {out}; next: emotion-study evaluate {shlex.quote(str(out))} --corpus"
         f" {shlex.quote(corpus)}")
@@ -857,8 +857,8 @@ def judge_networks(models: Path,  # a folder of `train`, or a card of it
     words, name = about.get('words', 'script'), corpus or trained or 'auto'
     table = measured_table(name, reads_films(about), words, folder, jobs)
     predictions = evaluate_models(folder, table, say=say)
-    found = summary(predictions).astype(dict(n=int, actors=int, seeds=int))
-    say(readable(found, 4).to_string())
+    measures = summary(predictions).astype(dict(n=int, actors=int, seeds=int))
+    say(readable(measures, 4).to_string())
 
 # %% ../nbs/21_cli.ipynb #ee04f7b5
 def judge_card(card: Path, corpus: str, scope: str, channels: str, jobs: int):
@@ -887,13 +887,15 @@ def scope_table(rows):  # of the predictions table -> DataFrame
     "Accuracy and UAR of each model in each scope, in percent, with intervals over speakers."
     import pandas as pd
     from emotion_study.metrics import readable, summary
-    found = {}
+    by_scope = {}
     for (model, scope), own in rows.groupby(['model', 'scope'], sort=False):
         for metric, f in summary(own).loc[['accuracy', 'uar']].iterrows():
             share = {k: 100 * f[k] for k in ('value', 'lo', 'hi')}
-            found[model, scope, metric] = share | dict(clips=int(f['n']), speakers=int(f['actors']))
+            sizes = dict(clips=int(f['n']), speakers=int(f['actors']))
+            by_scope[model, scope, metric] = share | sizes
     index = ['model', 'scope', 'metric']
-    return readable(pd.DataFrame(found).T.rename_axis(index).astype(dict(clips=int, speakers=int)))
+    table = pd.DataFrame(by_scope).T.rename_axis(index)
+    return readable(table.astype(dict(clips=int, speakers=int)))
 
 # %% ../nbs/21_cli.ipynb #25e38b12
 def cross_command(protocol: str, train: list, corpus: str, scope: str, jobs: int):
@@ -1023,11 +1025,11 @@ def predict_command(
         adapt_to_set=adapt_to_set, abstain=abstain, engine=engine, rate=rate, jobs=jobs)
     from emotion_study import predict as own
     with cluster(scheduler):
-        found = own.answers_of(named, card, classes, progress=sys.stderr.isatty(), **options)
-    for line in [*found.lines, *found.remarks]: say(line)
-    tell_answers(found, out)
-    if picture: own.draw_answers(found, picture)
-    raise typer.Exit(exit_code(found.table))
+        answers = own.answers_of(named, card, classes, progress=sys.stderr.isatty(), **options)
+    for line in [*answers.lines, *answers.remarks]: say(line)
+    tell_answers(answers, out)
+    if picture: own.draw_answers(answers, picture)
+    raise typer.Exit(exit_code(answers.table))
 
 # %% ../nbs/21_cli.ipynb #4ee3be1a
 def _check_file(place: Path, *endings):
@@ -1089,9 +1091,9 @@ def compare_command(
 ):
     "Compare all outputs of two runs, and say how many notebooks reproduce exactly."
     from emotion_study.evidence import compare_reports
-    found = compare_reports(first, second)
-    for line in found.lines(1_000_000 if every else 3): say(line)
-    raise typer.Exit(not found.same)
+    reproduction = compare_reports(first, second)
+    for line in reproduction.lines(1_000_000 if every else 3): say(line)
+    raise typer.Exit(not reproduction.same)
 
 # %% ../nbs/21_cli.ipynb #2fa0a627
 @data.command()

@@ -579,13 +579,13 @@ def _is_running(pid: int) -> bool:
 def leftovers(folder: Path  # looked through once by each process: a cache holds many files
               ) -> list:
     "Unfinished files and folders of processes of this machine that run no more."
-    found = []
+    abandoned = []
     try: inside = list(folder.iterdir())
-    except OSError: return found  # a folder that may be written and not read
+    except OSError: return abandoned  # a folder that may be written and not read
     for path in inside:
         unfinished = re.search(rf'\.{HOST}\.(\d+)\.part$', path.name)
-        if unfinished and not _is_running(int(unfinished[1])): found.append(path)
-    return found
+        if unfinished and not _is_running(int(unfinished[1])): abandoned.append(path)
+    return abandoned
 
 # %% ../nbs/00_core.ipynb #c4c5ff1f
 def part_of(path: Path  # a file or folder that is to be there
@@ -770,12 +770,12 @@ def check_workers(client):
         if n != 1:
             raise SettingError(f'worker {worker} has {n} threads: start it with --nthreads 1')
     with _marked(cache_folder()) as mark:
-        try: found = client.run(worker_facts, str(mark))
+        try: by_worker = client.run(worker_facts, str(mark))
         except ModuleNotFoundError as error:
-            told = f'a worker has no {error.name}: install this project there'
-            raise SettingError(told) from None
+            message = f'a worker has no {error.name}: install this project there'
+            raise SettingError(message) from None
         ours, cache = worker_facts(str(mark)), mark.parent
-    for worker, facts in found.items():
+    for worker, facts in by_worker.items():
         wrong = [k for k in ours if facts[k] != ours[k]]
         if wrong:
             remedy = _REMEDY[wrong[0]].format(folder=ours['folder'], cache=cache)

@@ -125,12 +125,12 @@ def find_ravdess(env: dict = None,  # environment to read, `os.environ` by defau
     if named and not folder.is_dir():
         raise SettingError(f"EMOTION_STUDY_DATA={named} is not a folder: correct or unset it")
     usual = base / 'data' / 'ravdess', base.parent / 'shared' / 'data' / 'ravdess'
-    found = next(filter(has_speech, (folder / 'ravdess', folder) if named else usual), None)
-    if named and not found:
+    root = next(filter(has_speech, (folder / 'ravdess', folder) if named else usual), None)
+    if named and not root:
         raise SettingError(
             f"EMOTION_STUDY_DATA={named} holds no RAVDESS speech clip (03-01-….wav or .flac): "
             "name the folder above Actor_01 … Actor_24")
-    return found.resolve() if found else None
+    return root.resolve() if root else None
 
 # %% ../nbs/03_corpus.ipynb #e2f3e835
 def find_face_sources(root, files: pd.DataFrame = None  # what `survey` says, to spare a second walk
@@ -162,18 +162,18 @@ def duplicates(root, files: pd.DataFrame) -> dict:  # clip -> dict(files, same)
     "Clips that more than one file claims to be; the first of its files is the one in use."
     speech = files[files.kind == 'speech']
     groups = speech[speech['clip'].duplicated(keep=False)].groupby('clip').file.agg(list)
-    found = {}
+    copies = {}
     for clip, names in groups.items():
         first, *others = [Path(root, name) for name in names]
-        found[clip] = dict(files=names, same=all(same_sound(first, other) for other in others))
-    return found
+        copies[clip] = dict(files=names, same=all(same_sound(first, other) for other in others))
+    return copies
 
 # %% ../nbs/03_corpus.ipynb #ac209129
 def ravdess_notice(have, copies: dict) -> str:
     "What every page must say about an incomplete corpus; '' when there is nothing to say."
     expected, have = [str(c) for c in expected_codes()], set(have)
     missing = [clip for clip in expected if clip not in have]
-    odd = sorted(clip for clip, found in copies.items() if not found['same'])
+    odd = sorted(clip for clip, copy in copies.items() if not copy['same'])
     def some(clips):
         return ', '.join(clips[:3]) + (f' and {len(clips) - 3:,} more' if len(clips) > 3 else '')
     there = f"{len(expected) - len(missing):,} of {len(expected):,} clips"
@@ -306,12 +306,12 @@ def face_counts(faces: FaceSources) -> dict:  # source -> number of speech clips
     def speech(names):
         files = [file_kind(f'{name}.csv') for name in names]
         return len({clip for kind, clip in files if kind == 'tracking'})
-    known = {}
+    counts = {}
     for source in ('xception_frames', 'mini_means', 'au_means'):
         path = getattr(faces, source)
-        known[source] = speech(_clips_of(path)) if path else 0
+        counts[source] = speech(_clips_of(path)) if path else 0
     frames = [p.stem for p in faces.openface_frames.glob('*.csv')] if faces.openface_frames else []
-    return known | dict(openface_frames=speech(frames), video=len(faces.video))
+    return counts | dict(openface_frames=speech(frames), video=len(faces.video))
 
 # %% ../nbs/03_corpus.ipynb #f43fb729
 def _clips_of(path: Path) -> np.ndarray:
@@ -955,10 +955,10 @@ def told_elsewhere(source: Source, files: list  # paths
     for line in path.read_text(encoding='utf-8-sig').splitlines():
         cells = list(map(str.strip, line.split(separator)))
         if len(cells) > last: rows.append(cells)
-    told = {}
+    details = {}
     for column, (key, place) in columns.items():
-        told[column] = {Path(row[key]).stem: row[place] for row in rows}
-    return told
+        details[column] = {Path(row[key]).stem: row[place] for row in rows}
+    return details
 
 # %% ../nbs/03_corpus.ipynb #a495094c
 def with_told(row: dict, stem: str, told: dict) -> dict:

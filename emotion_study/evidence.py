@@ -359,8 +359,8 @@ def _without_each_speaker(measure, truth, p, actors):
     "A measure of all speakers, then without each of them."
     values = [measure(truth, p)]
     for actor in np.unique(actors):
-        rest = actors != actor
-        if rest.any(): values.append(measure(truth[rest], p[rest]))
+        others = actors != actor
+        if others.any(): values.append(measure(truth[others], p[others]))
     return np.array(values)
 
 # %% ../nbs/17_evidence.ipynb #a6df4bdf
@@ -875,13 +875,13 @@ def verdict_of(found: list  # of `Finding`, or None where a rule has no runs
     "The verdict on a claim from what its rules found."
     if not found or None in found:
         return 'cannot be tested here', 'the runs that it is about are not in this report'
-    parts, told, verdicts = [], [], []
+    parts, sentences, verdicts = [], [], []
     for finding in found:
         parts += finding.parts
-        told += finding.told
+        sentences += finding.told
         if finding.verdict: verdicts.append(finding.verdict)
     verdict = 'fails' if False in parts else 'holds' if all(parts) else 'not shown'
-    return verdicts[0] if verdicts else verdict, '; '.join(told)
+    return verdicts[0] if verdicts else verdict, '; '.join(sentences)
 
 # %% ../nbs/17_evidence.ipynb #9faa88d9
 QUOTED = ('id', 'metric', 'value', 'lo', 'hi', 'unit', 'n', 'level')  # of an entry, under a claim
@@ -1419,11 +1419,11 @@ def tell(entries: list,  # as in results.json
          ):              # Markdown
     "The answer of a page, in sentences whose figures are there."
     from IPython.display import Markdown
-    quotes, told = Quotes(entries, dict(facts={}, claims=[])), []
+    quotes, lines = Quotes(entries, dict(facts={}, claims=[])), []
     for sentence in sentences:
-        try: told.append(sentence(quotes))
+        try: lines.append(sentence(quotes))
         except SettingError: continue
-    return Markdown(' '.join(told) or 'This report has none of the runs that answer the question.')
+    return Markdown(' '.join(lines) or 'This report has none of the runs that answer the question.')
 
 # %% ../nbs/17_evidence.ipynb #79f8bf6c
 _MARK = re.compile(r'<!-- = (?P<name>.+?): (?P<fields>[a-z ]+) -->')
@@ -1530,13 +1530,13 @@ def notebook_differences(a: Path, b: Path) -> list:  # sentences
     cells = [_code_cells(read_json(path)) for path in (a, b)]
     numbers = [len(c) for c in cells]
     if numbers[0] != numbers[1]: return [f'{numbers[0]} code cells and {numbers[1]}']
-    found = []
+    differences = []
     for number, (one, other) in enumerate(zip(*cells), 1):
         if _joined(one['source']) != _joined(other['source']):
-            found.append(f'cell {number}: other code')
+            differences.append(f'cell {number}: other code')
         elif shown_by(one) != shown_by(other):
-            found.append(f'cell {number}: {_what_differs(shown_by(one), shown_by(other))}')
-    return found
+            differences.append(f'cell {number}: {_what_differs(shown_by(one), shown_by(other))}')
+    return differences
 
 # %% ../nbs/17_evidence.ipynb #f584c43a
 def _code_cells(notebook):
@@ -1561,11 +1561,11 @@ def table_differences(a: Path, b: Path) -> list:  # sentences
         apart = sorted(set(one.column_names) ^ set(other.column_names))
         return [f'only in one: {", ".join(apart[:3])}' if apart else 'columns in another order']
     if len(one) != len(other): return [f'{len(one):,} rows and {len(other):,}']
-    found = []
+    differences = []
     for name in one.column_names:
-        told = _column_difference(one[name], other[name])
-        if told: found.append(f'{name}: {told}')
-    return found
+        difference = _column_difference(one[name], other[name])
+        if difference: differences.append(f'{name}: {difference}')
+    return differences
 
 # %% ../nbs/17_evidence.ipynb #b7c0363b
 def _column_difference(one, other) -> str:  # '' where each value is the same
@@ -1573,9 +1573,9 @@ def _column_difference(one, other) -> str:  # '' where each value is the same
     x, y = one.to_pandas(), other.to_pandas()
     apart = ~((x == y) | (x.isna() & y.isna()))
     if not apart.any(): return ''
-    told = f'{apart.sum():,} of {len(x):,} values'
-    if not pd.api.types.is_float_dtype(x): return told
-    return f'{told}, by up to {(x - y).abs().max():.1g}'
+    words = f'{apart.sum():,} of {len(x):,} values'
+    if not pd.api.types.is_float_dtype(x): return words
+    return f'{words}, by up to {(x - y).abs().max():.1g}'
 
 # %% ../nbs/17_evidence.ipynb #d40135ab
 PASSING = {'run.json': ('notebooks', 'provenance', 'resumed')}  # differs between any two runs
@@ -1641,9 +1641,9 @@ class Reproduction:
 
     def count(self, notebooks: bool) -> tuple:  # the same, of how many
         "How many notebooks, or other outputs, are the same."
-        told = [faults for name, faults in self.found.items()
+        lists = [faults for name, faults in self.found.items()
                 if name.endswith('.ipynb') == notebooks]
-        return sum(not faults for faults in told), len(told)
+        return sum(not faults for faults in lists), len(lists)
 
     def lines(self, most: int = 3) -> list:  # what differs, then the shares
         "What to tell of it."

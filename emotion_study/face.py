@@ -65,11 +65,11 @@ def choose_weights(which: str = 'auto'  # 'published', 'retrained', or 'auto': p
 def _shapes(path) -> list:
     "The sizes of all arrays in an HDF5 file."
     import h5py
-    found = []
+    shapes = []
     def note(name, part):
-        if isinstance(part, h5py.Dataset) and part.ndim: found.append(part.shape)
+        if isinstance(part, h5py.Dataset) and part.ndim: shapes.append(part.shape)
     with h5py.File(path) as file: file.visititems(note)
-    return sorted(found)
+    return sorted(shapes)
 
 # %% ../nbs/07_face.ipynb #db5b8e72
 def is_weights(path) -> bool:
@@ -235,11 +235,11 @@ def haar_faces(frame: np.ndarray,  # bordered, BGR or grey
                ) -> list:  # (x, y, w, h, confidence)
     "Faces by the cascade: near a known size, else after a glance at the shrunken frame, else everywhere."
     grey = grey_of(frame)
-    if near and (found := haar_search(grey, near // 2, 2 * near)): return found
+    if near and (faces := haar_search(grey, near // 2, 2 * near)): return faces
     glance, k = shrunk(inside(grey)[0], GLANCE_SIDE)
     sizes = [b[2] * k for b in haar_search(glance)] if k > 1 else []
-    if sizes and (found := haar_search(grey, int(min(sizes) / 2), int(2 * max(sizes)))):
-        return found
+    if sizes and (faces := haar_search(grey, int(min(sizes) / 2), int(2 * max(sizes)))):
+        return faces
     return haar_search(grey)
 
 # %% ../nbs/07_face.ipynb #fe5fa66d
@@ -407,19 +407,19 @@ def film_faces(path,
         frame = bordered(grey_of(image) if detector in ('opencv', 'skip') else image)
         face = None if small else track(frame)
         crop, how = align(frame, face, detector) if face else (None, '')
-        found = crop is not None and min(crop.shape[:2]) > 0
+        seen = crop is not None and min(crop.shape[:2]) > 0
         where = (
             (
                 face.x - image.shape[1] // 2, face.y - image.shape[0] // 2, face.w, face.h,
                 face.confidence)
-            if found
+            if seen
             else [np.nan] * 5
         )
         rows.append(
             (
-                t, found, *where, track.count, how if found else '',
-                face.tilt if found and how == 'eyes' else 0.0, track.fresh))
-        if found: inputs.append(face_input(crop))
+                t, seen, *where, track.count, how if seen else '',
+                face.tilt if seen and how == 'eyes' else 0.0, track.fresh))
+        if seen: inputs.append(face_input(crop))
     table = pd.DataFrame(rows, columns=FRAME_COLUMNS)
     reason = (
         'picture too small' if small else '' if table['found'].any() else film.reason or 'no face')
@@ -594,10 +594,10 @@ def openface_frames(path,  # a CSV as OpenFace writes it
         raise SettingError(
             f'{Path(path).name}: not an OpenFace file ({type(error).__name__})') from None
     _need(frames, ('timestamp', 'confidence', 'success', 'AU12_r', 'AU12_c'), path)
-    found = (frames['success'] == 1) & (frames['confidence'] >= least)
-    values = frames[[c for c in frames if c.startswith(_OPENFACE)]].where(found)
+    valid = (frames['success'] == 1) & (frames['confidence'] >= least)
+    values = frames[[c for c in frames if c.startswith(_OPENFACE)]].where(valid)
     about = pd.DataFrame(
-        {'t': frames['timestamp'], 'found': found, 'confidence': frames['confidence']})
+        {'t': frames['timestamp'], 'found': valid, 'confidence': frames['confidence']})
     return pd.concat([about, values], axis=1)
 
 # %% ../nbs/07_face.ipynb #65868742

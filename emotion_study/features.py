@@ -234,11 +234,11 @@ def zip_scores(path,  # a zip of films
         films = _films_with_sound(z)
         for clips in _batches(sorted(films), batch):
             entries, paths = {}, {}
-            kept = Path(cache or cache_folder()) / 'faces'
+            place = Path(cache or cache_folder()) / 'faces'
             for clip in clips:
                 entries[clip] = text_digest(checksum, clip, key)[:32]
-                known = read_film(kept / entries[clip]) is not None
-                paths[clip] = Path(films[clip]) if known else z.extract(films[clip], tmp)
+                cached = read_film(place / entries[clip]) is not None
+                paths[clip] = Path(films[clip]) if cached else z.extract(films[clip], tmp)
             scores |= film_scores(paths, settings, entries, jobs, cache)
             shutil.rmtree(tmp, ignore_errors=True)
     return scores
@@ -355,8 +355,8 @@ def deepface_scores(corpus, settings: FaceSettings = FaceSettings(), jobs: int =
         scores |= {c: s for c, s in streamed.items() if c in refused}
     verdict, frames = {}, []
     for clip, why in refused.items(): verdict[clip] = dict(reason=why, note='')
-    for clip, (table, told) in scores.items():
-        verdict[clip] = film_verdict(table, told)
+    for clip, (table, reason) in scores.items():
+        verdict[clip] = film_verdict(table, reason)
         if len(table): frames.append(table)
     none = pd.DataFrame(columns=['clip', 'frame', *face.FRAME_COLUMNS, *face.FACE_KEYS])
     verdicts = pd.DataFrame.from_dict(verdict, 'index', dtype=object)

@@ -210,13 +210,13 @@ def opinions(X: np.ndarray,  # (copies, n, d) features of one part
     "What experts fitted on rows `fit` say of rows `ask`."
     if unknown := [kind for kind in kinds if kind not in POOL_EXPERTS]:
         raise SettingError(f"expert {unknown[0]!r} is not one of {', '.join(POOL_EXPERTS)}")
-    asked, said = Asked(X, clips, fit, ask), []
+    asked, answers = Asked(X, clips, fit, ask), []
     for kind in kinds:
         if kind == 'ridge': p = _by_ridge(asked)
         elif kind == 'speaker': p = _by_speaker(asked)
         else: p = _by_model(asked, kind)
-        said.append(_together(p, asked.copies))
-    return said
+        answers.append(_together(p, asked.copies))
+    return answers
 
 # %% ../nbs/13_pool.ipynb #5021ee72
 ENCODER_SCALE = 2.0  # of Whisper's columns beside a channel's
@@ -297,9 +297,9 @@ class Judged:
 # %% ../nbs/13_pool.ipynb #c797f89f
 def ask_all(parts, clips: Clips, fit, rows) -> np.ndarray:  # (len(rows), M, classes)
     "What every expert of every part, fitted on rows `fit`, says of some rows."
-    said = []
-    for _, X, kinds in parts: said += opinions(X, kinds, clips, fit, rows)
-    return np.stack(said, axis=1)
+    answers = []
+    for _, X, kinds in parts: answers += opinions(X, kinds, clips, fit, rows)
+    return np.stack(answers, axis=1)
 
 # %% ../nbs/13_pool.ipynb #2c144048
 def cross_fitted(parts, clips: Clips, fold: Fold) -> Judged:
@@ -307,8 +307,8 @@ def cross_fitted(parts, clips: Clips, fold: Fold) -> Judged:
     cut = inner_folds(fold, clips.y, clips.speakers)
     judged = [rows for _, rows in cut]
     rows, inner = np.concatenate(judged), np.repeat(np.arange(len(cut)), list(map(len, judged)))
-    said = np.concatenate([ask_all(parts, clips, a, b) for a, b in cut])
-    return Judged(cut, rows, inner, clips.y[rows], said)
+    answers = np.concatenate([ask_all(parts, clips, a, b) for a, b in cut])
+    return Judged(cut, rows, inner, clips.y[rows], answers)
 
 # %% ../nbs/13_pool.ipynb #1eadf035
 PULLS = (.003, .03, .3)
@@ -403,8 +403,8 @@ def both_pools(Z: dict, channels, clips: Clips, fold: Fold) -> tuple:  # of `Poo
     judged, of_test = cross_fitted(parts, clips, fold), ask_all(parts, clips, fold.fit, fold.test)
     wide = {name: X for name, X, kinds in parts if 'speaker' in kinds}
     def again(fit, rows, guess):
-        said = [taught(X, clips, fit, rows, guess) for X in wide.values()]
-        return np.stack(said, axis=1)
+        answers = [taught(X, clips, fit, rows, guess) for X in wide.values()]
+        return np.stack(answers, axis=1)
     pull, more = choose_pull(judged.said, judged.y, judged.inner), []
     for i, (fit, rows) in enumerate(judged.cut):
         out = judged.inner == i
@@ -829,11 +829,11 @@ def first_answers(voices: Voices, pair: Crossing, scope: str, recipes
     for part, c in sorted(wanted):
         A, T = sides.parts[names.index(part)]
         scores_of[part, c] = scores(fit_linear(A, sides.y, c, sides.weights), T)
-    truth, found = voices.y[pair.fold.test], []
+    truth, parts = voices.y[pair.fold.test], []
     for recipe in recipes:
         S = np.mean([scores_of[part, recipe.c] for part in recipe.parts], axis=0)
-        found.append(uar(spread_out(S, pair.classes), truth))
-    return found
+        parts.append(uar(spread_out(S, pair.classes), truth))
+    return parts
 
 # %% ../nbs/13_pool.ipynb #45bbc032
 def choose_recipe(voices: Voices, pair: Crossing, scope: str,  # 'inductive' or 'set'

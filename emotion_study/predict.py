@@ -109,11 +109,11 @@ def clip_names(paths) -> list:  # one text per path, all different
 # %% ../nbs/20_predict.ipynb #575368a8
 def _numbered(names) -> list:
     "Names that are still alike told apart by a number."
-    times, told = Counter(), []
+    times, unique = Counter(), []
     for name in names:
         times[name] += 1
-        told.append(name if times[name] == 1 else f'{name} #{times[name]}')
-    return told
+        unique.append(name if times[name] == 1 else f'{name} #{times[name]}')
+    return unique
 
 # %% ../nbs/20_predict.ipynb #a09361e4
 def _is_code(name):
@@ -361,8 +361,8 @@ def voice_rows(path, window: float = 0, hop: float = 0, blocks=VOICE_BLOCKS) -> 
 # %% ../nbs/20_predict.ipynb #96313c90
 def _stacked(means: list) -> np.ndarray:  # (n, d) float32
     "Rows below each other; one that is None is NaN."
-    known = [mean for mean in means if mean is not None]
-    X = np.full((len(means), len(known[0]) if known else 0), np.nan, 'float32')
+    present = [mean for mean in means if mean is not None]
+    X = np.full((len(means), len(present[0]) if present else 0), np.nan, 'float32')
     for i, mean in enumerate(means):
         if mean is not None: X[i] = mean
     return X
@@ -470,8 +470,8 @@ def _entry(path, channel, asked):
 def _load(entry):
     data = kept_bytes(entry)
     if data is None: return None
-    with np.load(io.BytesIO(data), allow_pickle=False) as kept:
-        return {k: v.tolist() if v.dtype.kind == 'U' or v.ndim == 0 else v for k, v in kept.items()}
+    with np.load(io.BytesIO(data), allow_pickle=False) as file:
+        return {k: v.tolist() if v.dtype.kind == 'U' or v.ndim == 0 else v for k, v in file.items()}
 
 # %% ../nbs/20_predict.ipynb #fa906746
 def _pack(found) -> bytes:
@@ -494,13 +494,13 @@ def measured(path, channel: str, **asked) -> dict:
     work = {'voice': voice_rows, 'face': face_rows, 'words': word_rows}[channel]
     try:
         entry = _entry(path, channel, asked)
-        if (found := _load(entry)) is not None: return found
-        found = work(path, **asked)
+        if (measurement := _load(entry)) is not None: return measurement
+        measurement = work(path, **asked)
     except SettingError as error: return nothing(channel, getattr(error, 'reason', str(error)))
     except Exception as error: return nothing(channel, f'failed: {type(error).__name__}: {error}')
-    if _of_this_moment(found): return found
-    with suppress(SettingError): keep_bytes(entry, _pack(found))
-    return _load(entry) or found
+    if _of_this_moment(measurement): return measurement
+    with suppress(SettingError): keep_bytes(entry, _pack(measurement))
+    return _load(entry) or measurement
 
 # %% ../nbs/20_predict.ipynb #e1c9b623
 def nothing(channel: str, why: str) -> dict:
@@ -836,8 +836,8 @@ def asked(self: Predictor, channel):
 @patch
 def unknown(self: Predictor, channel) -> str:  # '' where the card knows it
     "Why a channel has no say."
-    known = channel in self.model.about['weights']
-    return '' if known else f'the card {Path(self.card).stem} was not taught this channel'
+    taught = channel in self.model.about['weights']
+    return '' if taught else f'the card {Path(self.card).stem} was not taught this channel'
 
 @patch
 def measure(self: Predictor, recording: Recording) -> Measured:
@@ -869,14 +869,14 @@ def voice_probabilities(card: OwnCard, X: np.ndarray,  # (n, d), NaN where there
                         scope: str, enrolled: np.ndarray = None) -> tuple:  # (n, 7), speaker -> (clips, trust)
     "What the voice says in a scope."
     there = np.isfinite(X).all(axis=1)
-    S, told = np.full((len(X), len(MOODS)), np.nan), {}
+    S, trusts = np.full((len(X), len(MOODS)), np.nan), {}
     if there.any():
         S[there] = set_scores(card, X[there]) if scope == 'set' else alone_scores(card, X[there])
     if scope == 'adapted':
         for speaker, rows in speaker_groups(speakers, there).items():
             S[rows], trust = speaker_scores(card, X[rows], enrolled)
-            told[speaker] = len(rows) if enrolled is None else len(enrolled), trust
-    return softmax(S, axis=1), told
+            trusts[speaker] = len(rows) if enrolled is None else len(enrolled), trust
+    return softmax(S, axis=1), trusts
 
 # %% ../nbs/20_predict.ipynb #5a000023
 @dataclass
@@ -905,46 +905,46 @@ def judge_all(
             every = slice(None, None, max(1, len(m.face['t']) // 100))
             faces[r.name] = m.face['t'][every], m.face['thumb'][every]
         if m.words: words[r.name] = list(zip(m.words['start'], m.words['text']))
-    known = _enrolled_voices(predictor, enrolled)
-    table, told = answered(predictor, pd.DataFrame(about), views, scope, known)
-    return Answers(table, about_lines(card, scope, told), [], faces, words)
+    voices = _enrolled_voices(predictor, enrolled)
+    table, trusts = answered(predictor, pd.DataFrame(about), views, scope, voices)
+    return Answers(table, about_lines(card, scope, trusts), [], faces, words)
 
 # %% ../nbs/20_predict.ipynb #db2a7f6b
 def _row_by_row(views: dict, rows: int) -> list:  # of dict: channel -> (value, reason)
     "What the channels have, for each stretch by itself."
-    told = []
+    by_row = []
     for i in range(rows):
-        told.append({channel: (values[i], why[i]) for channel, (values, why) in views.items()})
-    return told
+        by_row.append({channel: (values[i], why[i]) for channel, (values, why) in views.items()})
+    return by_row
 
 # %% ../nbs/20_predict.ipynb #128cecaa
 def _enrolled_voices(predictor: Predictor, enrolled) -> np.ndarray:  # (m, d), None: nobody enrolled
     "The voices of clips that tell about a speaker."
-    known = []
+    voices = []
     for m in measure_all(predictor, list(enrolled)):
         there = np.isfinite(m.voice['X']).all(axis=1)
-        known.append(m.voice['X'][there])
-    if enrolled and not sum(map(len, known)):
+        voices.append(m.voice['X'][there])
+    if enrolled and not sum(map(len, voices)):
         raise SettingError('--enrol: no clip with a usable voice in that folder')
-    return np.concatenate(known) if known else None
+    return np.concatenate(voices) if voices else None
 
 # %% ../nbs/20_predict.ipynb #5a000024
 def channel_answers(
     predictor: Predictor, about: pd.DataFrame, views: list, scope: str, enrolled
 ) -> tuple:
     "Probabilities of each channel that was asked for (n, 7), and speakers' clips and trust."
-    card, parts, told = predictor.model, {}, {}
+    card, parts, trusts = predictor.model, {}, {}
     for c in predictor.channels:
         values, why = zip(*[v[c] for v in views])
         absent = np.array([w != '' for w in why])
         if c == 'voice':
-            parts[c], told = voice_probabilities(
+            parts[c], trusts = voice_probabilities(
                 card, np.stack(values), about['speaker'].to_numpy(object), scope, enrolled)
         elif predictor.unknown(c): parts[c] = np.full((len(why), len(MOODS)), np.nan)
         elif c == 'face': parts[c] = face_probabilities(card, np.stack(values))
         else: parts[c] = _words_where(values, absent)
         parts[c][absent] = np.nan
-    return parts, told
+    return parts, trusts
 
 # %% ../nbs/20_predict.ipynb #31523fe2
 def _words_where(texts, absent):
@@ -960,7 +960,7 @@ def answered(
     predictor: Predictor, about: pd.DataFrame, views: list, scope: str, enrolled=None
 ) -> tuple:
     "The table of the contract, and what was told about speakers."
-    parts, told = channel_answers(predictor, about, views, scope, enrolled)
+    parts, trusts = channel_answers(predictor, about, views, scope, enrolled)
     p, share = joint(predictor.model, parts)
     least = predictor.model.scope(scope)['least']
     names, there = np.array(MOODS, object), np.isfinite(p).all(axis=1)
@@ -975,7 +975,7 @@ def answered(
     table['speaker'] = about['speaker']
     table['transcript'] = [v['words'][0] if 'words' in v else '' for v in views]
     table['reason'] = [reason_of(v, note) for v, note in zip(views, about['notes'])]
-    return table[answer_columns()], told
+    return table[answer_columns()], trusts
 
 # %% ../nbs/20_predict.ipynb #d6624c5d
 def _put_channel(table, c, parts, share):
@@ -1030,8 +1030,8 @@ def kind_of_speech(about: dict) -> str:
 def share_in_words(f: dict  # value, lo, hi; None or NaN where there are too few speakers
                    ) -> str:
     "A share of 100 clips with its interval."
-    known = f['lo'] is not None and np.isfinite(f['lo'])
-    interval = f"{f['lo']:.0f} to {f['hi']:.0f}" if known else 'too few speakers for an interval'
+    bounded = f['lo'] is not None and np.isfinite(f['lo'])
+    interval = f"{f['lo']:.0f} to {f['hi']:.0f}" if bounded else 'too few speakers for an interval'
     return f"{f['value']:.0f} ({interval})"
 
 # %% ../nbs/20_predict.ipynb #7e71c9c0
@@ -1079,9 +1079,9 @@ def judge_recordings(paths, speaker_column: str = '', one_speaker: bool = False,
     if not recordings: raise SettingError('; '.join(remarks) or 'no recording was named')
     clips = recordings_of(enrol)[0] if enrol else []
     if enrol and not clips: raise SettingError(f'--enrol {enrol}: no sound or film there')
-    found = judge_all(Predictor(**options), recordings, scope, clips)
-    found.remarks = remarks
-    return found
+    answers = judge_all(Predictor(**options), recordings, scope, clips)
+    answers.remarks = remarks
+    return answers
 
 # %% ../nbs/20_predict.ipynb #5a000027
 def describe_answers(found: Answers) -> pd.DataFrame:
@@ -1229,23 +1229,23 @@ def file_part(name: str, rows: pd.DataFrame, faces=None,  # (t, thumbs)
     drawn = bands(rows, words) if np.isfinite(rows['confidence']).any() else ''
     pictures = thumbnails(*faces) if faces else ''
     heard = ' '.join(word for _, word in words) or ' '.join(rows['transcript']).strip()
-    said = f'<p>Heard: {escape(heard)}</p>' if heard else ''
+    heard_line = f'<p>Heard: {escape(heard)}</p>' if heard else ''
     return (
-        f'<h2>{escape(name)}</h2><p>{escape(answer_line(rows))}</p>{drawn}{pictures}{said}'
+        f'<h2>{escape(name)}</h2><p>{escape(answer_line(rows))}</p>{drawn}{pictures}{heard_line}'
         f'{answers_table(rows)}')
 
 # %% ../nbs/20_predict.ipynb #c1e70a03
 def answer_line(rows: pd.DataFrame) -> str:
     "The answer of a recording in a sentence; of a timeline the one that most windows have."
-    told, first = rows[rows['answer'] != ''], rows.iloc[0]
-    if not len(told): return f"No answer. {first['reason']}"
+    with_answer, first = rows[rows['answer'] != ''], rows.iloc[0]
+    if not len(with_answer): return f"No answer. {first['reason']}"
     if len(rows) == 1:
         end = ': too low, so this counts as abstained.' if first['abstained'] else '.'
         return f"{first['answer']}, with probability {first['confidence']:.2f}{end}"
-    most = told['answer'].value_counts()
+    most = with_answer['answer'].value_counts()
     return (
-        f"Most often {most.index[0]}: {most.iloc[0]:,} of {counted(len(told), 'window')} with an"
-        f" answer, {counted(len(rows), 'window')} in all.")
+        f"Most often {most.index[0]}: {most.iloc[0]:,} of {counted(len(with_answer), 'window')}"
+        f" with an answer, {counted(len(rows), 'window')} in all.")
 
 # %% ../nbs/20_predict.ipynb #c1e70a04
 def joined_rows(rows: pd.DataFrame) -> pd.DataFrame:
@@ -1336,10 +1336,10 @@ def put_faces(table: pd.DataFrame, recordings: list):
         try: frames, why = face_frames(r.path)
         except SettingError as error:
             frames, why = pd.DataFrame(), getattr(error, 'reason', str(error))
-        found = deepface_features(frames.assign(clip=r.name)) if len(frames) else pd.DataFrame()
-        for column in found: table.loc[i, column] = float(found[column].iloc[0])
-        table.loc[i, 'valid.face'], table.loc[i, 'reason.face'] = bool(len(found)), (
-            '' if len(found) else why)
+        columns = deepface_features(frames.assign(clip=r.name)) if len(frames) else pd.DataFrame()
+        for column in columns: table.loc[i, column] = float(columns[column].iloc[0])
+        table.loc[i, 'valid.face'], table.loc[i, 'reason.face'] = bool(len(columns)), (
+            '' if len(columns) else why)
 
 # %% ../nbs/20_predict.ipynb #5a000033
 def network_answers(
@@ -1351,14 +1351,14 @@ def network_answers(
     about, there = read_card(card), [r for r in recordings if not r.fault]
     names = label_names(about['classes'])
     measured_table = network_table(there, about, engine, jobs, channels) if there else pd.DataFrame()
-    said = ask_network(measured_table, card).reset_index(drop=True) if there else pd.DataFrame()
+    answers = ask_network(measured_table, card).reset_index(drop=True) if there else pd.DataFrame()
     lacking = lacking_channels(measured_table, about) if there else {}
     rows, i = [], 0
     for r in recordings:
         row = dict(file=r.name, speaker=r.speaker)
         if r.fault: row['reason'] = r.fault
         else:
-            row |= network_row(said.iloc[i], measured_table.iloc[i], names, lacking)
+            row |= network_row(answers.iloc[i], measured_table.iloc[i], names, lacking)
             i += 1
         rows.append(row)
     table = pd.DataFrame(rows)
@@ -1438,9 +1438,9 @@ def answers_of(paths, card=None, classes: int = 7, **options) -> Answers:
             f'--classes {classes}: the card {card.name} has {have}; name another one with --card,'
             f' such as {SHIPPED.name} for eight')
     if own:
-        found = judge_recordings(paths, card=card, **options)
-        if not named and card == CARD: found.remarks.append(LARGER)
-        return found
+        answers = judge_recordings(paths, card=card, **options)
+        if not named and card == CARD: answers.remarks.append(LARGER)
+        return answers
     recordings, remarks = recordings_of(paths, options.get('speaker_column', ''))
     if not recordings: raise SettingError('; '.join(remarks) or 'no recording was named')
     refused = [k for k in ('window', 'enrol', 'adapt_to_set', 'one_speaker') if options.get(k)]
@@ -1448,11 +1448,11 @@ def answers_of(paths, card=None, classes: int = 7, **options) -> Answers:
         raise SettingError(
             f"--{refused[0].replace('_', '-')} needs a card of {CARD.name}'s kind; a network of"
             " `train` answers for whole recordings")
-    found = network_answers(
+    answers = network_answers(
         recordings, card, options.get('abstain', 0.5), options.get('engine', 'auto'),
         options.get('jobs', 1), options.get('channels', OWN_CHANNELS))
-    found.remarks = remarks
-    return found
+    answers.remarks = remarks
+    return answers
 
 # %% ../nbs/20_predict.ipynb #9d0b65e0
 def read_classes(card) -> int:
@@ -1652,10 +1652,10 @@ def interval_over_speakers(measure,  # such as `share_right`
     names = np.unique(speaker)
     keep = [np.ones(len(y), bool)] + [speaker != a for a in names]
     if len(names) < 2: keep = keep[:1]
-    found = np.array([measure(right[k], y[k]) for k in keep])
-    lo, hi = speaker_interval(found, len(y))
+    values = np.array([measure(right[k], y[k]) for k in keep])
+    lo, hi = speaker_interval(values, len(y))
     return dict(
-        value=100 * float(found[0]), lo=100 * float(lo), hi=100 * float(hi), n=len(y),
+        value=100 * float(values[0]), lo=100 * float(lo), hi=100 * float(hi), n=len(y),
         speakers=len(names))
 
 # %% ../nbs/20_predict.ipynb #20723197
@@ -1712,12 +1712,13 @@ def labelled_clips(corpus, say=print) -> pd.DataFrame:  # clip, actor, emotion, 
     "The clips of a corpus that state an emotion."
     clips = corpus.clips
     if corpus.synthetic: raise SettingError('the twin has no sound: name RAVDESS or a CSV')
-    known = is_labelled(clips)
-    if not known.any():
+    labelled = is_labelled(clips)
+    if not labelled.any():
         raise SettingError(
             f'none of these {len(clips):,} clips has an emotion: fill the column emotion')
-    if not known.all(): say(f'left out: {(~known).sum():,} of {len(clips):,} clips have no emotion')
-    return clips[known].reset_index(drop=True)
+    if not labelled.all():
+        say(f'left out: {(~labelled).sum():,} of {len(clips):,} clips have no emotion')
+    return clips[labelled].reset_index(drop=True)
 
 # %% ../nbs/20_predict.ipynb #62063389
 def usable_clips(clips: pd.DataFrame, why: np.ndarray, say=print) -> np.ndarray:  # (n,) bool
@@ -1731,15 +1732,15 @@ def usable_clips(clips: pd.DataFrame, why: np.ndarray, say=print) -> np.ndarray:
 # %% ../nbs/20_predict.ipynb #d4effcdc
 def check_taught(taught: Spoken):
     "Raise in one line where clips can't teach a card that is judged on speakers left out."
-    found, emotions = len(np.unique(taught.speaker)), np.unique(taught.y)
+    speakers, emotions = len(np.unique(taught.speaker)), np.unique(taught.y)
     if len(emotions) < 2:
         raise SettingError(
             f'all {len(taught.y):,} usable clips are {MOODS[emotions[0]]}: a model needs two'
             ' emotions or more')
-    if found < FEWEST_SPEAKERS:
+    if speakers < FEWEST_SPEAKERS:
         raise SettingError(
             f'a pool card is judged on speakers left out, so it needs {FEWEST_SPEAKERS} speakers,'
-            f' there are {found}: add some, or use --model network')
+            f' there are {speakers}: add some, or use --model network')
     for fit, _ in speaker_cuts(taught):
         if len(np.unique(taught.y[fit])) < 2:
             raise SettingError(
@@ -1756,40 +1757,40 @@ def speaker_cuts(taught: Spoken, most: int = 5) -> list:  # of (rows that teach,
 def calibrated(taught: Spoken, cards: list  # (card, rows that it did not learn)
                ) -> dict:  # scope -> (n, 7) probabilities
     "What cards say of speakers left out; puts temperatures and bounds into them."
-    weights, said = speaker_weights(taught.speaker, taught.corpus), {}
+    weights, answers = speaker_weights(taught.speaker, taught.corpus), {}
     parts = [score_variances(card, taught.of(rows)) for card, rows in cards]
-    known = dict(firm=1., within=float(np.mean([part.within for part in parts])),
+    shown = dict(firm=1., within=float(np.mean([part.within for part in parts])),
                  emotion=float(np.mean([part.emotion for part in parts])))
-    for card, _ in cards: card.about['shown'] = known
+    for card, _ in cards: card.about['shown'] = shown
     for scope in SITUATIONS:
         S = np.zeros((len(taught.y), 7))
         for card, rows in cards: S[rows] = final_scores(card, taught.of(rows), scope)
         heat = score_temperature(S, taught.y, weights)
-        said[scope] = softmax(S / heat, axis=1)
-        least = set_bound(said[scope], taught.y, weights)
+        answers[scope] = softmax(S / heat, axis=1)
+        least = set_bound(answers[scope], taught.y, weights)
         for card, _ in cards: card.about['scopes'][scope] |= dict(temperature=heat, least=least)
-    return said
+    return answers
 
 # %% ../nbs/20_predict.ipynb #59fc07fe
 def judged_scopes(taught: Spoken, said: dict) -> dict:  # scope -> dict(accuracy, uar)
     "How right a card is about speakers left out, scope by scope."
-    found = {}
+    worth = {}
     for scope, p in said.items():
         right = p.argmax(axis=1) == taught.y
-        found[scope] = {}
+        worth[scope] = {}
         for name, measure in (('accuracy', share_right), ('uar', recall_mean)):
             f = interval_over_speakers(measure, right, taught.y, taught.speaker)
-            found[scope][name] = {'new speakers': rounded(f)}
-    return found
+            worth[scope][name] = {'new speakers': rounded(f)}
+    return worth
 
 # %% ../nbs/20_predict.ipynb #e6443b39
 def rounded(f: dict) -> dict:
     "A figure as a card keeps it; what is not known is None."
-    kept = {}
+    figure = {}
     for name, value in f.items():
         if value != value: value = None
-        kept[name] = round(value, 1) if isinstance(value, float) else value
-    return kept
+        figure[name] = round(value, 1) if isinstance(value, float) else value
+    return figure
 
 # %% ../nbs/20_predict.ipynb #c8f792ec
 def learn_face(logs: np.ndarray,  # (n, 7) mean log scores
@@ -1874,14 +1875,14 @@ def teach_card(taught: Spoken, title: str, name: str = 'pool', licence: str = ''
     blocks, recipes = recipes_of(extended)
     check_taught(taught)
     cards = [(card_of(taught.of(fit), recipes, blocks), ask) for fit, ask in speaker_cuts(taught)]
-    said, card = calibrated(taught, cards), card_of(taught, recipes, blocks)
+    answers, card = calibrated(taught, cards), card_of(taught, recipes, blocks)
     judged = cards[0][0].about
     card.about['shown'] = judged['shown']
     for scope, about in card.about['scopes'].items():
         of_judged = judged['scopes'][scope]
         about |= dict(temperature=of_judged['temperature'], least=of_judged['least'])
-    describe_card(card, taught, judged_scopes(taught, said), title, name, licence)
-    return card if logs is None else teach_face(card, taught, logs, said['inductive'])
+    describe_card(card, taught, judged_scopes(taught, answers), title, name, licence)
+    return card if logs is None else teach_face(card, taught, logs, answers['inductive'])
 
 # %% ../nbs/20_predict.ipynb #80e51748
 def train_pool(corpus,  # a `Corpus`
@@ -1915,15 +1916,15 @@ def emotion_numbers(emotions) -> np.ndarray:
 def card_lines(about: dict) -> list:
     "What a card says of itself, in short."
     lines = [f"taught by {about['taught']}; licence of the corpus: {about['corpora'][0]['licence']}"]
-    for scope, known in about['scopes'].items():
-        accuracy, uar = known['accuracy']['new speakers'], known['uar']['new speakers']
+    for scope, figures in about['scopes'].items():
+        accuracy, uar = figures['accuracy']['new speakers'], figures['uar']['new speakers']
         lines.append(
             f'{scope}: of 100 clips of new speakers {share_in_words(accuracy)} right; UAR'
             f' {share_in_words(uar)}')
-    for channels, known in about.get('channels', {}).items():
+    for channels, figures in about.get('channels', {}).items():
         lines.append(
             f"{channels}: of 100 clips of new speakers"
-            f" {share_in_words(known['accuracy']['new speakers'])} right")
+            f" {share_in_words(figures['accuracy']['new speakers'])} right")
     return lines + [f'limit: {line}' for line in about['limits']]
 
 # %% ../nbs/20_predict.ipynb #3ba0be75
@@ -1939,14 +1940,14 @@ def judgeable(card: OwnCard, clips: pd.DataFrame,  # labelled, with a voice
     learnt = np.isin(sound_marks(X), card.about.get('sounds', []))
     if learnt.any(): say(f'left out: {learnt.sum():,} copies of training clips')
     if learnt.all(): raise SettingError('nothing to judge: every clip is a copy of a training clip')
-    known, there = taught_emotions(card.about), set(labels[~learnt])
-    common = [m for m in known if m in there]
+    answerable, there = taught_emotions(card.about), set(labels[~learnt])
+    common = [m for m in answerable if m in there]
     if not common:
         raise SettingError(
-            f"no class in common: the card knows {', '.join(known)}, the corpus has"
+            f"no class in common: the card knows {', '.join(answerable)}, the corpus has"
             f" {', '.join(sorted(there))}")
     say(
-        f"classes in common: {', '.join(common)}; the card answers among {', '.join(known)};"
+        f"classes in common: {', '.join(common)}; the card answers among {', '.join(answerable)};"
         ' calm counts as neutral')
     other = ~learnt & ~np.isin(labels, common)
     if other.any(): say(f'left out: {other.sum():,} clips of other emotions')
@@ -1957,8 +1958,8 @@ def card_rows(predictor: Predictor, clips: pd.DataFrame, scope: str) -> pd.DataF
     "What a card says of clips, as rows of the predictions table."
     named = zip(clips['path'], clips['clip'], clips['actor'])
     recordings = [Recording(Path(path), clip, str(actor)) for path, clip, actor in named]
-    found = judge_all(predictor, recordings, scope).table
-    p = found[[f'p_{m}' for m in MOODS]].to_numpy()
+    table = judge_all(predictor, recordings, scope).table
+    p = table[[f'p_{m}' for m in MOODS]].to_numpy()
     rows = np.flatnonzero(np.isfinite(p).all(axis=1))
     fold = Fold('transfer', 0, 0, rows, rows, rows)
     run = f"card {Path(predictor.card).stem}", '+'.join(predictor.channels)

@@ -157,16 +157,16 @@ def exporter():
 def picture_files(body: str, folder: Path) -> str:
     "HTML whose embedded pictures are files of the report folder."
     from emotion_study.figures import with_palette  # not at the top: it brings matplotlib along
-    known = {}
+    names = {}
     for path in sorted((folder / 'figures').glob('*.png')):
-        known[hashlib.sha256(path.read_bytes()).hexdigest()] = path
+        names[hashlib.sha256(path.read_bytes()).hexdigest()] = path
     captions = read_json(folder / 'figures' / 'captions.json', {})
     def refer(m):
         data = base64.b64decode(m[2])
         digest = hashlib.sha256(data).hexdigest()
-        file = known.get(digest, folder / 'pictures' / f'{digest[:12]}.{m[1]}')
+        file = names.get(digest, folder / 'pictures' / f'{digest[:12]}.{m[1]}')
         file.parent.mkdir(exist_ok=True)
-        if digest not in known: file.write_bytes(with_palette(data) if m[1] == 'png' else data)
+        if digest not in names: file.write_bytes(with_palette(data) if m[1] == 'png' else data)
         caption = captions.get(file.name) or captions.get(file.stem)
         alt = html.escape(caption or 'picture without a caption', quote=True)
         return f'<img src="{file.relative_to(folder).as_posix()}" alt="{alt}">'
@@ -260,8 +260,8 @@ def framed(body: str, title: str, here: str,
            pages: list,  # (file, name) of every page in order
            run: dict) -> str:
     "A whole page: navigation, banners, body."
-    at = [file for file, _ in pages].index(here)
-    before, after = pages[max(at - 1, 0):at], pages[at + 1:at + 2]
+    place = [file for file, _ in pages].index(here)
+    before, after = pages[max(place - 1, 0):place], pages[place + 1:place + 2]
     ends = [*product('←', before), *product('→', after)]
     made = made_by(run, Path(here).stem)
     return filled(
@@ -343,14 +343,14 @@ def interval_of(e: dict) -> str:
 # %% ../nbs/19_site.ipynb #49c5929f
 def fall_words(steps: list) -> str:
     "The answer of a report in three sentences, from its first, its third and its last step."
-    found = {words: f"{e['value']:.1f} % ({interval_of(e)})" for words, _, e in steps}
+    figures = {words: f"{e['value']:.1f} % ({interval_of(e)})" for words, _, e in steps}
     parts = [
         ('With the published protocol, where the test speakers were heard in training, the mean '
          'recall of the emotions (UAR) is {}.',
          _STEPS[0]),
         ('For speakers of whom nothing is known it is {}.', _STEPS[2]),
         ('On another corpus, in Polish, it is {}.', _STEPS[4])]
-    return ' '.join(text.format(found[step[0]]) for text, step in parts if step[0] in found)
+    return ' '.join(text.format(figures[step[0]]) for text, step in parts if step[0] in figures)
 
 # %% ../nbs/19_site.ipynb #afa521bf
 _HEADS = (
@@ -361,9 +361,9 @@ _HEADS = (
 def detail_of(r: dict) -> str:
     "What the name of a result says beyond its columns, so that no two rows look alike."
     columns = ('metric', 'protocol', 'classes', 'scope', 'model', 'modalities')
-    told = {str(r[k]) for k in columns}
+    shown = {str(r[k]) for k in columns}
     name, _, other = r['id'].partition('/against ')
-    parts = [p for p in name.split('/') if p not in told]
+    parts = [p for p in name.split('/') if p not in shown]
     return ', '.join(parts + [f'against {other}'] * bool(other))
 
 # %% ../nbs/19_site.ipynb #be6cad17
@@ -374,13 +374,13 @@ def result_row(r: dict) -> list:
         r['modalities'] if isinstance(r['modalities'], str) else ' + '.join(r['modalities'] or []))
     seeds = len(r['seeds']) if isinstance(r['seeds'], list) else r['seeds']
     n = f"{r['n']:,}" if isinstance(r['n'], int) else r['n']
-    rest = [n, protocol_name(r), r['classes'], r['scope'], r['model'], channels, seeds,
+    cells = [n, protocol_name(r), r['classes'], r['scope'], r['model'], channels, seeds,
             detail_of(r)]
     value = (
         f"not computed: {r['reason']}"
         if r['value'] is None and r.get('reason')
         else in_unit(r['value'], r['unit']))
-    return [r['metric'], value, interval(r), *('–' if c in (None, '') else c for c in rest)]
+    return [r['metric'], value, interval(r), *('–' if c in (None, '') else c for c in cells)]
 
 # %% ../nbs/19_site.ipynb #de17c579
 def results_of(results: list, notebook: str) -> str:  # HTML, '' where there is none
@@ -439,8 +439,8 @@ def machine_words(run: dict) -> str:  # from run.json; '' where it is not record
     provenance = run.get('provenance', {})
     machine, python = provenance.get('machine', ''), provenance.get('python', '')
     packages = provenance.get('packages', {})
-    told = [p for p in ('numpy', 'scikit-learn', 'keras', 'librosa') if p in packages]
-    named = [f'{p} {packages[p]}' for p in told]
+    names = [p for p in ('numpy', 'scikit-learn', 'keras', 'librosa') if p in packages]
+    named = [f'{p} {packages[p]}' for p in names]
     return ', '.join(filter(None, [machine, f'Python {python}' if python else '', *named]))
 
 # %% ../nbs/19_site.ipynb #9b16dedc
@@ -454,9 +454,9 @@ def question_of(folder: Path, file: str) -> str:
     notebook = folder / 'notebooks' / Path(file).with_suffix('.ipynb').name
     if not notebook.is_file(): return ''
     first = ''.join(json.loads(notebook.read_text(encoding='utf-8'))['cells'][0]['source'])
-    told = ' '.join(
+    text = ' '.join(
         line.lstrip('> ').strip() for line in first.splitlines() if line.startswith('>'))
-    return re.sub('[*`]', '', told)
+    return re.sub('[*`]', '', text)
 
 # %% ../nbs/19_site.ipynb #9efe5548
 def answer_of(folder: Path, file: str) -> str:
@@ -464,8 +464,8 @@ def answer_of(folder: Path, file: str) -> str:
     notebook = folder / 'notebooks' / Path(file).with_suffix('.ipynb').name
     if not notebook.is_file(): return ''
     cells = filter(is_answer, json.loads(notebook.read_text(encoding='utf-8'))['cells'])
-    told = [output.get('data', {}) for cell in cells for output in cell['outputs']]
-    texts = [''.join(data['text/markdown']) for data in told if 'text/markdown' in data]
+    outputs = [output.get('data', {}) for cell in cells for output in cell['outputs']]
+    texts = [''.join(data['text/markdown']) for data in outputs if 'text/markdown' in data]
     return first_sentence('\n'.join(texts))
 
 # %% ../nbs/19_site.ipynb #447f1b87
@@ -478,9 +478,9 @@ def first_sentence(text: str) -> str:
 # %% ../nbs/19_site.ipynb #e2a45a15
 def corpus_words(run: dict) -> str:
     "What a report is about, in words."
-    known = {'ravdess': 'RAVDESS speech (Livingstone & Russo 2018)',
+    titles = {'ravdess': 'RAVDESS speech (Livingstone & Russo 2018)',
              'twin': 'the synthetic twin of RAVDESS'}
-    return known.get(run.get('corpus'), run.get('corpus', 'unknown'))
+    return titles.get(run.get('corpus'), run.get('corpus', 'unknown'))
 
 # %% ../nbs/19_site.ipynb #6aa646b7
 def report_title(run: dict) -> str:
@@ -519,9 +519,9 @@ def build_report(folder  # what a run of the study left: run.json, notebooks/, f
     parts = sorted((folder / 'parts').glob('*.html'))
     stems = [path.stem for path in (*notebooks, *parts)]
     pages = [('index.html', 'Report'), *((f'{stem}.html', page_name(stem)) for stem in stems)]
-    known = set(stems)
+    stems_here = set(stems)
     def write(name, text): (folder / name).write_text(text, encoding='utf-8')
-    front = mend_links(index_body(folder, pages[1:], run), folder, known)
+    front = mend_links(index_body(folder, pages[1:], run), folder, stems_here)
     clear_pages(folder)
     results = read_results(folder)
     captions = read_json(folder / 'figures' / 'captions.json', {})
@@ -529,10 +529,10 @@ def build_report(folder  # what a run of the study left: run.json, notebooks/, f
         executed = name_pictures(answer_first(nbformat.read(path, 4)), captions)
         body, _ = exporter().from_notebook_node(for_reading(executed))
         body = with_captions(picture_files(body, folder), captions)
-        body = mend_links(body, folder, {*known, 'index'}) + results_of(results, path.stem)
+        body = mend_links(body, folder, {*stems_here, 'index'}) + results_of(results, path.stem)
         write(file, framed(body, name, file, pages, run))
     for path in parts:
-        body = mend_links(path.read_text(encoding='utf-8'), folder, {*known, 'index'})
+        body = mend_links(path.read_text(encoding='utf-8'), folder, {*stems_here, 'index'})
         write(path.name, framed(body, page_name(path.stem), path.name, pages, run))
     write('style.css', style_sheet())
     write('index.html', framed(front, report_title(run), 'index.html', pages, run))
@@ -560,14 +560,15 @@ def _test_rows(claim: dict, family: dict) -> list:  # of dicts, one for each tes
     for id in claim['tests']:
         p, metric = figures[id]['value'], f"/sign_flip_p/{figures[id]['level']}/"
         gap = figures[id.replace(metric, '/accuracy_difference/')]
-        found = Comparison(gap, figures[id]['level'], p, family[id])
+        comparison = Comparison(gap, figures[id]['level'], p, family[id])
         what, _, against = gap['id'].replace('/accuracy_difference', '').partition('/against ')
         rows.append(
             dict(
-                what=f'{what} against {against}', value=f"{gap['value']:+.2f}", shows=found.shows,
-                span=f"{gap['lo']:+.2f} to {gap['hi']:+.2f}", level=f'{found.level:+g}',
+                what=f'{what} against {against}', value=f"{gap['value']:+.2f}",
+                shows=comparison.shows,
+                span=f"{gap['lo']:+.2f} to {gap['hi']:+.2f}", level=f'{comparison.level:+g}',
                 picture=interval_picture(gap, least, most), p=p_text(p),
-                corrected=p_text(found.corrected)))
+                corrected=p_text(comparison.corrected)))
     return rows
 
 # %% ../nbs/19_site.ipynb #5db0eacb
@@ -696,12 +697,12 @@ def _kinds_of_verdicts(verdicts: dict) -> str:
 # %% ../nbs/19_site.ipynb #f111ed08
 def _calibration(facts: dict, models: tuple) -> list:  # (name, error) where there is a figure
     "How well calibrated some models are for new speakers."
-    found = []
+    rows = []
     for name, channels in models:
         about = run('actor', 8, 'inductive', name, channels)
         error = facts['entries'].get(entry_id('ece', about))
-        if error is not None: found.append((name, error['value']))
-    return found
+        if error is not None: rows.append((name, error['value']))
+    return rows
 
 # %% ../nbs/19_site.ipynb #f111ed09
 def _found_twice(facts: dict) -> str:
@@ -788,9 +789,9 @@ def name_pictures_of(cell, captions: dict, heading: str):
     pictures = [o.data['image/png'] for o in cell.outputs if 'image/png' in o.get('data', {})]
     if not pictures: return
     digests = [hashlib.sha256(base64.b64decode(p)).hexdigest() for p in pictures]
-    known = [captions[d] for d in digests if d in captions]
-    about = dict(image=dict(alt=known[0] if known else f'Picture of the section {heading}'))
-    if len(pictures) == 1 and known: about['figure'] = dict(caption=known[0])
+    captioned = [captions[d] for d in digests if d in captions]
+    about = dict(image=dict(alt=captioned[0] if captioned else f'Picture of the section {heading}'))
+    if len(pictures) == 1 and captioned: about['figure'] = dict(caption=captioned[0])
     cell.metadata['mystnb'] = about
 
 # %% ../nbs/19_site.ipynb #b0000011
@@ -918,10 +919,11 @@ def _running_text(doctree) -> list:  # text nodes
     "The text of a page that is neither code nor heading nor part of a link."
     from docutils import nodes
     from sphinx.addnodes import desc_signature, pending_xref
-    kept = (nodes.literal, nodes.literal_block, nodes.title, nodes.reference, nodes.raw, nodes.math,
-            nodes.math_block, nodes.term, pending_xref, desc_signature, nodes.comment, nodes.image)
+    untouched = (
+        nodes.literal, nodes.literal_block, nodes.title, nodes.reference, nodes.raw, nodes.math,
+        nodes.math_block, nodes.term, pending_xref, desc_signature, nodes.comment, nodes.image)
     def free(node):
-        while node is not None and not isinstance(node, kept): node = node.parent
+        while node is not None and not isinstance(node, untouched): node = node.parent
         return node is None
     return [node for node in doctree.findall(nodes.Text) if free(node)]
 
@@ -942,12 +944,12 @@ def link_terms(doctree, terms: list, page: str):
     left = [] if page == 'glossary' else list(terms)
     for node in _running_text(doctree):
         text, made = node.astext(), []
-        while found := find_term(text, left):
-            term = next(t for t in left if re.fullmatch(f'{re.escape(t)}s?', found[1], re.I))
+        while match := find_term(text, left):
+            term = next(t for t in left if re.fullmatch(f'{re.escape(t)}s?', match[1], re.I))
             left.remove(term)
-            link = _reference(found[1], 'std', 'term', term, page)
-            made += [nodes.Text(text[:found.start()]), link]
-            text = text[found.end():]
+            link = _reference(match[1], 'std', 'term', term, page)
+            made += [nodes.Text(text[:match.start()]), link]
+            text = text[match.end():]
         if made: node.parent.replace(node, [*made, nodes.Text(text)])
 
 # %% ../nbs/19_site.ipynb #b0000024
@@ -955,12 +957,12 @@ def link_terms(doctree, terms: list, page: str):
 def public_names(package: str = 'emotion_study') -> dict:  # name -> module
     "The names that one module of the package exports, and no other."
     from importlib.util import find_spec
-    folder, found = Path(find_spec(package).origin).parent, {}
+    folder, exported = Path(find_spec(package).origin).parent, {}
     for file in sorted(folder.glob('[a-z]*.py')):
         names = re.search(r'__all__ = \[(.*?)\]', file.read_text(encoding='utf-8'), re.S)
         for name in re.findall(r"'(\w+)'", names[1] if names else ''):
-            found.setdefault(name, []).append(f'{package}.{file.stem}')
-    return {name: modules[0] for name, modules in found.items() if len(modules) == 1}
+            exported.setdefault(name, []).append(f'{package}.{file.stem}')
+    return {name: modules[0] for name, modules in exported.items() if len(modules) == 1}
 
 # %% ../nbs/19_site.ipynb #e0c2ddf0
 def link_names(doctree, page: str):
@@ -1038,8 +1040,8 @@ def run_sphinx(source: Path, out: Path, root: Path):
          '-d', source.parent / 'doctrees', source, out],
         capture_output=True, text=True, env=os.environ | dict(PYTHONPATH=path))
     if done.returncode:
-        said = done.stderr.replace(f'{source}/', '').strip()
-        raise SettingError(f"the book could not be built; Sphinx said:\n{said}")
+        message = done.stderr.replace(f'{source}/', '').strip()
+        raise SettingError(f"the book could not be built; Sphinx said:\n{message}")
 
 # %% ../nbs/19_site.ipynb #b000002d
 def check_book_place(out: Path):

@@ -145,8 +145,8 @@ def _flip_p(d, draws=99_999, seed=0):
 # %% ../nbs/15_statistics.ipynb #a9ba283a
 def _too_few(speakers):
     "The error of a paired test without enough speakers."
-    said = counted(int(speakers), 'speaker')
-    return NotComputed(f'{said}, and a paired test needs {FEWEST}')
+    number = counted(int(speakers), 'speaker')
+    return NotComputed(f'{number}, and a paired test needs {FEWEST}')
 
 def sign_flip(differences,  # (n,) one per actor: by how much one run is better for this person
               draws: int = 99_999,  # random flips, where there are too many actors to count all

