@@ -5,34 +5,35 @@
 # %% auto #0
 __all__ = ['SHIPPED', 'MOODS', 'OWN_CHANNELS', 'MEDIA', 'LONGEST', 'PIECE', 'WHOLE', 'VOICE_BLOCKS', 'SMALL_BLOCKS', 'SPEECH',
            'RATE', 'SURE', 'MADE_BY', 'VERSION', 'CARD', 'SMALL_CARD', 'CARD_KEYS', 'CLIP_Z', 'SITUATIONS', 'FORMATS',
-           'WIDE', 'HIGH', 'SECOND', 'LONGEST_LINE', 'HEADINGS', 'OF_SETS', 'LARGER', 'MIDDLE', 'FEWEST_SPEAKERS',
-           'clip_words', 'no_words', 'clip_names', 'clip_table', 'ask_network', 'answer_columns', 'Recording',
-           'files_in', 'table_column', 'files_of_table', 'recordings_of', 'stretches', 'length_of', 'is_long',
-           'streamed', 'heard_piece', 'sound_windows', 'voice_means', 'voice_reason', 'voice_rows', 'averaged',
-           'face_rows', 'word_rows', 'words_between', 'Measured', 'measured', 'nothing', 'default_card', 'OwnCard',
-           'card_text', 'card_digest', 'read_own_card', 'check_card', 'save_card', 'levelled', 'block_parts',
+           'WIDE', 'HIGH', 'SECOND', 'LONGEST_LINE', 'LONGEST_TEXT', 'HEADINGS', 'OF_SETS', 'LARGER', 'MIDDLE',
+           'FEWEST_SPEAKERS', 'clip_words', 'no_words', 'clip_names', 'clip_table', 'ask_network', 'answer_columns',
+           'Recording', 'files_in', 'table_column', 'files_of_table', 'recordings_of', 'stretches', 'length_of',
+           'is_long', 'streamed', 'heard_piece', 'sound_windows', 'voice_means', 'voice_reason', 'voice_rows',
+           'averaged', 'face_rows', 'word_rows', 'words_between', 'Measured', 'measured', 'nothing', 'default_card',
+           'OwnCard', 'card_text', 'card_digest', 'read_own_card', 'check_card', 'save_card', 'levelled', 'block_parts',
            'voice_scores', 'speaker_of_card', 'models_of', 'scope_scores', 'emotions_shown', 'speaker_trust',
            'speaker_scores', 'alone_scores', 'set_scores', 'face_probabilities', 'face_scores_of', 'face_order',
            'prediction_set', 'joint', 'rows_of', 'channel_views', 'voice_asked', 'Predictor', 'measure_all',
            'speaker_groups', 'voice_probabilities', 'Answers', 'judge_all', 'channel_answers', 'answered', 'reason_of',
            'about_lines', 'encoders_in_words', 'kind_of_speech', 'share_in_words', 'right_of_hundred', 'reached',
            'situation', 'judge_recordings', 'describe_answers', 'harmless', 'write_answers', 'moods_of', 'bands',
-           'thinned', 'thumbnails', 'answers_page', 'file_part', 'answer_line', 'joined_rows', 'answers_table',
-           'draw_answers', 'is_own_card', 'card_in', 'network_table', 'reads_films', 'put_faces', 'network_answers',
-           'network_row', 'filled_up', 'network_lines', 'predict', 'answers_of', 'read_classes', 'hear', 'Spoken',
-           'by_group', 'by_speaker', 'weighted_moments', 'spread_model', 'standing', 'prior_numbers', 'learn_scope',
-           'card_of', 'scores_in', 'final_scores', 'score_variances', 'score_temperature', 'speaker_weights',
-           'set_bound', 'share_right', 'recall_mean', 'interval_over_speakers', 'recipes_of', 'block_widths',
-           'measured_all', 'heard_clips', 'seen_faces', 'labelled_clips', 'usable_clips', 'check_taught',
-           'speaker_cuts', 'calibrated', 'judged_scopes', 'rounded', 'learn_face', 'face_weight', 'teach_face',
-           'card_limits', 'sound_marks', 'describe_card', 'teach_card', 'train_pool', 'emotion_numbers', 'card_lines',
-           'taught_emotions', 'judgeable', 'card_rows', 'evaluate_card', 'scope_lacks', 'speaker_remarks']
+           'thinned', 'moment', 'thumbnails', 'answers_page', 'file_part', 'answer_line', 'joined_rows',
+           'answers_table', 'draw_answers', 'is_own_card', 'card_in', 'network_table', 'reads_films', 'put_faces',
+           'network_answers', 'network_row', 'filled_up', 'network_lines', 'predict', 'answers_of', 'read_classes',
+           'hear', 'Spoken', 'by_group', 'by_speaker', 'weighted_moments', 'spread_model', 'standing', 'prior_numbers',
+           'learn_scope', 'card_of', 'scores_in', 'final_scores', 'score_variances', 'score_temperature',
+           'speaker_weights', 'set_bound', 'share_right', 'recall_mean', 'interval_over_speakers', 'recipes_of',
+           'block_widths', 'measured_all', 'heard_clips', 'seen_faces', 'labelled_clips', 'usable_clips',
+           'check_taught', 'speaker_cuts', 'calibrated', 'judged_scopes', 'rounded', 'learn_face', 'face_weight',
+           'teach_face', 'card_limits', 'sound_marks', 'describe_card', 'teach_card', 'train_pool', 'emotion_numbers',
+           'card_lines', 'taught_emotions', 'judgeable', 'card_rows', 'evaluate_card', 'scope_lacks', 'speaker_remarks']
 
 # %% ../nbs/20_predict.ipynb #348d3d7d
 import csv, importlib, io, json, sys, types
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
 
@@ -1115,6 +1116,7 @@ def write_answers(found: Answers, out: Path):
 # %% ../nbs/20_predict.ipynb #5a000029
 WIDE, HIGH = 900, 160  # of a picture, in units of its own
 SECOND, LONGEST_LINE = 80, 120  # pixels of a second above words; seconds that have words below them
+LONGEST_TEXT = 600  # characters of what was heard that are not folded away
 
 # %% ../nbs/20_predict.ipynb #e7d0c37d
 def moods_of(table: pd.DataFrame) -> list:
@@ -1137,6 +1139,7 @@ def bands(rows: pd.DataFrame, words=()  # (second, word) of what was heard
     return (
         f'<div class="time"><div style="min-width:{SECOND * length if below else 0:.0f}px">'
         f'<svg viewBox="0 0 {WIDE} {HIGH}" preserveAspectRatio="none" role="img"'
+        f' shape-rendering="crispEdges"'
         f' aria-label="probabilities over time">{"".join(shapes)}</svg>'
         f'{_seconds_below(length)}{below}</div></div>')
 
@@ -1166,8 +1169,14 @@ def _column(row, names, x: float, width: float) -> list:  # of SVG rectangles
 def _seconds_below(length: float) -> str:
     "Five marks below the picture."
     marks = ''
-    for k in range(5): marks += f'<span>{length * k / 4:.1f} s</span>'
+    for k in range(5): marks += f'<span>{moment(length * k / 4, length)}</span>'
     return f'<p class="seconds">{marks}</p>'
+
+# %% ../nbs/20_predict.ipynb #c1e70a06
+def moment(second: float, length: float  # of the whole recording, in seconds
+           ) -> str:
+    "A moment of a recording in seconds, or as a clock where the recording is long."
+    return f'{second:.1f} s' if length < LONGEST_LINE else f'{timedelta(seconds=round(second))}'
 
 # %% ../nbs/20_predict.ipynb #c1e70a02
 def _words_below(words, length: float) -> str:
@@ -1230,6 +1239,9 @@ def file_part(name: str, rows: pd.DataFrame, faces=None,  # (t, thumbs)
     pictures = thumbnails(*faces) if faces else ''
     heard = ' '.join(word for _, word in words) or ' '.join(rows['transcript']).strip()
     heard_line = f'<p>Heard: {escape(heard)}</p>' if heard else ''
+    if len(heard) > LONGEST_TEXT:
+        count = counted(len(heard.split()), 'word')
+        heard_line = f'<details><summary>Heard: {count}</summary>{escape(heard)}</details>'
     return (
         f'<h2>{escape(name)}</h2><p>{escape(answer_line(rows))}</p>{drawn}{pictures}{heard_line}'
         f'{answers_table(rows)}')
