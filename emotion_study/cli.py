@@ -7,7 +7,7 @@ __all__ = ['STUDY', 'KERNEL_ENV', 'CorpusOption', 'AnyCorpusOption', 'JobsOption
            'data', 'CorpusFolder', 'number_list', 'declared', 'parameters_cell', 'select', 'unmet_need', 'plan',
            'question', 'listing', 'open_folder', 'default_folder', 'plain_plots', 'kernel_env', 'strip_traces',
            'StudyError', 'kernels_into', 'run_notebook', 'say', 'clock', 'run_all', 'have_samples', 'start',
-           'unfinished_folder', 'run_study', 'finish', 'trained_by', 'saved_predictions', 'run_started',
+           'unfinished_folder', 'run_study', 'finish', 'trained_by', 'trained_in', 'saved_predictions', 'run_started',
            'check_numbers', 'check_jobs', 'check_out', 'options', 'study', 'clips_of', 'table_of', 'features',
            'transcribe_command', 'named_files', 'film_table', 'train', 'check_pool_options', 'pool_card',
            'corpus_title', 'measured_table', 'evaluate', 'judge_networks', 'judge_card', 'channel_list', 'scopes_of',
@@ -19,6 +19,7 @@ __all__ = ['STUDY', 'KERNEL_ENV', 'CorpusOption', 'AnyCorpusOption', 'JobsOption
 # %% ../nbs/21_cli.ipynb #f359f29d
 import ast, base64, contextlib, errno, importlib.util, json, logging, os, shlex, shutil, signal
 import sys, tempfile, threading, time
+from itertools import product
 from pathlib import Path
 from typing import Annotated
 
@@ -340,7 +341,8 @@ def _begun_record(corpus, asked: dict, old: dict, skipped: dict) -> dict:
     from emotion_study.site import machine_name
     return asked | dict(
         notice=corpus.notice, notebooks=old.get('notebooks', {}), code=old.get('code', {}),
-        trained_by=old.get('trained_by', {}), skipped=old.get('skipped', skipped),
+        trained_by=old.get('trained_by', {}), trained_in=old.get('trained_in', {}),
+        skipped=old.get('skipped', skipped),
         provenance=provenance(**asked) | dict(machine=machine_name()))
 
 # %% ../nbs/21_cli.ipynb #60f8ab1d
@@ -360,10 +362,11 @@ def run_study(settings: Settings, only: list = (), mixed_code: bool = False,
     "Run the study notebooks and build the report."
     from emotion_study.site import build_report
     with saved_predictions(saved) as looked_up:
-        trained = trained_by(saved)
+        trained = dict(trained_by=trained_by(saved), trained_in=trained_in(saved))
         paths, folder, record, lock = start(settings, only, mixed_code)
-        for path in paths: record['trained_by'].pop(path.stem, None)
-        record['trained_by'] |= {p.stem: trained[p.stem] for p in paths if p.stem in trained}
+        for (name, of_notebook), path in product(trained.items(), paths):
+            record[name].pop(path.stem, None)
+            if path.stem in of_notebook: record[name][path.stem] = of_notebook[path.stem]
         try:
             run_started(paths, folder, settings, record, **looked_up)
             index = build_report(folder)
@@ -388,6 +391,12 @@ def trained_by(report: Path) -> dict:  # notebook -> digest of the code
     "Which state of the code trained the runs of a report."
     record = (read_record(report) if report else None) or {}
     return record.get('code', {}) | record.get('trained_by', {})
+
+# %% ../nbs/21_cli.ipynb #c3e70a02
+def trained_in(report: Path) -> dict:  # notebook -> seconds
+    "How long each notebook of a report takes with its training."
+    from emotion_study.evidence import seconds_of
+    return seconds_of((read_record(report) if report else None) or {})
 
 # %% ../nbs/21_cli.ipynb #92101979
 @contextlib.contextmanager

@@ -12,10 +12,10 @@ __all__ = ['PARTS', 'OVER_ACTORS', 'DERIVED', 'PERCENT', 'POINTS', 'UNITS', 'SET
            'with_small', 'Undecided', 'Finding', 'verdict_of', 'Ledger', 'Comparison', 'p_text', 'setting_words',
            'figure_words', 'beside_words', 'Gap', 'LargestClass', 'LowerEnd', 'against_level', 'Level', 'level_verdict',
            'Reached', 'Pair', 'pairs', 'expects', 'gain_verdict', 'Difference', 'WorstOf', 'Share', 'Untested',
-           'corpus_facts', 'all_rows', 'fold_facts', 'overlap_facts', 'seen_percent', 'time_facts', 'claim_record',
-           'make_ledger', 'mark', 'Quotes', 'quotes_of', 'tell', 'without_names', 'without_links', 'same_number',
-           'misquoted', 'unmade', 'shown_by', 'notebook_differences', 'table_differences', 'record_differences',
-           'file_differences', 'Reproduction', 'compare_reports']
+           'corpus_facts', 'all_rows', 'fold_facts', 'overlap_facts', 'seen_percent', 'seconds_of', 'time_facts',
+           'claim_record', 'make_ledger', 'mark', 'Quotes', 'quotes_of', 'tell', 'without_names', 'without_links',
+           'same_number', 'misquoted', 'unmade', 'shown_by', 'notebook_differences', 'table_differences',
+           'record_differences', 'file_differences', 'Reproduction', 'compare_reports']
 
 # %% ../nbs/17_evidence.ipynb #394df6fd
 import base64, hashlib, json, re
@@ -1323,13 +1323,19 @@ def seen_percent(column: pd.Series, folds: list) -> float:
     seen = [column.iloc[f.test].isin(column.iloc[f.fit]) for f in folds]
     return 100 * float(np.mean(np.concatenate(seen)))
 
+# %% ../nbs/17_evidence.ipynb #c3e70a01
+def seconds_of(record: dict  # run.json
+               ) -> dict:  # notebook -> seconds
+    "How long each notebook takes; where saved predictions were used, that of the run that trained."
+    return record.get('notebooks', {}) | record.get('trained_in', {})
+
 # %% ../nbs/17_evidence.ipynb #a95e3c77
 def time_facts(record: dict,  # run.json
                notebook: str = ''  # the one that makes the ledger
                ) -> dict:
-    "Minutes on the machine of the run, by notebook, and of all that ran before the ledger."
+    "Minutes on the machine of the run, training included, and of all that ran before the ledger."
     facts, before = {}, 0
-    for name, seconds in record.get('notebooks', {}).items():
+    for name, seconds in seconds_of(record).items():
         minutes = seconds / 60
         if name != notebook: facts[f'minutes {name}'] = minutes
         if name < notebook: before += minutes
@@ -1578,7 +1584,7 @@ def _column_difference(one, other) -> str:  # '' where each value is the same
     return f'{words}, by up to {(x - y).abs().max():.1g}'
 
 # %% ../nbs/17_evidence.ipynb #d40135ab
-PASSING = {'run.json': ('notebooks', 'provenance', 'resumed')}  # differs between any two runs
+PASSING = {'run.json': ('notebooks', 'trained_in', 'provenance', 'resumed')}  # differs between any two runs
 
 # %% ../nbs/17_evidence.ipynb #b0adceef
 def record_differences(a: Path, b: Path) -> list:  # sentences

@@ -1207,8 +1207,8 @@ HEADINGS = dict(
     voice_answer='voice says', face_answer='face says', words_answer='words say',
     transcript='heard', reason='reason')
 OF_SETS = (
-    'The set at 90 % holds the acted emotion nine times in ten for new speakers of the corpora that'
-    ' taught the model; elsewhere less often.')
+    'The set at 90 % was made to hold the acted emotion of nine in ten clips of acted speech. On'
+    ' other speech it may hold it less often.')
 
 def answers_page(found: Answers) -> str:
     "All answers as one page that works without a network."

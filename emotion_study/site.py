@@ -28,7 +28,7 @@ from .core import (
     PACKAGE, ROOT, SettingError, check_entries, check_open, counted, read_json, write_whole)
 from .references import LISTENERS, LISTENERS_SOURCE
 from .evidence import (
-    Comparison, ENSEMBLE, LATE, NETWORK, entry_id, p_text, run, with_small)
+    Comparison, ENSEMBLE, LATE, NETWORK, entry_id, p_text, run, seconds_of, with_small)
 
 # %% ../nbs/19_site.ipynb #fbf9c3c5
 _SPELLINGS = {
@@ -274,8 +274,10 @@ def made_by(run: dict, notebook: str) -> str:  # '' where it is not recorded
     code, seconds = run.get('code', {}).get(notebook), run.get('notebooks', {}).get(notebook)
     if not code: return ''
     trained = run.get('trained_by', {}).get(notebook, code)
-    saved = f' Predictions were taken as saved; state {trained} of the code trained them.' * (
-        trained != code)
+    took = run.get('trained_in', {}).get(notebook)
+    there = f', by a run of this page that took {took:,.0f} seconds' if took else ''
+    saved = f' Predictions were taken as saved; state {trained} of the code trained them{there}.' * (
+        trained != code or bool(took))
     return (
         f'Made by state {code} of the code'
         + (f' in {seconds:,.0f} seconds.' if seconds else '.')
@@ -309,7 +311,7 @@ def interval(r: dict) -> str:
 # %% ../nbs/19_site.ipynb #ec164776
 _POOL = 'pool, Whisper small'
 _STEPS = (
-    ('random splits, as published: the speakers are known', 7,
+    ('random splits: the speakers are known', 7,
      ('random', 7, 'adapted', _POOL, 'voice+face')),
     ('new speakers, 60 of their clips at hand', 8, ('actor', 8, 'adapted', _POOL, 'voice+face')),
     ('new speakers, nothing known', 8, ('actor', 8, 'inductive', _POOL, 'voice+face')),
@@ -345,8 +347,8 @@ def fall_words(steps: list) -> str:
     "The answer of a report in three sentences, from its first, its third and its last step."
     figures = {words: f"{e['value']:.1f} % ({interval_of(e)})" for words, _, e in steps}
     parts = [
-        ('With the published protocol, where the test speakers were heard in training, the mean '
-         'recall of the emotions (UAR) is {}.',
+        ('On random splits, as the published figure suggests, where the test speakers were heard in '
+         'training, the mean recall of the emotions (UAR) is {}.',
          _STEPS[0]),
         ('For speakers of whom nothing is known it is {}.', _STEPS[2]),
         ('On another corpus, in Polish, it is {}.', _STEPS[4])]
@@ -407,7 +409,7 @@ def figure_list(folder: Path) -> list:  # of (file, caption)
 # %% ../nbs/19_site.ipynb #bcafc67c
 def run_facts(run: dict) -> list:  # of (name, value)
     "What was run, on what machine, by which state of the code, and how long it took."
-    seconds = sum(run.get('notebooks', {}).values())
+    seconds = sum(seconds_of(run).values())
     clips = f"{run['clips']:,} clips" if run.get('clips') else 'clips not counted'
     seeds = run.get('seeds') or 'as the profile says'
     facts = [
