@@ -1397,7 +1397,7 @@ class Quotes:
 
     def change(self, name: str, digits: int = 1) -> str:
         "A difference with its interval."
-        value, lo, hi = self._value_and_interval(name, f'+.{digits}f')
+        value, lo, hi = self._value_and_interval(name, f'+z.{digits}f')
         return f'{value} ({lo} to {hi})' + mark(name, 'value', 'lo', 'hi')
 
     def _value_and_interval(self, name, spec):
@@ -1465,7 +1465,7 @@ def same_number(written: str, value) -> bool:
     "Is a number what a value is, rounded to its digits?"
     if isinstance(value, bool) or not isinstance(value, (int, float)): return False
     digits, sign = len(written.partition('.')[2]), '+' if written[0] in '+-' else ''
-    return written.replace(',', '') == f'{value:{sign}.{digits}f}'
+    return written.replace(',', '') == f'{value:{sign}z.{digits}f}'
 
 # %% ../nbs/17_evidence.ipynb #ae0b5417
 def misquoted(text: str, quotes: Quotes, root=ROOT  # where the links of the text start

@@ -382,8 +382,9 @@ def with_interval(value, lo, hi, digits: int = 1) -> str:
     "A figure with its interval in brackets."
     if pd.isna(value): return '–'
     if pd.isna(lo) and 0 < value < .5 * .1**digits: return f'< {.1**digits:.{digits}f}'
-    if pd.isna(lo): return f'{value:.{digits}f}'
-    return f'{value:.{digits}f} ({lo:.{digits}f} to {hi:.{digits}f})'
+    def shown(x): return f'{x:z.{digits}f}'  # no minus before a zero
+    if pd.isna(lo): return shown(value)
+    return f'{shown(value)} ({shown(lo)} to {shown(hi)})'
 
 # %% ../nbs/11_metrics.ipynb #3874dcc3
 def tempered(p: np.ndarray, temperature: float,  # (..., K) probabilities
