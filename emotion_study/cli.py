@@ -6,10 +6,10 @@
 __all__ = ['STUDY', 'KERNEL_ENV', 'CorpusOption', 'AnyCorpusOption', 'JobsOption', 'SchedulerOption', 'MANIFEST', 'PLACES', 'app',
            'data', 'CorpusFolder', 'number_list', 'declared', 'parameters_cell', 'select', 'unmet_need', 'plan',
            'question', 'listing', 'open_folder', 'default_folder', 'plain_plots', 'kernel_env', 'strip_traces',
-           'StudyError', 'kernels_into', 'run_notebook', 'say', 'clock', 'run_all', 'have_samples', 'start',
-           'unfinished_folder', 'run_study', 'finish', 'trained_by', 'trained_in', 'saved_predictions', 'run_started',
-           'check_numbers', 'check_jobs', 'check_out', 'options', 'study', 'clips_of', 'table_of', 'features',
-           'transcribe_command', 'named_files', 'film_table', 'train', 'check_pool_options', 'pool_card',
+           'StudyError', 'kernels_into', 'run_notebook', 'say', 'clock', 'note_training', 'run_all', 'have_samples',
+           'start', 'unfinished_folder', 'run_study', 'finish', 'trained_by', 'trained_in', 'saved_predictions',
+           'run_started', 'check_numbers', 'check_jobs', 'check_out', 'options', 'study', 'clips_of', 'table_of',
+           'features', 'transcribe_command', 'named_files', 'film_table', 'train', 'check_pool_options', 'pool_card',
            'corpus_title', 'measured_table', 'evaluate', 'judge_networks', 'judge_card', 'channel_list', 'scopes_of',
            'scope_table', 'cross_command', 'corpus_names', 'report', 'site_command', 'predict_command', 'tell_answers',
            'exit_code', 'audit_command', 'compare_command', 'ravdess', 'deepface', 'samples', 'vosk_en',
@@ -19,7 +19,6 @@ __all__ = ['STUDY', 'KERNEL_ENV', 'CorpusOption', 'AnyCorpusOption', 'JobsOption
 # %% ../nbs/21_cli.ipynb #f359f29d
 import ast, base64, contextlib, errno, importlib.util, json, logging, os, shlex, shutil, signal
 import sys, tempfile, threading, time
-from itertools import product
 from pathlib import Path
 from typing import Annotated
 
@@ -271,8 +270,21 @@ def clock(seconds: float) -> str:
     "A running time for the eye."
     return f'{seconds:.0f} s' if seconds < 60 else f'{seconds // 60:.0f} min {seconds % 60:02.0f} s'
 
+# %% ../nbs/21_cli.ipynb #c3e70a04
+def note_training(record: dict, notebook: str, trained: dict):
+    "Record who trained the runs of a notebook, and how long that took, where it took saved ones."
+    from emotion_study.training import used_mark
+    path = os.environ.get('EMOTION_STUDY_PREDICTIONS')
+    used = bool(path) and used_mark(path).is_file()
+    for name, of_notebook in trained.items():
+        record[name].pop(notebook, None)
+        if used and notebook in of_notebook: record[name][notebook] = of_notebook[notebook]
+    if used: used_mark(path).unlink()
+
 # %% ../nbs/21_cli.ipynb #713382bf
-def run_all(paths: list, folder: Path, settings: dict, record: dict):
+def run_all(paths: list, folder: Path, settings: dict, record: dict,
+            trained: dict = {}  # `trained_by` and `trained_in` of the saved runs
+            ):
     "Execute notebooks one after the other; stops at the first that fails and keeps what was made."
     began = time.monotonic()
     for i, path in enumerate(paths):
@@ -280,6 +292,7 @@ def run_all(paths: list, folder: Path, settings: dict, record: dict):
         seconds = run_notebook(path, folder, settings)
         record['notebooks'][path.stem] = round(seconds, 1)
         record['code'][path.stem] = record['provenance']['code']
+        note_training(record, path.stem, trained)
         write_record(folder, record)
         say(f"      done in {clock(seconds)}")
 
@@ -364,11 +377,8 @@ def run_study(settings: Settings, only: list = (), mixed_code: bool = False,
     with saved_predictions(saved) as looked_up:
         trained = dict(trained_by=trained_by(saved), trained_in=trained_in(saved))
         paths, folder, record, lock = start(settings, only, mixed_code)
-        for (name, of_notebook), path in product(trained.items(), paths):
-            record[name].pop(path.stem, None)
-            if path.stem in of_notebook: record[name][path.stem] = of_notebook[path.stem]
         try:
-            run_started(paths, folder, settings, record, **looked_up)
+            run_started(paths, folder, settings, record, trained, **looked_up)
             index = build_report(folder)
             if not only: finish(folder, record)
             return index
@@ -413,7 +423,9 @@ def saved_predictions(report: Path):  # variables for the notebooks
         yield dict(EMOTION_STUDY_PREDICTIONS=shutil.copy(table, aside))
 
 # %% ../nbs/21_cli.ipynb #1dd517d5
-def run_started(paths: list, folder: Path, settings: Settings, record: dict, **variables):
+def run_started(paths: list, folder: Path, settings: Settings, record: dict,
+                trained: dict = {},  # `trained_by` and `trained_in` of the saved runs
+                **variables):
     "Run the notebooks of a report that is ready for them."
     from emotion_study.evidence import write_digests
     out = folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder
@@ -425,7 +437,7 @@ def run_started(paths: list, folder: Path, settings: Settings, record: dict, **v
     with kernel_env(
         EMOTION_STUDY_UNFINISHED=str(unfinished), EMOTION_STUDY_REPORT=str(folder), **variables
     ):
-        run_all(paths, folder, given, record)
+        run_all(paths, folder, given, record, trained)
     shutil.rmtree(unfinished, ignore_errors=True)
     for path in paths: record['skipped'].pop(path.stem, None)
     write_record(folder, record)

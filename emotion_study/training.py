@@ -10,12 +10,12 @@ __all__ = ['MODELS', 'EXPERT_MODELS', 'POOLS', 'CLIP', 'COMPONENTS', 'SHARE_MIX'
            'altered', 'NetworkStack', 'network_stack', 'stopping_epoch', 'best_temperature', 'StackData', 'stack_data',
            'fit_stack', 'stack_outputs', 'network_of', 'predictions_rows', 'transfer_rows', 'pairs_to', 'cross_corpora',
            'network_seed', 'run_experts', 'run_stack', 'is_labelled', 'unmeasured_reasons', 'learnable', 'packed',
-           'unpacked', 'looked_up', 'asked_rows', 'saved_run', 'saved_runs', 'check_measured', 'cross_validate',
-           'EnrolledPart', 'enrolled_features', 'trusted', 'enrolled_answers', 'enrolled_name', 'run_enrolled',
-           'cross_enrol', 'save_predictions', 'save_network', 'train_folds', 'checked_request', 'train_models',
-           'save_training', 'read_card', 'load_network', 'lacking_channels', 'apply_scaler', 'network_inputs',
-           'saved_cards', 'joined_card', 'why_not_judged', 'evaluate_models', 'evaluation_lines', 'label_map',
-           'has_other_sound']
+           'unpacked', 'looked_up', 'asked_rows', 'saved_run', 'used_mark', 'saved_runs', 'check_measured',
+           'cross_validate', 'EnrolledPart', 'enrolled_features', 'trusted', 'enrolled_answers', 'enrolled_name',
+           'run_enrolled', 'cross_enrol', 'save_predictions', 'save_network', 'train_folds', 'checked_request',
+           'train_models', 'save_training', 'read_card', 'load_network', 'lacking_channels', 'apply_scaler',
+           'network_inputs', 'saved_cards', 'joined_card', 'why_not_judged', 'evaluate_models', 'evaluation_lines',
+           'label_map', 'has_other_sound']
 
 # %% ../nbs/14_training.ipynb #7c5614ba
 import io, json, os
@@ -749,6 +749,11 @@ def saved_run(path,  # a predictions table
     if not np.array_equal(*ordered): return None
     return rows[[*RUN, *_ASKED, *(f'p_{n}' for n in label_names(about['classes']))]]
 
+# %% ../nbs/14_training.ipynb #c3e70a03
+def used_mark(path) -> Path:
+    "The file that stands beside saved predictions once runs were taken from them."
+    return Path(path).with_suffix('.used')
+
 # %% ../nbs/14_training.ipynb #cb64fd48
 def saved_runs(table, folds, wanted: dict,  # run -> (model, modalities) as the table names it
                classes: int, scope: str) -> dict:  # run -> its rows
@@ -761,6 +766,7 @@ def saved_runs(table, folds, wanted: dict,  # run -> (model, modalities) as the 
         about = of_folds | dict(classes=classes, scope=scope, model=model, modalities=modalities)
         rows = saved_run(path, about, wanted_rows)
         if rows is not None: saved[run] = rows
+    if saved: used_mark(path).touch()
     print(
         f'{about["protocol"]}, {classes} classes, scope {scope}: {len(saved)} of {len(wanted)} runs'
         ' are taken from saved predictions' + ', the others are trained' * (len(saved) < len(wanted)))
