@@ -5,25 +5,25 @@
 # %% auto #0
 __all__ = ['SHIPPED', 'MOODS', 'OWN_CHANNELS', 'MEDIA', 'LONGEST', 'PIECE', 'WHOLE', 'VOICE_BLOCKS', 'SMALL_BLOCKS', 'SPEECH',
            'RATE', 'SURE', 'MADE_BY', 'VERSION', 'CARD', 'SMALL_CARD', 'CARD_KEYS', 'CLIP_Z', 'SITUATIONS', 'FORMATS',
-           'WIDE', 'HIGH', 'SECOND', 'LONGEST_LINE', 'LONGEST_TEXT', 'HEADINGS', 'OF_SETS', 'LARGER', 'MIDDLE',
-           'FEWEST_SPEAKERS', 'clip_words', 'no_words', 'clip_names', 'clip_table', 'ask_network', 'answer_columns',
-           'Recording', 'files_in', 'table_column', 'files_of_table', 'recordings_of', 'stretches', 'length_of',
-           'is_long', 'streamed', 'heard_piece', 'sound_windows', 'voice_means', 'voice_reason', 'voice_rows',
-           'averaged', 'face_rows', 'word_rows', 'words_between', 'Measured', 'measured', 'nothing', 'default_card',
-           'OwnCard', 'card_text', 'card_digest', 'read_own_card', 'check_card', 'save_card', 'levelled', 'block_parts',
+           'WIDE', 'HIGH', 'SECOND', 'LONGEST_LINE', 'LONGEST_TEXT', 'HEADINGS', 'LARGER', 'MIDDLE', 'FEWEST_SPEAKERS',
+           'clip_words', 'no_words', 'clip_names', 'clip_table', 'ask_network', 'answer_columns', 'Recording',
+           'files_in', 'table_column', 'files_of_table', 'recordings_of', 'stretches', 'length_of', 'is_long',
+           'streamed', 'heard_piece', 'sound_windows', 'voice_means', 'voice_reason', 'voice_rows', 'averaged',
+           'face_rows', 'word_rows', 'words_between', 'Measured', 'measured', 'nothing', 'default_card', 'OwnCard',
+           'card_text', 'card_digest', 'read_own_card', 'check_card', 'save_card', 'levelled', 'block_parts',
            'voice_scores', 'speaker_of_card', 'models_of', 'scope_scores', 'emotions_shown', 'speaker_trust',
            'speaker_scores', 'alone_scores', 'set_scores', 'face_probabilities', 'face_scores_of', 'face_order',
            'prediction_set', 'joint', 'rows_of', 'channel_views', 'voice_asked', 'Predictor', 'measure_all',
            'speaker_groups', 'voice_probabilities', 'Answers', 'judge_all', 'channel_answers', 'answered', 'reason_of',
-           'about_lines', 'encoders_in_words', 'kind_of_speech', 'share_in_words', 'right_of_hundred', 'reached',
-           'situation', 'judge_recordings', 'describe_answers', 'harmless', 'write_answers', 'moods_of', 'bands',
-           'thinned', 'moment', 'thumbnails', 'answers_page', 'file_part', 'answer_line', 'joined_rows',
-           'answers_table', 'draw_answers', 'is_own_card', 'card_in', 'network_table', 'reads_films', 'put_faces',
-           'network_answers', 'network_row', 'filled_up', 'network_lines', 'predict', 'answers_of', 'read_classes',
-           'hear', 'Spoken', 'by_group', 'by_speaker', 'weighted_moments', 'spread_model', 'standing', 'prior_numbers',
-           'learn_scope', 'card_of', 'scores_in', 'final_scores', 'score_variances', 'score_temperature',
-           'speaker_weights', 'set_bound', 'share_right', 'recall_mean', 'interval_over_speakers', 'recipes_of',
-           'block_widths', 'measured_all', 'heard_clips', 'seen_faces', 'labelled_clips', 'usable_clips',
+           'about_lines', 'encoders_in_words', 'kind_of_speech', 'share_in_words', 'right_of_hundred',
+           'sets_of_hundred', 'reached', 'situation', 'judge_recordings', 'describe_answers', 'harmless',
+           'write_answers', 'moods_of', 'bands', 'thinned', 'moment', 'thumbnails', 'answers_page', 'file_part',
+           'answer_line', 'joined_rows', 'answers_table', 'draw_answers', 'is_own_card', 'card_in', 'network_table',
+           'reads_films', 'put_faces', 'network_answers', 'network_row', 'filled_up', 'network_lines', 'predict',
+           'answers_of', 'read_classes', 'hear', 'Spoken', 'by_group', 'by_speaker', 'weighted_moments', 'spread_model',
+           'standing', 'prior_numbers', 'learn_scope', 'card_of', 'scores_in', 'final_scores', 'score_variances',
+           'score_temperature', 'speaker_weights', 'set_bound', 'share_right', 'recall_mean', 'interval_over_speakers',
+           'recipes_of', 'block_widths', 'measured_all', 'heard_clips', 'seen_faces', 'labelled_clips', 'usable_clips',
            'check_taught', 'speaker_cuts', 'calibrated', 'judged_scopes', 'rounded', 'learn_face', 'face_weight',
            'teach_face', 'card_limits', 'sound_marks', 'describe_card', 'teach_card', 'train_pool', 'emotion_numbers',
            'card_lines', 'taught_emotions', 'judgeable', 'card_rows', 'evaluate_card', 'scope_lacks', 'speaker_remarks']
@@ -1002,6 +1002,7 @@ def about_lines(card: OwnCard, scope: str, told: dict  # speaker -> (clips, trus
         f"The voice model hears with {encoders_in_words(about['blocks'])}. It was taught"
         f" {about['taught']}. {kind_of_speech(about)}",
         right_of_hundred(card.scope(scope)['accuracy']),
+        sets_of_hundred(card.scope(scope).get('coverage', {})),
         (
             'A score is no measurement of a person. Do not use it for decisions about health,'
             ' hiring, teaching, policing or credit.'),
@@ -1048,6 +1049,17 @@ def right_of_hundred(accuracy: dict  # 'new speakers', and 'other corpora' where
         f'In 100 clips it is right in {same} for new speakers of these corpora, and in'
         f" {share_in_words(accuracy['other corpora'])} on a corpus that taught nothing. Expect the"
         ' second figure.')
+
+# %% ../nbs/20_predict.ipynb #c5e70a01
+def sets_of_hundred(coverage: dict  # 'other corpora' and 'urdu'; empty where it was not measured
+                    ) -> str:
+    "How often the sets hold the acted emotion, in words."
+    if 'other corpora' not in coverage:
+        return 'The sets at 90 % were made for new speakers of this corpus; nobody measured them.'
+    return (
+        "Of 100 sets at 90 % the acted emotion is in"
+        f" {share_in_words(coverage['other corpora'])} on an acted corpus that taught nothing, by"
+        f" which they were made, and in {share_in_words(coverage['urdu'])} on talk shows.")
 
 # %% ../nbs/20_predict.ipynb #5fbdb51e
 def reached(sizes: dict,  # number of clips -> UAR
@@ -1206,16 +1218,12 @@ HEADINGS = dict(
     start='from, s', end='to, s', answer='answer', confidence='probability', set='set at 90 %',
     voice_answer='voice says', face_answer='face says', words_answer='words say',
     transcript='heard', reason='reason')
-OF_SETS = (
-    'The set at 90 % was made to hold the acted emotion of nine in ten clips of acted speech. On'
-    ' other speech it may hold it less often.')
 
 def answers_page(found: Answers) -> str:
     "All answers as one page that works without a network."
     from html import escape
     table = found.table
-    lines = [*found.lines, *found.remarks] + [OF_SETS] * bool((table['set'] != '').any())
-    say = ''.join(f'<p>{escape(line)}</p>' for line in lines)
+    say = ''.join(f'<p>{escape(line)}</p>' for line in [*found.lines, *found.remarks])
     key, parts = '', ''
     for name in moods_of(table):
         key += f'<span><i style="background:{EMOTION_COLOURS[name]}"></i>{name}</span>'
