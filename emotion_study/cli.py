@@ -453,7 +453,7 @@ JobsOption = Annotated[int, typer.Option(help="worker processes; -1: one per pro
 SchedulerOption = Annotated[
     str,
     typer.Option(
-        help="let a Dask cluster measure: tcp://host:8786, or local:4", show_default=False)]
+        help="let a Dask cluster do the work: tcp://host:8786, or local:4", show_default=False)]
 MANIFEST = '\n'.join(
     [
         '\b',
@@ -837,6 +837,8 @@ _EvaluateProtocol = Annotated[
         show_default=False)]
 _EvaluateTrain = Annotated[
     list[str], typer.Option(help="a corpus that teaches; may be repeated", show_default=False)]
+_EvaluateSmall = Annotated[
+    bool, typer.Option('--small', help="of --protocol: hear with Whisper small, not tiny and base")]
 
 # %% ../nbs/21_cli.ipynb #16900006
 @app.command(epilog=MANIFEST)
@@ -848,11 +850,13 @@ def evaluate(
     channels: _EvaluateChannels = 'voice',
     protocol: _EvaluateProtocol = '',
     train: _EvaluateTrain = [],
+    small: _EvaluateSmall = False,
     jobs: JobsOption = -1,
 ):
     "Judge saved models on held-out clips, or a card or corpora on another corpus (--mode evaluate)."
     check_jobs(jobs)
-    if protocol or train: return cross_command(protocol, train, corpus, scope, jobs)
+    if protocol or train: return cross_command(protocol, train, corpus, scope, jobs, small)
+    if small: raise SettingError('--small goes with --protocol; a card names its own encoder')
     models = models or card
     if not models: raise SettingError("name what `emotion-study train` left, or --protocol transfer")
     if not models.exists():
@@ -919,10 +923,11 @@ def scope_table(rows):  # of the predictions table -> DataFrame
     return readable(table.astype(dict(clips=int, speakers=int)))
 
 # %% ../nbs/21_cli.ipynb #25e38b12
-def cross_command(protocol: str, train: list, corpus: str, scope: str, jobs: int):
+def cross_command(protocol: str, train: list, corpus: str, scope: str, jobs: int,
+                  small: bool = False):  # by Whisper small, in place of tiny and base
     "Let corpora teach, and ask another one."
     from emotion_study.pool import CROSSING_SCOPES, Recipe, gather
-    from emotion_study.predict import VOICE_BLOCKS
+    from emotion_study.predict import SMALL_BLOCKS, VOICE_BLOCKS
     from emotion_study.training import cross_corpora, pairs_to
     scopes = scopes_of(scope, CROSSING_SCOPES)
     if protocol not in ('transfer', 'loco'):
@@ -935,9 +940,9 @@ def cross_command(protocol: str, train: list, corpus: str, scope: str, jobs: int
     names = corpus_names([*train, corpus])
     tables = {}
     for name, source in zip(names, [*train, corpus]):
-        tables[name] = table_of(source, jobs, encoders=PACKAGED)
+        tables[name] = table_of(source, jobs, encoders=['small'] if small else PACKAGED)
     voices = gather(tables)
-    recipe = Recipe('middle blocks', VOICE_BLOCKS, 1.)
+    recipe = Recipe('middle blocks', SMALL_BLOCKS if small else VOICE_BLOCKS, 1.)
     rows = cross_corpora(voices, pairs_to(voices, names[-1], protocol), recipe, scopes, say)
     say(scope_table(rows).to_string())
 

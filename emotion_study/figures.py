@@ -33,7 +33,7 @@ def set_style():
         context='notebook',
         rc={
             'figure.dpi': 110,
-            'savefig.dpi': 110,
+            'savefig.dpi': 160,
             'axes.titlesize': 12,
             'axes.titlelocation': 'left',
             'axes.labelsize': 10,

@@ -361,7 +361,8 @@ def p_words(p) -> str:
 
 # %% ../nbs/11_metrics.ipynb #f1731864
 _SPELT = {
-    'modalities': 'channels', 'n': 'test clips', 'value': 'figure', 'seeds': 'seeds', 'p': 'p',
+    'modalities': 'channels', 'n': 'test clips', 'actors': 'speakers', 'value': 'figure',
+    'weighted_f1': 'weighted F1, %', 'uar': 'UAR, %', 'p': 'p', 'p (Holm)': 'p, corrected (Holm)',
     'Holm': 'p, corrected (Holm)', 'Holm p': 'p, corrected (Holm)', 'sign_flip': 'p, sign flips',
     'sign-flip p': 'p, sign flips', 'sign': 'p, sign test', 'McNemar mid-p': 'p, McNemar'}
 

@@ -4,18 +4,18 @@
 
 # %% auto #0
 __all__ = ['SHIPPED', 'MOODS', 'OWN_CHANNELS', 'MEDIA', 'LONGEST', 'PIECE', 'WHOLE', 'VOICE_BLOCKS', 'SMALL_BLOCKS', 'SPEECH',
-           'RATE', 'SURE', 'MADE_BY', 'VERSION', 'CARD', 'SMALL_CARD', 'CARD_KEYS', 'CLIP_Z', 'SITUATIONS', 'FORMATS',
-           'WIDE', 'HIGH', 'SECOND', 'LONGEST_LINE', 'LONGEST_TEXT', 'HEADINGS', 'LARGER', 'MIDDLE', 'FEWEST_SPEAKERS',
-           'clip_words', 'no_words', 'clip_names', 'clip_table', 'ask_network', 'answer_columns', 'Recording',
-           'files_in', 'table_column', 'files_of_table', 'recordings_of', 'stretches', 'length_of', 'is_long',
-           'streamed', 'heard_piece', 'sound_windows', 'voice_means', 'voice_reason', 'voice_rows', 'averaged',
-           'face_rows', 'word_rows', 'words_between', 'Measured', 'measured', 'nothing', 'default_card', 'OwnCard',
-           'card_text', 'card_digest', 'read_own_card', 'check_card', 'save_card', 'levelled', 'block_parts',
+           'RATE', 'SEVERAL', 'SURE', 'MADE_BY', 'VERSION', 'CARD', 'SMALL_CARD', 'CARD_KEYS', 'CLIP_Z', 'SITUATIONS',
+           'FORMATS', 'WIDE', 'HIGH', 'SECOND', 'LONGEST_LINE', 'LONGEST_TEXT', 'HEADINGS', 'LARGER', 'MIDDLE',
+           'FEWEST_SPEAKERS', 'clip_words', 'no_words', 'clip_names', 'clip_table', 'ask_network', 'answer_columns',
+           'Recording', 'files_in', 'table_column', 'files_of_table', 'recordings_of', 'stretches', 'length_of',
+           'is_long', 'streamed', 'heard_piece', 'sound_windows', 'voice_means', 'voice_reason', 'voice_rows',
+           'averaged', 'face_rows', 'word_rows', 'words_between', 'Measured', 'measured', 'nothing', 'default_card',
+           'OwnCard', 'card_text', 'card_digest', 'read_own_card', 'check_card', 'save_card', 'levelled', 'block_parts',
            'voice_scores', 'speaker_of_card', 'models_of', 'scope_scores', 'emotions_shown', 'speaker_trust',
            'speaker_scores', 'alone_scores', 'set_scores', 'face_probabilities', 'face_scores_of', 'face_order',
            'prediction_set', 'joint', 'rows_of', 'channel_views', 'voice_asked', 'Predictor', 'measure_all',
-           'speaker_groups', 'voice_probabilities', 'Answers', 'judge_all', 'channel_answers', 'answered', 'reason_of',
-           'about_lines', 'encoders_in_words', 'kind_of_speech', 'share_in_words', 'right_of_hundred',
+           'speaker_groups', 'voice_probabilities', 'Answers', 'notes_of', 'judge_all', 'channel_answers', 'answered',
+           'reason_of', 'about_lines', 'encoders_in_words', 'kind_of_speech', 'share_in_words', 'right_of_hundred',
            'sets_of_hundred', 'reached', 'situation', 'judge_recordings', 'describe_answers', 'harmless',
            'write_answers', 'moods_of', 'bands', 'thinned', 'moment', 'thumbnails', 'answers_page', 'file_part',
            'answer_line', 'joined_rows', 'answers_table', 'draw_answers', 'is_own_card', 'card_in', 'network_table',
@@ -382,12 +382,13 @@ def averaged(rows: dict) -> dict:
 
 # %% ../nbs/20_predict.ipynb #5a000011
 RATE = 6.  # frames a second
+SEVERAL = .2  # share of the frames, from which several faces are told
 
 def face_rows(path, rate: float = RATE) -> dict:
     "Frames with a face: t, logs (n, 7) by `FACE_KEYS`, thumb (n, 48, 48); seconds; reason for none."
     from emotion_study.face import LEAST_SIDE, Tracker, align, bordered, face_input, grey_of
     film, track, reason = _film(path, rate), Tracker(), ''
-    t, inputs, logs, thumb = [], [], [], []
+    t, inputs, logs, thumb, several = [], [], [], [], 0
     for seconds, image in film:
         if min(image.shape[:2]) < LEAST_SIDE:
             reason = 'picture too small'
@@ -397,6 +398,7 @@ def face_rows(path, rate: float = RATE) -> dict:
         crop = align(frame, face)[0] if face else None
         if crop is None or not min(crop.shape[:2]): continue
         t.append(seconds)
+        several += track.count > 1
         inputs.append(face_input(crop))
         thumb.append((255 * inputs[-1]).clip(0, 255).astype('uint8'))
         if len(inputs) == 256:
@@ -405,12 +407,18 @@ def face_rows(path, rate: float = RATE) -> dict:
     if inputs: logs.append(_face_logs(inputs))
     return dict(t=np.array(t), logs=np.concatenate(logs) if logs else np.zeros((0, 7)),
                 thumb=np.array(thumb, 'uint8').reshape(-1, 48, 48), seconds=film.seconds,
-                reason=reason or ('' if t else film.reason or 'no face'), note=film.note)
+                reason=reason or ('' if t else film.reason or 'no face'),
+                note=_film_note(film, several, len(t)))
 
 # %% ../nbs/20_predict.ipynb #f8e63e08
 def _film(path, rate):
     from emotion_study.media import Film
     return Film(Path(path), rate)
+
+def _film_note(film, several: int, seen: int) -> str:  # frames with several faces, with a face
+    "What else there is to say of a film's pictures."
+    one = 'several faces: the answer is about the one that was followed'
+    return '; '.join(filter(None, [film.note, one if several > SEVERAL * seen else '']))
 
 # %% ../nbs/20_predict.ipynb #45e6c32f
 def _face_logs(inputs):
@@ -487,7 +495,7 @@ def _of_this_moment(found):
     return any(map(is_passing, [why] if isinstance(why, str) else why))
 
 # %% ../nbs/20_predict.ipynb #cbfee08b
-VERSION = 2  # of what is kept
+VERSION = 3  # of what is kept
 
 # %% ../nbs/20_predict.ipynb #a5aec0b6
 def measured(path, channel: str, **asked) -> dict:
@@ -890,6 +898,12 @@ class Answers:
     words: dict = field(default_factory=dict)  # file -> [(second, word)]
 
 # %% ../nbs/20_predict.ipynb #1d6cce7f
+def notes_of(m: Measured) -> list:
+    "What is the matter with a recording that has answers all the same."
+    notes = [*m.voice['notes']] if m.voice else []
+    if m.face and m.face['note'] and m.face['note'] not in notes: notes.append(m.face['note'])
+    return notes
+
 def judge_all(
     predictor: Predictor, recordings: list, scope: str = 'inductive', enrolled=()
 ) -> Answers:
@@ -897,7 +911,7 @@ def judge_all(
     card, about, views, faces, words = predictor.model, [], [], {}, {}
     for r, m in zip(recordings, measure_all(predictor, recordings)):
         rows = rows_of(m, predictor.window, predictor.hop)
-        notes = '; '.join(m.voice['notes']) if m.voice else ''
+        notes = '; '.join(notes_of(m))
         for start, end in rows:
             about.append(dict(file=r.name, start=round(start, 3), end=round(end, 3),
                               speaker=r.speaker, notes=notes))

@@ -7,9 +7,9 @@ __all__ = ['TEMPLATES', 'SYNTHETIC', 'GROUPS', 'respell', 'outline', 'formula_sv
            'for_reading', 'is_answer', 'answer_first', 'exporter', 'picture_files', 'figures_of', 'name_pictures',
            'with_captions', 'mend_links', 'filled', 'style_sheet', 'banners', 'framed', 'made_by', 'read_results',
            'in_unit', 'interval', 'fall_of', 'fall_rows', 'interval_of', 'fall_words', 'detail_of', 'result_row',
-           'results_of', 'figure_list', 'run_facts', 'index_body', 'machine_words', 'machine_name', 'question_of',
-           'answer_of', 'first_sentence', 'corpus_words', 'report_title', 'clear_pages', 'page_name', 'report_parts',
-           'build_report', 'interval_picture', 'claims_page', 'facts_page', 'write_ledger', 'codes_of',
+           'results_of', 'figure_list', 'run_facts', 'minutes_by_page', 'index_body', 'machine_words', 'machine_name',
+           'question_of', 'answer_of', 'first_sentence', 'corpus_words', 'report_title', 'clear_pages', 'page_name',
+           'report_parts', 'build_report', 'interval_picture', 'claims_page', 'facts_page', 'write_ledger', 'codes_of',
            'document_facts', 'figure_text', 'share_words', 'shortcut_words', 'documents', 'write_documents', 'shelf',
            'book_place', 'book_link', 'book_text', 'linked_files', 'captions_of', 'name_pictures_of', 'fold_code',
            'markdown_of', 'book_page', 'plain_signature', 'docments_table', 'constant_words', 'member_entry',
@@ -422,13 +422,17 @@ def run_facts(run: dict) -> list:  # of (name, value)
     return facts
 
 # %% ../nbs/19_site.ipynb #c79311f8
+def minutes_by_page(run: dict) -> list:  # of (page, minutes)
+    "How long each notebook took, in the order of the pages."
+    return [(page_name(n), f'{s / 60:.1f}') for n, s in sorted(seconds_of(run).items())]
+
 def index_body(folder: Path, pages: list, run: dict) -> str:
     "The body of the front page."
     results = read_results(folder)
     steps = fall_of(results)
     return filled(
         'index', page_name=page_name, title=report_title(run), facts=run_facts(run), fall=fall_rows(steps),
-        answer=fall_words(steps),
+        answer=fall_words(steps), minutes=minutes_by_page(run),
         pages=[(*p, question_of(folder, p[0]), answer_of(folder, p[0])) for p in pages],
         skipped=sorted(run.get('skipped', {}).items()), results=results,
         figures=figure_list(folder),
@@ -613,7 +617,8 @@ def facts_page(ledger: dict) -> str:  # HTML body
     "The raw facts of the ledger as a page of the report."
     facts = {}
     for name, value in sorted(ledger['facts'].items()):
-        facts[name] = f'{value:.6g}' if isinstance(value, float) else value
+        short = isinstance(value, float) and (f'{value:.4g}' if value < 1000 else f'{value:,.0f}')
+        facts[name] = short or value
     return filled('facts', facts=facts.items())
 
 # %% ../nbs/19_site.ipynb #3803eb91

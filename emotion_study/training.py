@@ -7,22 +7,23 @@ __all__ = ['MODELS', 'EXPERT_MODELS', 'POOLS', 'CLIP', 'COMPONENTS', 'SHARE_MIX'
            'LEARNING_RATE', 'DECAY', 'TEMPERATURES', 'STACK', 'PULL', 'KEYS', 'run_list', 'possible_runs',
            'feature_parts', 'fold_features', 'late_groups', 'expert_answers', 'class_numbers', 'fold_clips', 'run_pool',
            'run_pools', 'components', 'network_columns', 'copied_features', 'network_features', 'presence', 'uniform',
-           'altered', 'NetworkStack', 'network_stack', 'stopping_epoch', 'best_temperature', 'StackData', 'stack_data',
-           'fit_stack', 'stack_outputs', 'network_of', 'predictions_rows', 'transfer_rows', 'pairs_to', 'cross_corpora',
-           'network_seed', 'run_experts', 'run_stack', 'is_labelled', 'unmeasured_reasons', 'learnable', 'packed',
-           'unpacked', 'looked_up', 'asked_rows', 'saved_run', 'used_mark', 'saved_runs', 'check_measured',
-           'cross_validate', 'EnrolledPart', 'enrolled_features', 'trusted', 'enrolled_answers', 'enrolled_name',
-           'run_enrolled', 'cross_enrol', 'save_predictions', 'save_network', 'train_folds', 'checked_request',
-           'train_models', 'save_training', 'read_card', 'load_network', 'lacking_channels', 'apply_scaler',
-           'network_inputs', 'saved_cards', 'joined_card', 'why_not_judged', 'evaluate_models', 'evaluation_lines',
-           'label_map', 'has_other_sound']
+           'altered', 'seeded', 'NetworkStack', 'network_stack', 'stopping_epoch', 'best_temperature', 'StackData',
+           'stack_data', 'fit_stack', 'stack_outputs', 'network_of', 'predictions_rows', 'transfer_rows', 'pairs_to',
+           'cross_corpora', 'network_seed', 'run_experts', 'run_stack', 'is_labelled', 'unmeasured_reasons',
+           'learnable', 'packed', 'unpacked', 'looked_up', 'asked_rows', 'saved_run', 'used_mark', 'saved_runs',
+           'check_measured', 'cross_validate', 'EnrolledPart', 'enrolled_features', 'trusted', 'enrolled_answers',
+           'enrolled_name', 'run_enrolled', 'cross_enrol', 'save_predictions', 'save_network', 'train_folds',
+           'checked_request', 'train_models', 'save_training', 'read_card', 'load_network', 'lacking_channels',
+           'apply_scaler', 'network_inputs', 'saved_cards', 'joined_card', 'why_not_judged', 'evaluate_models',
+           'evaluation_lines', 'label_map', 'has_other_sound']
 
 # %% ../nbs/14_training.ipynb #7c5614ba
-import io, json, os
+import io, json, os, random
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from itertools import product, starmap
 from pathlib import Path
+from unittest import mock
 
 import joblib
 import numpy as np
@@ -35,7 +36,7 @@ from tqdm import tqdm
 from .core import (
     CHANNELS, COPIES, EMOTIONS, EXTENDED, FAMILIES, RUN, SPEEDS, SettingError, changing,
     check_libraries, check_open, counted, file_digest, folder_aside, keep_bytes, kept_bytes, label_names,
-    load_tensorflow, provenance, set_seeds, text_digest, to_label, whole_file, write_whole)
+    load_tensorflow, provenance, set_seeds, spread, text_digest, to_label, whole_file, write_whole)
 from .features import channels_of, copies_notice, feature_columns, sound_digests
 from emotion_study.protocols import (
     Fold, LeakageError, PROTOCOLS, SCOPES, SealedLabels, check_enrolled, draw_enrolled,
@@ -265,6 +266,14 @@ def _loss(out, target, present, channels, classes):  # (R,)
     each = sum(.5 * entropy(out[c]) * present[:, :, i] for i, c in enumerate(channels))
     return tf.reduce_mean(each + entropy(out['joint']) if 'joint' in out else each, axis=1)
 
+# %% ../nbs/14_training.ipynb #5eed0f0e
+def seeded(build, seed: int):  # a Keras model
+    "A network whose first weights depend on the seed alone, whatever other threads draw meanwhile."
+    from keras.src.random import seed_generator
+    set_seeds(seed)
+    own_stream = random.Random(seed)  # Keras draws from the process's, which a thread may move on
+    with mock.patch.object(seed_generator, 'python_random', own_stream): return build()
+
 # %% ../nbs/14_training.ipynb #3b41b2bb
 class NetworkStack:
     "Networks of one form with weights of their own, trained and asked as one."
@@ -292,8 +301,8 @@ class NetworkStack:
         "Fresh weights for each seed; the optimiser forgets."
         fresh = []
         for s in seeds:
-            set_seeds(int(s))
-            fresh.append([v.value.numpy() for v in self.build().trainable_variables])
+            network = seeded(self.build, int(s))
+            fresh.append([v.value.numpy() for v in network.trainable_variables])
         for w, values in zip(self.weights, zip(*fresh)): w.assign(np.stack(values))
         for m in (*self.first, *self.second): m.assign(self.tf.zeros_like(m))
         self.seeds.assign(np.asarray(seeds, 'int32'))
@@ -829,8 +838,8 @@ def _answers_of(table, folds, need, classes, scope, epochs, jobs, progress) -> d
     "What every network, pool and expert of a cross-validation said."
     resumable, parts = _kept if progress else lambda f: f, {}
     units = list(_units(table, folds, need, classes, scope, epochs))
-    work = joblib.Parallel(n_jobs=jobs, return_as='generator_unordered')(
-        joblib.delayed(resumable(f))(*a) for f, a in units)
+    calls = ((resumable(f), a) for f, a in units)
+    work = spread(calls, jobs, ordered=False, shared=[table])
     about = f'{folds[0].protocol} {classes} classes, scope {scope}'
     for part in tqdm(work, total=len(units), desc=about, unit='unit', disable=not progress):
         parts |= part
@@ -1012,9 +1021,8 @@ def cross_enrol(table: pd.DataFrame, sizes: dict,  # kind of enrolment -> number
     missing = [run for run in wanted if run not in taken]  # one of them, and all folds are fitted
     check_measured(table, [wanted[run] for run in missing])
     one_fold = (_kept if progress else lambda f: f)(here.run_enrolled)
-    work = joblib.Parallel(n_jobs=jobs, return_as='generator')(
-        joblib.delayed(one_fold)(table, f, classes, modalities, models, sizes, plain)
-        for f in folds if missing)
+    calls = ((one_fold, (table, f, classes, modalities, models, sizes, plain)) for f in folds)
+    work = spread(calls, jobs, shared=[table]) if missing else []
     bar = tqdm(work, total=len(folds), desc=' '.join(['enrolment', label]), unit='fold',
                disable=not (progress and missing))
     made = []

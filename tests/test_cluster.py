@@ -1,5 +1,5 @@
 """Beyond one machine: a Dask cluster of several processes gives the same bytes, and loses nothing when one is killed."""
-import os, shutil, signal, sys, threading, time
+import os, signal, sys, threading, time
 
 import numpy as np
 import pandas as pd
@@ -8,9 +8,8 @@ import soundfile as sf
 
 from emotion_study import media
 from emotion_study.core import SettingError, cluster, cluster_client
-from emotion_study.corpus import find_ravdess, list_files
 from emotion_study.features import voice_features
-from emotion_study.training import cross_validate
+from emotion_study.training import cross_enrol, cross_validate
 from test_cli import run
 from test_pipeline import toy_table
 
@@ -61,26 +60,47 @@ def test_features_with_a_worker_killed_in_the_middle_are_the_same_bytes(tmp_path
     assert kept() == 60 and not list((tmp_path / 'far').glob('*.part'))
 
 
-def test_training_stays_on_this_machine(three):
-    # the first networks of a fresh Dask worker came out otherwise than everywhere else, so no unit of training is sent to one
-    table = toy_table()
+def test_training_with_a_worker_killed_in_the_middle_gives_the_same_answers(three):
+    # pools, networks and late fusion; the workers are fresh, so each trains its first network
+    table, models = toy_table(), ['late', 'pool', 'network']
     with cluster(three.scheduler_address):
-        before = cluster_client().run(os.getpid)
-        there = cross_validate(table, 'actor', 8, models=['late', 'network'], seeds=1, epochs=2)
+        killed = Killed(cluster_client())
+        there = cross_validate(table, 'actor', 8, models=models, seeds=1, epochs=2)
+        killed.join()
         loaded = cluster_client().run(lambda: 'tensorflow' in sys.modules)
-    assert before and not any(loaded.values())
-    here = cross_validate(table, 'actor', 8, models=['late', 'network'], seeds=1, epochs=2, jobs=1)
+    assert killed.pid and any(loaded.values()), 'networks were trained by workers'
+    here = cross_validate(table, 'actor', 8, models=models, seeds=1, epochs=2, jobs=1)
     pd.testing.assert_frame_equal(there, here, check_exact=True)
 
 
-@pytest.mark.skipif(not find_ravdess(), reason='no RAVDESS here')
-def test_recordings_of_a_folder_get_the_same_answers(tmp_path, three):
+def test_enrolment_on_a_cluster_gives_the_same_answers(three):
+    table, sizes = toy_table(), dict(random=[0, 2])
+    with cluster(three.scheduler_address): there = cross_enrol(table, sizes, models=['late'])
+    pd.testing.assert_frame_equal(there, cross_enrol(table, sizes, models=['late'], jobs=1), check_exact=True)
+
+
+def hums(folder, n):
+    "Sounds like a voice, other ones each time: no worker has kept an answer about them."
+    t, rng = np.arange(2 * media.SR) / media.SR, np.random.default_rng()
+    for i in range(n):
+        phase = 2 * np.pi * np.cumsum(110 * 1.05 ** i * (1 + .1 * np.sin(2 * np.pi * 1.3 * t))) / media.SR
+        voice = sum(np.sin(k * phase) / k for k in range(1, 12)) * (.55 + .45 * np.sin(2 * np.pi * 4 * t))
+        sf.write(folder / f'{i}.wav', .15 * (voice + rng.normal(0, .005, len(t))), media.SR)
+
+
+def test_recordings_of_a_folder_get_the_same_answers_with_a_worker_killed(tmp_path, three, monkeypatch):
+    from joblib.externals.loky import get_reusable_executor
     from emotion_study.predict import answers_of
-    for path in [p for p in list_files(find_ravdess()) if p.suffix in ('.wav', '.flac')][:4]: shutil.copy(path, tmp_path)
-    here = answers_of([tmp_path], channels=('voice',)).table
-    with cluster(three.scheduler_address): there = answers_of([tmp_path], channels=('voice',)).table
+    hums(tmp_path, 8)
+    with cluster(three.scheduler_address):
+        killed = Killed(cluster_client())
+        there = answers_of([tmp_path], channels=('voice',)).table
+        killed.join()
+    monkeypatch.setenv('EMOTION_STUDY_CACHE', str(tmp_path / 'near'))
+    get_reusable_executor().shutdown()  # processes that know another cache
+    here = answers_of([tmp_path], channels=('voice',), jobs=2).table  # one thread in each, as there
+    assert killed.pid and len(here) == 8 and here['valid_voice'].all()
     pd.testing.assert_frame_equal(there, here, check_exact=True)
-    assert len(here) == 4 and here['valid_voice'].all()
 
 
 def test_the_command_writes_the_same_table_with_a_cluster_of_its_own(tmp_path):

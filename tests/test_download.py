@@ -43,7 +43,7 @@ class Server(ThreadingHTTPServer):
     def __init__(self):
         super().__init__(('127.0.0.1', 0), Handler)
         self.files = {AUDIO: AUDIO_ZIP, TRACKING: TRACKING_ZIP}
-        self.ranges, self.cuts, self.errors, self.diary = True, [], [], []
+        self.ranges, self.cuts, self.errors, self.diary, self.states_length = True, [], [], [], True
         self.url = f'http://127.0.0.1:{self.server_port}'
 
 
@@ -61,7 +61,7 @@ class Handler(BaseHTTPRequestHandler):
         s.diary.append((name, start, max(start, min(end, len(data)))))
         self.send_response(206 if asked and s.ranges else 200)
         if asked and s.ranges: self.send_header('Content-Range', f'bytes {start}-{len(data) - 1}/{len(data)}')
-        self.send_header('Content-Length', str(len(data) - start))
+        if s.states_length: self.send_header('Content-Length', str(len(data) - start))
         self.end_headers()
         self.wfile.write(data[start:end])
         self.close_connection = True
@@ -289,3 +289,13 @@ def test_unpacking_goes_on(tmp_path):
 def test_not_a_zip(tmp_path):
     (tmp_path / 'a.zip').write_bytes(b'PK\3\4 but no more')
     with pytest.raises(SettingError, match='a.zip is not a sound zip'): fetch.unpack(tmp_path / 'a.zip', tmp_path / 'in')
+
+
+def test_a_server_that_states_no_length_cannot_fill_the_disk(server, tmp_path):
+    from tqdm import tqdm
+    server.states_length, server.files['endless'] = False, bytes(20_000_000)
+    url, part, path = f'{server.url}/endless', tmp_path / 'known.part', tmp_path / 'unknown.zip'
+    with pytest.raises(SettingError, match='longer than 179 bytes'): fetch.pull(url, part, 179, tqdm(disable=True))
+    with pytest.raises(SettingError, match='longer than 1,000 bytes'): fetch.fetch_unsized(url, path, 1000)
+    assert part.stat().st_size <= 179 and not path.exists() and not list(tmp_path.glob('*unknown*'))
+    assert fetch.fetch_unsized(url, path, 20_000_000).stat().st_size == 20_000_000

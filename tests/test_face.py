@@ -218,23 +218,23 @@ def test_weights_are_named_by_what_they_are(tmp_path, monkeypatch, server):
     assert face.choose_weights('auto') == 'retrained'
     with pytest.raises(SettingError, match='data deepface'): face.choose_weights('published')
     server.files[face.WEIGHTS_FILE] = ours
-    face.fetch_weights(server.url, progress=False)
+    face.fetch_weights(server.url)
     assert face.choose_weights('auto') == 'retrained', 'our file under their name stays ours'
     path = face.weights_path('published')
     with h5py.File(path, 'r+') as file: file['model_weights/dense_2/sequential/dense_2/bias'][0] += 1
     assert face.choose_weights('auto') == 'published'
-    with pytest.raises(SettingError, match='SHA-256'): face.fetch_weights(server.url, progress=False)
+    with pytest.raises(SettingError, match='SHA-256'): face.fetch_weights(server.url)
     path.write_bytes(b'other weights')
     path.with_name(path.name + '.sha256').unlink()
     with pytest.raises(SettingError, match='not weights'): face.emotion_client('published')
     assert not path.with_name(path.name + '.sha256').exists(), 'what is no weights is not pinned'
-    assert face.is_weights(face.fetch_weights(server.url, progress=False)), 'it is mended'
+    assert face.is_weights(face.fetch_weights(server.url)), 'it is mended'
     with pytest.raises(SettingError, match='weights'): face.choose_weights('mine')
 
 
 def test_weights_that_cannot_be_had_are_one_clear_error(tmp_path, monkeypatch):
     monkeypatch.setenv('DEEPFACE_HOME', str(tmp_path))
-    with pytest.raises(SettingError, match="can't be had"): face.fetch_weights('http://127.0.0.1:9', progress=False)
+    with pytest.raises(SettingError, match="can't be had"): face.fetch_weights('http://127.0.0.1:9')
     assert not list(tmp_path.rglob('*.h5'))
 
 

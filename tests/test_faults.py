@@ -210,12 +210,12 @@ def test_a_training_replaces_an_earlier_one_whole_or_not_at_all(trained, tmp_pat
 def test_a_page_in_place_of_weights_is_not_kept(tmp_path, monkeypatch, server):
     monkeypatch.setenv('DEEPFACE_HOME', str(tmp_path))
     server.files[face.WEIGHTS_FILE] = b'<!DOCTYPE html><title>Sign in</title>' * 9
-    with pytest.raises(SettingError, match="not DeepFace's emotion network"): face.fetch_weights(server.url, progress=False)
+    with pytest.raises(SettingError, match="not DeepFace's emotion network"): face.fetch_weights(server.url)
     assert not [p for p in tmp_path.rglob('*') if p.is_file()], 'nothing kept, nothing pinned'
     server.files[face.WEIGHTS_FILE] = face.weights_path('retrained').read_bytes()
-    face.fetch_weights(server.url, progress=False)
+    face.fetch_weights(server.url)
     face.weights_path('published').write_text('<!DOCTYPE html>')  # of an earlier version that looked at nothing
-    assert face.is_weights(face.fetch_weights(server.url, progress=False)), 'it is mended'
+    assert face.is_weights(face.fetch_weights(server.url)), 'it is mended'
 
 
 # --- code that runs

@@ -1,5 +1,5 @@
 """The stack of networks: variants, company, missing channels, the encoder's blocks, calibration; a run that is killed."""
-import os, signal, subprocess, sys, time
+import os, random, signal, subprocess, sys, threading, time
 from dataclasses import replace
 
 import numpy as np
@@ -25,6 +25,20 @@ def trained(table, folds, scope='inductive', fusion='both', epochs=3, channels=C
     data = training.stack_data(table, folds, 8, scope, channels)
     training.fit_stack(stack, data, [training.network_seed(f, 0) for f in folds], epochs)
     return stack, data
+
+
+def test_first_weights_depend_on_the_seed_alone():
+    # Keras draws from the process's stream, from which another thread, such as one of a Dask worker, may draw too
+    stack = training.NetworkStack(training.network_columns(toy_table(), CHANNELS), 8, 2)
+    first, done = [], threading.Event()
+    def draw():
+        while not done.is_set(): random.random()
+    for threads in ([], [threading.Thread(target=draw) for _ in range(2)]):
+        for thread in threads: thread.start()
+        stack.reset([3, 4])
+        first.append([w.numpy() for w in stack.weights])
+    done.set()
+    assert all(np.array_equal(a, b) for a, b in zip(*first))
 
 
 @pytest.mark.parametrize('fusion', ['mean', 'concat', 'gates', 'attention', 'both'])
