@@ -278,6 +278,18 @@ def written(root=ROOT) -> dict:  # path -> sentences
     return {path.relative_to(root).as_posix(): sentences(text) for path, text in texts.items()}
 
 
+def computed(root=ROOT) -> dict:  # page -> sentences
+    "The sentences that pages of the committed report compute; intervals in brackets are no words."
+    texts = {}
+    for path in sorted((root / 'reports' / 'ravdess' / 'notebooks').glob('*.ipynb')):
+        told = []
+        for cell in json.loads(path.read_text(encoding='utf-8'))['cells']:
+            for output in cell.get('outputs', []): told.append(''.join(output.get('data', {}).get('text/markdown', '')))
+        text = re.sub(r'\([^()]* to [^()]*\)', '', '\n\n'.join(told))
+        texts[path.relative_to(root).as_posix()] = sentences(text)
+    return texts
+
+
 def too_long(found: dict) -> list:
     "The sentences over 40 words, longest first."
     faults = [(count_words(s), name, s) for name, text in found.items() for s in text]
@@ -287,7 +299,7 @@ def too_long(found: dict) -> list:
 
 def prose(root=ROOT, longest: int = 3) -> list:
     "Words per sentence of each notebook and of README, and the longest sentences."
-    found = written(root)
+    found = written(root) | computed(root)
     for name, text in found.items():
         counts = [count_words(s) for s in text] or [0]
         over = 100 * sum(n > LONG for n in counts) / len(counts)

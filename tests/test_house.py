@@ -247,6 +247,21 @@ def test_a_long_sentence_is_printed_and_is_a_fault(checkout, capsys):
     assert f'   41: {LONG}\n' in capsys.readouterr().out
 
 
+def test_no_sentence_that_a_page_computes_is_over_40_words():
+    told = house_checks.computed()
+    assert sum(map(len, told.values())) > 100, 'the pages of the committed report'
+    assert house_checks.too_long(told) == []
+
+
+def test_the_style_of_the_code_keeps_its_bars():
+    books = {'library': sorted((ROOT / 'nbs').glob('[0-9]*.ipynb')), 'study': sorted((ROOT / 'nbs' / 'study').glob('*.ipynb'))}
+    for name, paths in books.items():
+        style = house_checks.code_style(paths, name == 'library')
+        assert style['over 100 characters, %'] < 2 and style['over 120 characters'] == 0
+        assert style['comprehensions per 100 lines'] < 6 and style['cell, median lines'] <= (8 if name == 'library' else 10)
+        assert name == 'study' or style['public definitions shown in a lesson, %'] > 90
+
+
 def test_no_sentence_of_notebooks_and_readme_is_over_40_words():
     text = house_checks.written()
     assert sum(map(len, text.values())) > 2000 and {'README.md', 'nbs/00_core.ipynb'} < set(text)
