@@ -1,7 +1,7 @@
 """Power cuts: kill -9 at ten random points, each time resumed; in the end the same bytes.
 
 Of `features` and of `predict` on 200 clips, and of a small study."""
-import json, os, shutil, time
+import json, os, shutil, signal, time
 from collections import Counter
 from pathlib import Path
 
@@ -93,11 +93,12 @@ def test_predict_killed_at_ten_random_points(runs, tmp_path):
     words = ['predict', recordings(tmp_path / 'clips', n, .4), '--channels', 'voice', '--out']
     whole, cut, good = tmp_path / 'whole.csv', tmp_path / 'cut.csv', (0, 2, 3)
     runs.to_the_end(*words, whole, good=good, EMOTION_STUDY_CACHE=tmp_path / 'other')
-    how = dict(EMOTION_STUDY_CACHE=tmp_path / 'cache')
+    how = dict(log=tmp_path / 'log', EMOTION_STUDY_CACHE=tmp_path / 'cache')
     known = killed_again_and_again(runs, n, kept_in, 2, *words, cut, **how)
     runs.to_the_end(*words, cut, good=good, **how)
     kept = stamps(kept_in)
     assert len(kept) == n and all(kept[p] == when for p, when in known.items())
+    assert redone(tmp_path / 'log', n, KILLS)
     assert cut.read_bytes() == whole.read_bytes()
 
 
@@ -166,3 +167,31 @@ def test_a_study_killed_at_ten_random_points(runs, tmp_path):
     assert not entries(kept_in) and 'unfinished' not in read_record(out)
     assert {p.name for p in out.parent.iterdir()} == {'report', 'report.log'}
     assert made(out) == whole
+
+
+STOPPED = 'stopped; what was finished is kept: the same command goes on from there\n'
+
+@pytest.mark.parametrize('name, to_all, ends', [('SIGINT', True, 130), ('SIGTERM', False, 143)])
+def test_a_study_that_is_stopped_in_the_middle(runs, tmp_path, name, to_all, ends):
+    "Ctrl-C reaches the command and its kernel, a SIGTERM the command alone: one line, nobody left behind."
+    home, out = tmp_path / 'study', tmp_path / 'report'
+    home.mkdir()
+    toy_table().to_parquet(tmp_path / 'table.parquet')
+    notebook(home / '01_trains.ipynb', TRAINS.format(table=str(tmp_path / 'table.parquet'), seeds=6))
+    words = ['study', '--corpus', 'twin', '--out', out]
+    how = dict(study=home, EMOTION_STUDY_CACHE=tmp_path / 'cache')
+    kept_in = tmp_path / 'cache' / 'unfinished'
+    run = runs.begin(*words, out=tmp_path / 'said', err=tmp_path / 'error', **how)
+    while len(entries(kept_in)) < 3 and run.is_running(): time.sleep(.01)
+    family = run.children(recursive=True)
+    (os.killpg if to_all else os.kill)(run.pid, getattr(signal, name))
+    assert runs.code() == ends and (tmp_path / 'error').read_text().endswith(STOPPED)
+    assert 'Traceback' not in (tmp_path / 'error').read_text()
+    end = time.monotonic() + 20
+    while any(p.is_running() for p in family) and time.monotonic() < end: time.sleep(.05)
+    assert family and not any(p.is_running() for p in family)
+    assert 3 <= len(entries(kept_in)) and read_record(out)['unfinished']
+    runs.to_the_end(*words, **how)
+    log = out.with_name('report.log').read_text().split()
+    assert len(log) - len(set(log)) <= 1, 'no more than the fold in hand is computed again'
+    assert 'unfinished' not in read_record(out)

@@ -63,15 +63,15 @@ def forked_runs(folder, variables=None):
 
 def counted(function, log):
     "A function of something with a path; each call is written down when it begins."
-    def calls(path):
+    def calls(path, **asked):
         with open(log, 'a') as file: file.write(f'{Path(path).stem}\n')
-        return function(path)
+        return function(path, **asked)
     return calls
 
 
 def become(words, log='', study='', out='', err='', **variables):
     "Be the command, with a group of processes of its own."
-    from emotion_study import cli, features
+    from emotion_study import cli, features, predict
     os.setsid()
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     printed = [os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) for path in (out, err) if path]
@@ -79,6 +79,7 @@ def become(words, log='', study='', out='', err='', **variables):
     os.environ.update(variables)
     if study: cli.STUDY, cli.have_samples = Path(study), lambda: False
     if log: features._measured = counted(features._measured, log)
+    if log: predict.voice_rows = counted(predict.voice_rows, log)
     try: cli.main(words)
     except SystemExit as end:
         if not printed: raise
