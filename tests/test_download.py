@@ -299,3 +299,10 @@ def test_a_server_that_states_no_length_cannot_fill_the_disk(server, tmp_path):
     with pytest.raises(SettingError, match='longer than 1,000 bytes'): fetch.fetch_unsized(url, path, 1000)
     assert part.stat().st_size <= 179 and not path.exists() and not list(tmp_path.glob('*unknown*'))
     assert fetch.fetch_unsized(url, path, 20_000_000).stat().st_size == 20_000_000
+
+
+def test_an_encrypted_address_may_not_send_on_to_a_plain_one():
+    from types import SimpleNamespace
+    def sent_on(target): return SimpleNamespace(headers=dict(Location=target), is_redirect=True, url='https://a.example/x')
+    with pytest.raises(SettingError, match='not encrypted'): fetch.stay_encrypted(sent_on('http://b.example/x'))
+    assert fetch.stay_encrypted(sent_on('https://b.example/x')) is None
