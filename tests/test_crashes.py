@@ -195,3 +195,15 @@ def test_a_study_that_is_stopped_in_the_middle(runs, tmp_path, name, to_all, end
     log = out.with_name('report.log').read_text().split()
     assert len(log) - len(set(log)) <= 1, 'no more than the fold in hand is computed again'
     assert 'unfinished' not in read_record(out)
+
+
+def test_a_study_on_a_cluster_makes_the_same_tables(runs, tmp_path):
+    pytest.importorskip('distributed', reason='Dask is not installed: install requirements.lock')
+    home, reports = tmp_path / 'study', tmp_path / 'reports'
+    home.mkdir(), reports.mkdir()
+    toy_table().to_parquet(tmp_path / 'table.parquet')
+    notebook(home / '01_trains.ipynb', TRAINS.format(table=str(tmp_path / 'table.parquet'), seeds=2))
+    for name, more in (('here', []), ('there', ['--scheduler', 'local:2'])):
+        words = ['study', '--corpus', 'twin', '--out', reports / name, *more]
+        runs.to_the_end(*words, study=home, EMOTION_STUDY_CACHE=tmp_path / f'cache {name}')
+    assert made(reports / 'here') == made(reports / 'there')
