@@ -7,6 +7,7 @@ import av, cv2, h5py, numpy as np, pandas as pd, pytest
 from emotion_study import corpus as C, face, features as F
 from emotion_study.core import ROOT, SettingError
 from emotion_study.media import Film, FilmError
+from emotion_study.predict import face_rows
 from test_download import archive, server, zipped  # noqa: F401  (server is a fixture)
 
 KEYS = list(face.FACE_KEYS)
@@ -117,6 +118,8 @@ def test_two_faces_are_counted_and_the_larger_is_followed(tmp_path, pictures):
     alone, _ = seen(film(tmp_path / 'one.mp4', pictures))
     assert (frames['faces'] == 2).mean() > .5 and (alone['faces'] == 1).all()
     assert np.abs(frames['x'] - alone['x']).median() < 10
+    assert face_rows(tmp_path / 'two.mp4')['note'] == 'several faces: the answer is about the one that was followed'
+    assert face_rows(tmp_path / 'one.mp4')['note'] == ''
 
 
 def test_what_is_no_face_gets_no_score(tmp_path, pictures):
