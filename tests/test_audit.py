@@ -1,5 +1,5 @@
 """The audit: a sound report passes, and every kind of tampering with the committed one is found."""
-import json, resource, shutil, subprocess, sys
+import json, shutil, subprocess, sys
 
 import numpy as np
 import pandas as pd
@@ -22,12 +22,8 @@ def command(*args):
 # --- the committed report
 
 def test_the_committed_report_is_what_its_predictions_say():
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = command('audit', REPORT)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert done.returncode == 0 and 'no difference found' in done.stdout, done.stdout + done.stderr
-    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    assert seconds < 25, f'{seconds:.0f} s of a processor; on a quiet machine it is below twelve'
 
 
 def test_the_audit_needs_no_tensorflow_and_no_sound():
