@@ -177,7 +177,7 @@ def test_a_study_that_is_stopped_in_the_middle(runs, tmp_path, name, to_all, end
     home, out = tmp_path / 'study', tmp_path / 'report'
     home.mkdir()
     toy_table().to_parquet(tmp_path / 'table.parquet')
-    notebook(home / '01_trains.ipynb', TRAINS.format(table=str(tmp_path / 'table.parquet'), seeds=6))
+    notebook(home / '01_trains.ipynb', TRAINS.format(table=str(tmp_path / 'table.parquet'), seeds=3))
     words = ['study', '--corpus', 'twin', '--out', out]
     how = dict(study=home, EMOTION_STUDY_CACHE=tmp_path / 'cache')
     kept_in = tmp_path / 'cache' / 'unfinished'
@@ -202,7 +202,7 @@ def test_a_study_on_a_cluster_makes_the_same_tables(runs, tmp_path):
     home, reports = tmp_path / 'study', tmp_path / 'reports'
     home.mkdir(), reports.mkdir()
     toy_table().to_parquet(tmp_path / 'table.parquet')
-    notebook(home / '01_trains.ipynb', TRAINS.format(table=str(tmp_path / 'table.parquet'), seeds=2))
+    notebook(home / '01_trains.ipynb', TRAINS.format(table=str(tmp_path / 'table.parquet'), seeds=1))
     for name, more in (('here', []), ('there', ['--scheduler', 'local:2'])):
         words = ['study', '--corpus', 'twin', '--out', reports / name, *more]
         runs.to_the_end(*words, study=home, EMOTION_STUDY_CACHE=tmp_path / f'cache {name}')
