@@ -11,6 +11,7 @@ import pytest
 import soundfile as sf
 
 from emotion_study.core import read_record
+from test_faults import STOPPED
 from test_pipeline import toy_table
 from warm import forked_runs
 
@@ -168,8 +169,6 @@ def test_a_study_killed_at_ten_random_points(runs, tmp_path):
     assert {p.name for p in out.parent.iterdir()} == {'report', 'report.log'}
     assert made(out) == whole
 
-
-STOPPED = 'stopped; what was finished is kept: the same command goes on from there\n'
 
 @pytest.mark.parametrize('name, to_all, ends', [('SIGINT', True, 130), ('SIGTERM', False, 143)])
 def test_a_study_that_is_stopped_in_the_middle(runs, tmp_path, name, to_all, ends):

@@ -78,8 +78,9 @@ def become(words, log='', study='', out='', err='', **variables):
     for here, there in zip((1, 2), printed or (2, 2)): os.dup2(there, here)
     os.environ.update(variables)
     if study: cli.STUDY, cli.have_samples = Path(study), lambda: False
-    if log: features._measured = counted(features._measured, log)
-    if log: predict.voice_rows = counted(predict.voice_rows, log)
+    if log:
+        features._measured = counted(features._measured, log)
+        predict.voice_rows = counted(predict.voice_rows, log)
     try: cli.main(words)
     except SystemExit as end:
         if not printed: raise
