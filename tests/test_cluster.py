@@ -9,7 +9,7 @@ import soundfile as sf
 from emotion_study import media
 from emotion_study.core import SettingError, cluster, cluster_client
 from emotion_study.features import voice_features
-from emotion_study.training import cross_validate
+from emotion_study.training import cross_enrol, cross_validate
 from test_cli import run
 from test_pipeline import toy_table
 
@@ -67,10 +67,13 @@ def test_training_with_a_worker_killed_in_the_middle_gives_the_same_answers(thre
         killed = Killed(cluster_client())
         there = cross_validate(table, 'actor', 8, models=models, seeds=1, epochs=1)
         killed.join()
+        enrolled = cross_enrol(table, dict(random=[0, 2]), models=['late'])
         loaded = cluster_client().run(lambda: 'tensorflow' in sys.modules)
     assert killed.pid and any(loaded.values()), 'networks were trained by workers'
     here = cross_validate(table, 'actor', 8, models=models, seeds=1, epochs=1, jobs=1)
     pd.testing.assert_frame_equal(there, here, check_exact=True)
+    here = cross_enrol(table, dict(random=[0, 2]), models=['late'], jobs=1)
+    pd.testing.assert_frame_equal(enrolled, here, check_exact=True)
 
 
 def hums(folder, n):
